@@ -1,0 +1,80 @@
+# What a developer does here; `make` alone lists it. Needs Python 3.11 or newer, pip and make, nothing else.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+BIN := .venv/bin
+STAMP := .venv/.installed
+# The locks are made for 3.11, so it is preferred; `make setup PYTHONS=/path/to/python` takes another.
+PYTHONS ?= python3.11 python3 python3.12 python3.13 python3.14
+
+.PHONY: help setup demo test test-models lint types contracts deploy-lint format lock bench bench-quick clean
+
+help: ## List what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Create .venv with the locked dependencies and the command faregate
+
+demo: setup ## Run the main job on two real models and print its bill (KEEP=1 leaves it running)
+	@$(BIN)/faregate demo $(if $(KEEP),--keep)
+
+test: setup ## Run the tests that need no model
+	@$(BIN)/pytest -m "not models"
+
+test-models: setup ## Run the tests on the demo's two real models (fetched once, 1.6 GB)
+	@$(BIN)/pytest -m models
+
+lint: setup ## Check format and style
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+
+types: setup ## Check types (mypy strict)
+	@$(BIN)/mypy
+	@$(BIN)/mypy load_tests/bench.py
+
+contracts: setup ## Check which package may import which
+	@$(BIN)/lint-imports --no-logo
+
+deploy-lint: setup ## Check the Dockerfile and the compose file
+	@$(BIN)/hadolint deploy/Dockerfile && echo "deploy/Dockerfile: no findings"
+	@$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
+
+format: setup ## Format the code and fix what can be fixed
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+lock: setup ## Pin all dependencies again, with their hashes
+	@$(BIN)/uv pip compile --generate-hashes --no-header --no-emit-index-url --python-version 3.11 \
+	  pyproject.toml -o requirements.lock >/dev/null
+	@$(BIN)/uv pip compile --generate-hashes --no-header --no-emit-index-url --python-version 3.11 \
+	  --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock >/dev/null
+
+bench: setup ## Measure the gateway against a native mock upstream (needs a C compiler and taskset)
+	@$(BIN)/python load_tests/bench.py
+
+bench-quick: setup ## The same in one short round: it shows that it works, not how fast it is
+	@$(BIN)/python load_tests/bench.py --quick
+
+clean: ## Remove what was built; fetched models and the ledger stay
+	@rm -rf .venv dist load_tests/bin load_tests/results .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf .hypothesis .coverage
+	@find backends gateway load_tests policies router semantic_cache tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): requirements-dev.lock requirements.lock pyproject.toml
+	@for candidate in $(PYTHONS); do \
+	  if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python=$$candidate; break; fi; \
+	done; \
+	if [ -z "$${python:-}" ]; then \
+	  echo "setup: none of '$(PYTHONS)' is Python 3.11 or newer; install one, or name it: make setup PYTHONS=/path/to/python" >&2; \
+	  exit 1; \
+	fi; \
+	echo "setup: $$("$$python" --version) makes .venv"; \
+	"$$python" -m venv --clear .venv
+	@echo "setup: fetching the locked dependencies (a minute or two, once)"
+	@$(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements-dev.lock \
+	  | awk -v all="$$(grep -c '==' requirements-dev.lock)" \
+	    '/^Collecting / { if (++n % 20 == 0 || n == all) { print "setup: " n " of " all " packages"; fflush() } } \
+	     /^Installing collected/ { print "setup: installing them"; fflush() }'
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps -e .
+	@touch $@

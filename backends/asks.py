@@ -1,0 +1,202 @@
+"""Reading a client's body, and writing the body that goes upstream.
+
+The top level is decoded into raw fields once; what nobody changes is sent on byte for byte, so that 20-digit integers
+and -0.0 in fields we do not know arrive as they were sent.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from backends.errors import AskInvalid
+from backends.words import Ask, Capability, JsonValue, Message, Surface
+
+_NEVER_FORWARDED = frozenset({"api_base", "base_url", "api_key"})
+"""Clients cannot choose the upstream or its key: LiteLLM passed these on and leaked operators' keys (its #31467)."""
+
+_DROPPED_WHEN_NULL = frozenset({"encoding_format", "dimensions", "user", "stop", "stream_options"})
+"""Some clients send null for "not set", which llama.cpp refuses with 400."""
+
+_CHOICES_LIMIT = 128
+
+
+class _Part(msgspec.Struct):
+    type: str = "text"
+    text: str | None = None
+
+
+class _Turn(msgspec.Struct):
+    role: str
+    content: str | list[_Part] | None = None
+    tool_calls: msgspec.Raw | None = None
+
+
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+class _JsonSchema(msgspec.Struct):
+    schema: JsonValue = None
+
+
+class _ResponseFormat(msgspec.Struct):
+    type: str = "text"
+    json_schema: _JsonSchema | None = None
+
+
+class _Known(msgspec.Struct):
+    """The fields the gateway reads; the rest travels unread."""
+
+    model: str
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    messages: list[_Turn] | None = None
+    prompt: str | list[JsonValue] | None = None
+    input: str | list[JsonValue] | None = None
+    temperature: float | None = None
+    n: Annotated[int, msgspec.Meta(ge=1, le=_CHOICES_LIMIT)] | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    logprobs: bool | int | None = None
+    tools: list[msgspec.Raw] | None = None
+    functions: list[msgspec.Raw] | None = None
+    response_format: _ResponseFormat | None = None
+
+
+_known = msgspec.json.Decoder(_Known)
+_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_encode = msgspec.json.Encoder().encode
+
+
+def parse_ask(surface: Surface, body: bytes) -> Ask:
+    """Read a request body.
+
+    Raises:
+        AskInvalid: not JSON, not an object, or a field of the wrong type; the message names the field.
+    """
+    try:
+        known = _known.decode(body)
+        fields = _fields.decode(body)
+    except msgspec.ValidationError as error:
+        raise AskInvalid(f"the request body is not valid: {error}", param=_param_of(str(error))) from error
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise AskInvalid(f"the request body is not valid JSON: {error}") from error
+    return Ask(
+        surface=surface,
+        fields=fields,
+        model=known.model,
+        is_stream=bool(known.stream),
+        wants_usage=bool(known.stream_options and known.stream_options.include_usage),
+        # Legacy completions ask with a number of alternatives, and 0 is a number: only false and null mean no.
+        wants_logprobs=known.logprobs is not None and known.logprobs is not False,
+        messages=_messages(surface, known),
+        temperature=known.temperature,
+        choices=_choices(surface, known),
+        max_output_tokens=known.max_completion_tokens or known.max_tokens,
+        json_schema=known.response_format.json_schema.schema
+        if known.response_format and known.response_format.json_schema
+        else None,
+        wants_json=bool(known.response_format and known.response_format.type != "text"),
+        needs=_needs(surface, known),
+        input_bytes=sum(
+            len(bytes(fields[name])) for name in ("messages", "prompt", "input", "tools") if name in fields
+        ),
+    )
+
+
+def outbound_body(ask: Ask, *, model: str, top_logprobs: int | None) -> bytes:
+    """Return the body to send upstream: the client's, with our model's name and what the gateway needs to know.
+
+    Args:
+        ask: the parsed request.
+        model: the name the upstream knows the model by.
+        top_logprobs: how many alternatives the judge wants for each token; None when no judge will look.
+    """
+    fields = {
+        name: value
+        for name, value in ask.fields.items()
+        if name not in _NEVER_FORWARDED and not (name in _DROPPED_WHEN_NULL and bytes(value) == b"null")
+    }
+    fields["model"] = msgspec.Raw(_encode(model))
+    if ask.is_stream and ask.surface is not Surface.EMBEDDINGS:
+        # Always asked for, so that the bill is the provider's; the relay strips it when the client did not ask.
+        options = msgspec.json.decode(fields.get("stream_options", msgspec.Raw(b"{}")), type=dict[str, msgspec.Raw])
+        fields["stream_options"] = msgspec.Raw(_encode({**options, "include_usage": True}))
+    if top_logprobs is not None and not ask.wants_logprobs:
+        fields["logprobs"] = msgspec.Raw(b"true")
+        fields["top_logprobs"] = msgspec.Raw(b"%d" % top_logprobs)
+    return _encode(fields)
+
+
+def estimate_input_tokens(ask: Ask) -> int:
+    """Return a cautious guess of the tokens an upstream will read.
+
+    Three bytes a token: English prose has about four, code and JSON three, and a hold must not be too small.
+    """
+    return -(-ask.input_bytes // 3)
+
+
+def _messages(surface: Surface, known: _Known) -> tuple[Message, ...]:
+    match surface:
+        case Surface.CHAT:
+            if not known.messages:
+                raise AskInvalid("`messages` must be a list of at least one message", param="messages")
+            return tuple(_message(turn) for turn in known.messages)
+        case Surface.COMPLETIONS:
+            if known.prompt is None:
+                raise AskInvalid("`prompt` is required: a string, or a list of strings or tokens", param="prompt")
+            is_text = isinstance(known.prompt, str)
+            return (Message("user", known.prompt if isinstance(known.prompt, str) else "", is_plain=is_text),)
+        case Surface.EMBEDDINGS:
+            if known.input is None:
+                raise AskInvalid("`input` is required: a string, or a list of strings or tokens", param="input")
+            return ()
+
+
+def _message(turn: _Turn) -> Message:
+    if isinstance(turn.content, str):
+        return Message(turn.role, turn.content, is_plain=turn.tool_calls is None)
+    parts = turn.content or []
+    return Message(
+        turn.role,
+        "\n".join(part.text for part in parts if part.type == "text" and part.text),
+        has_image=any(part.type == "image_url" for part in parts),
+        is_plain=turn.tool_calls is None and all(part.type == "text" for part in parts),
+    )
+
+
+def _choices(surface: Surface, known: _Known) -> int:
+    prompts = 1
+    if surface is Surface.COMPLETIONS and isinstance(known.prompt, list):
+        prompts = sum(isinstance(part, str | list) for part in known.prompt) or 1
+    return prompts * (known.n or 1)
+
+
+def _needs(surface: Surface, known: _Known) -> frozenset[Capability]:
+    needs = {_KIND[surface]}
+    if known.tools or known.functions:
+        needs.add(Capability.TOOLS)
+    if known.response_format and known.response_format.type == "json_schema":
+        needs.add(Capability.JSON_SCHEMA)
+    if known.logprobs not in (None, False):
+        needs.add(Capability.LOGPROBS)
+    if any(isinstance(t.content, list) and any(p.type == "image_url" for p in t.content) for t in known.messages or ()):
+        needs.add(Capability.VISION)
+    return frozenset(needs)
+
+
+_KIND = {
+    Surface.CHAT: Capability.CHAT,
+    Surface.COMPLETIONS: Capability.COMPLETIONS,
+    Surface.EMBEDDINGS: Capability.EMBEDDINGS,
+}
+
+
+def _param_of(problem: str) -> str | None:
+    """Return the field that msgspec complains about (`... - at `$.messages[0].role``), None for the whole body."""
+    if "missing required field `" in problem:
+        return problem.split("missing required field `", 1)[1].split("`", 1)[0]
+    _, found, place = problem.partition("`$.")
+    return place.split("`", 1)[0] if found else None

@@ -1,0 +1,184 @@
+"""The one base embedder: all-MiniLM-L6-v2 as int8 on onnxruntime, fixed by digest, without torch.
+
+Rules:
+- The vector is of the text's first 256 tokens ([CLS] and [SEP] included), averaged over tokens and scaled to length 1.
+- Every text is run on its own, without padding. Dynamic quantisation scales activations per tensor, so in a padded
+  batch a text's vector would depend on its neighbours; on one core a batch is not faster either (3 % measured).
+- The weights keep one bit of headroom (`reduce_range`): without it the int8 kernels of CPUs that have AVX2 but no VNNI
+  saturate, and the same text would embed differently from machine to machine by more than rounding.
+- onnxruntime and tokenizers are imported by `MiniLM.load`, not by this module: they cost 0.2 s of start-up that a
+  policy without a semantic cache need not pay.
+
+The files are built by `backends.build_embedder`; provenance and versions stand in `minilm/manifest.json`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+import numpy as np
+
+from backends.errors import FloorError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+    from tokenizers import Tokenizer
+
+DIMENSIONS = 384
+MAX_TOKENS = 256
+MAX_CHARACTERS = 8_192
+"""What the tokenizer reads of a text: 256 tokens of English are some 1,100 characters; the rest must not cost."""
+
+SHIPPED = Path(__file__).parent / "minilm"
+MODEL_FILE = "model.onnx"
+TOKENIZER_FILE = "tokenizer.json"
+DIGESTS: Mapping[str, str] = {
+    MODEL_FILE: "349f8f6a36a7498ecff3158216ce599256a5d232bf4301fdc657d77557b14933",
+    TOKENIZER_FILE: "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+}
+"""sha256 of the files whose vectors every stored vector and calibration was made with."""
+
+
+class EmbedderError(FloorError):
+    """The embedder's files are missing, are not the ones this version was calibrated with, or do not run."""
+
+
+class Embedder(Protocol):
+    """What turns texts into vectors; callable from any thread."""
+
+    @property
+    def id(self) -> str:
+        """Name the exact weights: vectors of different ids must never be compared."""
+        ...
+
+    @property
+    def dimensions(self) -> int:
+        """The width of a vector."""
+        ...
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return float32[n, dimensions], rows of unit length, in the order of `texts`."""
+        ...
+
+
+class _Session(Protocol):
+    """The part of onnxruntime.InferenceSession that is used (the library carries no types)."""
+
+    def run(self, outputs: list[str], inputs: dict[str, NDArray[np.int64]]) -> list[NDArray[np.float32]]: ...
+
+
+class MiniLM:
+    """all-MiniLM-L6-v2 in int8; make one with `load`. Calls from several threads at once are safe and independent."""
+
+    __slots__ = ("_session", "_tokenizer")
+
+    def __init__(self, *, session: _Session, tokenizer: Tokenizer) -> None:
+        self._session = session
+        self._tokenizer = tokenizer
+
+    @classmethod
+    def load(cls, folder: Path | None = None) -> MiniLM:
+        """Read, check and start the embedder (about 0.4 s, once; 90 MB of memory).
+
+        Args:
+            folder: where the model and its tokenizer lie; the shipped ones when None.
+
+        Raises:
+            EmbedderError: a file is missing or its sha256 is not in `DIGESTS`, or onnxruntime cannot run it.
+        """
+        folder = folder or SHIPPED
+        weights = _read(folder / MODEL_FILE)
+        vocabulary = _read(folder / TOKENIZER_FILE)
+        return cls(session=_start(weights), tokenizer=_tokenizer(vocabulary))
+
+    @property
+    def id(self) -> str:
+        """Name the exact weights, e.g. for the partition of a vector store."""
+        return f"all-MiniLM-L6-v2-int8@{DIGESTS[MODEL_FILE][:12]}"
+
+    @property
+    def dimensions(self) -> int:
+        """384."""
+        return DIMENSIONS
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return float32[n, 384], rows of unit length, in the order of `texts`; a few milliseconds of CPU each."""
+        vectors = np.empty((len(texts), DIMENSIONS), dtype=np.float32)
+        for row, text in enumerate(texts):
+            tokens = self._tokenizer.encode(text[:MAX_CHARACTERS]).ids
+            inputs = np.array([tokens], dtype=np.int64)
+            vectors[row] = self._session.run(["vector"], {"tokens": inputs})[0][0]
+        return vectors
+
+
+def known_words(folder: Path | None = None) -> frozenset[str]:
+    """Return the whole words of the embedder's vocabulary (about 22,000, lower case): others are rare or misspelt.
+
+    Raises:
+        EmbedderError: as `MiniLM.load`.
+    """
+    content = _read((folder or SHIPPED) / TOKENIZER_FILE)
+    vocabulary = msgspec.json.decode(content, type=_TokenizerFile).model.vocab
+    return frozenset(word for word in vocabulary if word.isalpha())
+
+
+class _Vocabulary(msgspec.Struct):
+    vocab: dict[str, int]
+
+
+class _TokenizerFile(msgspec.Struct):
+    model: _Vocabulary
+
+
+def sha256_of(content: bytes) -> str:
+    """Return the hexadecimal sha256 of `content`."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def _read(path: Path) -> bytes:
+    """Return the file's bytes, which are the ones that were checked (a path could change between check and use)."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise EmbedderError(
+            f"cannot read the embedder's file {path}: {error.strerror}; it is part of the distribution: install "
+            "faregate again, or build it with `python -m backends.build_embedder FOLDER`"
+        ) from error
+    digest = sha256_of(content)
+    if digest != DIGESTS[path.name]:
+        raise EmbedderError(
+            f"the embedder's file {path} has sha256 {digest}; this version works only with {DIGESTS[path.name]}, "
+            "because stored vectors and calibrations belong to exact weights: install faregate again"
+        )
+    return content
+
+
+def _start(weights: bytes) -> _Session:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    # Sequences differ in length at every call, so a memory plan per length is kept for nothing.
+    options.enable_mem_pattern = False
+    options.log_severity_level = 3
+    try:
+        session: _Session = onnxruntime.InferenceSession(weights, options, providers=["CPUExecutionProvider"])
+    except RuntimeError as error:
+        raise EmbedderError(f"onnxruntime {onnxruntime.__version__} cannot start the embedder: {error}") from error
+    return session
+
+
+def _tokenizer(vocabulary: bytes) -> Tokenizer:
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_buffer(vocabulary)
+    # The file itself says 128 with padding: the model's card and sentence-transformers read 256, and we never pad.
+    tokenizer.enable_truncation(MAX_TOKENS)
+    tokenizer.no_padding()
+    return tokenizer

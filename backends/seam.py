@@ -1,0 +1,76 @@
+"""The seam to whatever runs a model: `Backend` opens an attempt, `Reply` is its answer as events.
+
+Contract (tests/contracts/test_backend.py runs it against every implementation):
+- `open` returns only after the first event is known to be an answer: everything before it raises a `BackendError`, so
+  that failing over is always possible until `open` has returned and never after;
+- a reply yields events until its end; an end before the `finish_reason` raises `StreamCut`, silence `EndpointTimeout`;
+- `aclose` may be called at any time, more than once, and frees the upstream (which stops generating) at once;
+- cancelling `open` or an iteration frees the upstream as well.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from backends.words import Event, RequestId, Surface
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outbound:
+    """What is sent upstream for one attempt."""
+
+    surface: Surface
+    body: bytes
+    is_stream: bool
+    request_id: RequestId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """Deadlines in seconds; each is enforced on its own."""
+
+    connect_s: float = 5.0
+    first_byte_s: float = 60.0
+    idle_s: float = 30.0
+
+
+class Reply(Protocol):
+    """An answer that has begun."""
+
+    endpoint: str
+    """Which endpoint answers: for spans and logs, never for clients."""
+
+    def __aiter__(self) -> Reply:
+        """Return itself: a reply is read once."""
+        ...
+
+    async def __anext__(self) -> Event:
+        """Return the next event.
+
+        Raises:
+            StreamCut: the stream ended before its end.
+            EndpointTimeout: silence for longer than `idle_s`.
+            ReplyMalformed: an event that is none.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Free the upstream; idempotent."""
+        ...
+
+
+class Backend(Protocol):
+    """Something that can run a model."""
+
+    async def open(self, outbound: Outbound) -> Reply:
+        """Send an attempt and return its reply once the first event is there.
+
+        Raises:
+            BackendError: any of the family; `is_retryable` tells whether another endpoint may help.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Close what it holds open; idempotent."""
+        ...

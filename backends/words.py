@@ -1,0 +1,157 @@
+"""The shared words: what a request is, what an upstream says, and what it used.
+
+Everything that flows between the packages is one of these frozen values. Nothing here does I/O.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, NewType, TypeAlias
+
+import msgspec
+
+JsonValue: TypeAlias = Any  # foreign JSON: its shape is not ours to promise
+
+RequestId = NewType("RequestId", str)
+TenantId = NewType("TenantId", str)
+ModelId = NewType("ModelId", str)
+"""The catalog's name of a model (the key in the policy's `models`)."""
+
+
+class Surface(StrEnum):
+    """The OpenAI data paths, by the path under `/v1/`."""
+
+    CHAT = "chat/completions"
+    COMPLETIONS = "completions"
+    EMBEDDINGS = "embeddings"
+
+
+class Capability(StrEnum):
+    """What a model can do; a request needs a set of these, a model offers a set."""
+
+    CHAT = "chat"
+    COMPLETIONS = "completions"
+    EMBEDDINGS = "embeddings"
+    TOOLS = "tools"
+    JSON_SCHEMA = "json_schema"
+    VISION = "vision"
+    LOGPROBS = "logprobs"
+
+
+class Provenance(StrEnum):
+    """Where a number of tokens comes from. Unknown is never 0."""
+
+    PROVIDER = "provider"
+    COUNTED = "counted"
+    ESTIMATED = "estimated"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens of one attempt in disjoint classes: they sum to the provider's total.
+
+    `input_tokens` counts only uncached, unwritten input; `output_tokens` counts only non-reasoning output.
+    """
+
+    input_tokens: int
+    cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    input_provenance: Provenance = Provenance.PROVIDER
+    output_provenance: Provenance = Provenance.PROVIDER
+
+    @property
+    def total_input_tokens(self) -> int:
+        """Everything read: OpenAI's `prompt_tokens`."""
+        return self.input_tokens + self.cached_input_tokens + self.cache_write_tokens
+
+    @property
+    def total_output_tokens(self) -> int:
+        """Everything written: OpenAI's `completion_tokens`."""
+        return self.output_tokens + self.reasoning_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """One answered token's log-probability and those of its best alternatives (descending, natural logarithm).
+
+    `top` holds the token itself when it is among the best; it is empty when the upstream gave none.
+    """
+
+    logprob: float
+    top: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """One event of a streamed answer.
+
+    `payload` is the event's JSON as it came. `content` is the text of choice 0 and is "" where the event has none;
+    `has_other` tells that the event carries something a reader would miss (tool call, refusal, another choice).
+    """
+
+    payload: bytes
+    content: str = ""
+    tokens: tuple[TokenLogprob, ...] = ()
+    usage: Usage | None = None
+    finish_reason: str | None = None
+    has_choices: bool = True
+    has_other: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Whole:
+    """A complete answer that was not streamed; `payload` is its JSON body as it came."""
+
+    payload: bytes
+    content: str = ""
+    tokens: tuple[TokenLogprob, ...] = ()
+    usage: Usage | None = None
+    finish_reason: str | None = None
+
+
+Event: TypeAlias = Chunk | Whole
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn: its role, its text (parts joined by newlines), and whether it carries anything but text."""
+
+    role: str
+    text: str
+    has_image: bool = False
+    is_plain: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """A parsed request body. `fields` keeps every top-level field's bytes exactly as they were sent.
+
+    Attributes:
+        input_bytes: size of everything the model reads (messages, prompt, input, tools), in bytes.
+        max_output_tokens: the client's own cap, None when it gave none.
+        choices: how many answers were asked for (`n`, times prompts for legacy completions).
+    """
+
+    surface: Surface
+    fields: dict[str, msgspec.Raw]
+    model: str
+    is_stream: bool = False
+    wants_usage: bool = False
+    wants_logprobs: bool = False
+    messages: tuple[Message, ...] = ()
+    temperature: float | None = None
+    choices: int = 1
+    max_output_tokens: int | None = None
+    json_schema: JsonValue | None = None
+    wants_json: bool = False
+    needs: frozenset[Capability] = field(default_factory=frozenset)
+    input_bytes: int = 0
+
+    @property
+    def last_user_text(self) -> str:
+        """The text of the last user turn; "" when there is none."""
+        return next((m.text for m in reversed(self.messages) if m.role == "user"), "")

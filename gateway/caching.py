@@ -1,0 +1,203 @@
+"""The caches on a request's way: exact, embedding, semantic, and the offer of an answer afterwards.
+
+Everything here fails open: a cache or an embedder that fails is a counted miss, and the request goes on without it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import structlog
+from semantic_cache.acceptance import Acceptance, AcceptanceError
+
+from backends.embedder import Embedder, EmbedderError
+from backends.words import Ask, ModelId, Surface
+from gateway.journey import Journey, Lane
+from gateway.relay import Told
+from gateway.worker import Worker, WorkerFull
+from policies.schema import Cache
+from semantic_cache.partition import Keys, Scope, keys_of, semantic_bypass
+from semantic_cache.seam import Bypass, BypassReason, Entry, Hit, Lookup, Miss, MissReason, Store, Vector
+from semantic_cache.tiers import lookup_exact, lookup_semantic
+
+_log = structlog.get_logger("faregate")
+
+_STORED_FINISHES = frozenset({"stop", "tool_calls", "function_call"})
+"""Answers that ended of themselves; one cut at its length or by a filter is not the answer to a question."""
+
+
+class Caches:
+    """Looks an answer up, embeds the question once, and stores answers.
+
+    Args:
+        store: bodies and vectors.
+        acceptance: gives what decides whether a neighbour's answer may be served; loaded at its first use.
+        embedder: turns the last user text into a vector; its first use loads it.
+        worker: runs what would hold up the event loop.
+    """
+
+    def __init__(
+        self, *, store: Store, acceptance: Callable[[], Acceptance], embedder: Embedder, worker: Worker
+    ) -> None:
+        self._store = store
+        self._acceptance = acceptance
+        self._embedder = embedder
+        self._worker = worker
+
+    async def look(self, journey: Journey, ask: Ask, *, wants_vector: bool) -> Hit | None:
+        """Return a stored answer that may be served, and leave keys, vector and lookups on the journey.
+
+        Args:
+            journey: routed and identified.
+            ask: the parsed request.
+            wants_vector: whether the plan will look at the embedding even if no cache does.
+        """
+        lane, caller = journey.lane, journey.caller
+        if lane is None or caller is None:
+            raise AssertionError("the caches are asked after routing")
+        settings = lane.route.cache
+        bypass = self._bypass(journey, ask, lane)
+        if bypass is not None:
+            journey.lookups["exact"] = journey.lookups["semantic"] = bypass
+        elif settings.exact is not None and journey.keys is not None:
+            with journey.step("cache.exact"):
+                exact = self._fresh(journey, lookup_exact(self._store, journey.keys.exact, now=journey.clock.now()))
+            journey.lookups["exact"] = exact
+            if isinstance(exact, Hit):
+                return exact
+        may_be_semantic = bypass is None and self._may_be_semantic(journey, ask, settings)
+        if may_be_semantic or wants_vector:
+            with journey.step("embed"):
+                journey.vector = await self._embed(ask.last_user_text)
+        if not may_be_semantic or settings.semantic is None or journey.keys is None or journey.vector is None:
+            return None
+        with journey.step("cache.semantic"):
+            found = await self._semantic(journey, ask, journey.vector, max_error=settings.semantic.max_error)
+        journey.lookups["semantic"] = found
+        return found if isinstance(found, Hit) else None
+
+    def offer(self, journey: Journey, ask: Ask, told: Told, model: ModelId, baseline: tuple[int, int, int]) -> None:
+        """Store a complete answer if its route and its client allow it; returns at once."""
+        lane, keys = journey.lane, journey.keys
+        is_complete = ask.surface is Surface.EMBEDDINGS or told.finish_reason in _STORED_FINISHES
+        if keys is None or lane is None or told.body is None or not is_complete or not journey.call.cache.may_store:
+            return
+        settings = lane.route.cache
+        has_vector = journey.vector is not None and self._may_be_semantic(journey, ask, settings)
+        # An entry serves two tiers; it lives as long as the longer one, which the shorter one's lookup cuts.
+        ttls = [tier.ttl for tier in (settings.exact, settings.semantic if has_vector else None) if tier is not None]
+        if not ttls:
+            return
+        now = journey.clock.now()
+        entry = Entry(
+            key=keys.exact,
+            partition=keys.partition if has_vector else b"",
+            asked=ask.last_user_text if has_vector else "",
+            vector=journey.vector if has_vector else None,
+            payload=told.body,
+            model=model,
+            usage=told.usage,
+            baseline_nusd=baseline[0],
+            baseline_low_nusd=baseline[1],
+            baseline_high_nusd=baseline[2],
+            created_at=now,
+            expires_at=now + max(ttls),
+        )
+        self._worker.put(_put, self._store, entry)
+
+    def warm_up(self, *, is_needed: bool) -> None:
+        """Load the embedder behind the first requests' backs; a broken one is found at its first real use."""
+        if is_needed:
+            self._worker.put(self._embedder.embed, ["warm up"])
+
+    def close(self) -> None:
+        """Finish what is queued and close the store."""
+        self._worker.close()
+        self._store.close()
+
+    def _bypass(self, journey: Journey, ask: Ask, lane: Lane) -> Bypass | None:
+        """Make the request's keys, or tell why the caches are out of its way."""
+        settings, caller = lane.route.cache, journey.caller
+        if caller is None or (settings.exact is None and settings.semantic is None):
+            return Bypass(reason=BypassReason.OFF)
+        scope = Scope(tenant=caller.tenant, answers=lane.answers)
+        keys = keys_of(ask, scope, max_temperature=settings.max_temperature)
+        if not isinstance(keys, Keys):
+            return keys
+        journey.keys = keys
+        return None if journey.call.cache.may_read else Bypass(reason=BypassReason.ASKED_NOT_TO)
+
+    def _may_be_semantic(self, journey: Journey, ask: Ask, settings: Cache) -> bool:
+        if settings.semantic is None or journey.keys is None:
+            return False
+        reason = semantic_bypass(ask)
+        if reason is not None:
+            journey.lookups["semantic"] = Bypass(reason=reason)
+        return reason is None
+
+    async def _embed(self, text: str) -> Vector | None:
+        if not text.strip():
+            return None
+        try:
+            vectors = await self._worker.run(self._embedder.embed, [text])
+        except WorkerFull:
+            return None
+        except EmbedderError as error:
+            _log.error("embedder_failed", error=str(error))
+            return None
+        vector: Vector = vectors[0]
+        return vector
+
+    async def _semantic(self, journey: Journey, ask: Ask, vector: Vector, *, max_error: float) -> Lookup:
+        if journey.keys is None:
+            raise AssertionError("a semantic lookup needs a partition")
+        try:
+            found = await self._worker.run(
+                self._search,
+                partition=journey.keys.partition,
+                asked=ask.last_user_text,
+                vector=vector,
+                max_error=max_error,
+                now=journey.clock.now(),
+            )
+        except WorkerFull:
+            return Miss(reason=MissReason.STORE_FAILED)
+        except AcceptanceError as error:
+            _log.error("acceptance_failed", error=str(error))
+            return Miss(reason=MissReason.STORE_FAILED)
+        return self._fresh(journey, found)
+
+    def _search(self, *, partition: bytes, asked: str, vector: Vector, max_error: float, now: datetime) -> Hit | Miss:
+        return lookup_semantic(
+            self._store,
+            self._acceptance(),
+            partition=partition,
+            asked=asked,
+            vector=vector,
+            max_error=max_error,
+            now=now,
+        )
+
+    def _fresh(self, journey: Journey, found: Hit | Miss) -> Hit | Miss:
+        """Turn a hit that is older than its tier's TTL or the client's max-age into a miss."""
+        if not isinstance(found, Hit) or journey.lane is None:
+            return found
+        tier = getattr(journey.lane.route.cache, found.tier)
+        limits = [tier.ttl if tier is not None else timedelta(0)]
+        if journey.call.cache.max_age_s is not None:
+            limits.append(timedelta(seconds=journey.call.cache.max_age_s))
+        is_fresh = _age(found.entry, journey.clock.now()) < min(limits)
+        return found if is_fresh else Miss(reason=MissReason.ABSENT)
+
+
+def _age(entry: Entry, now: datetime) -> timedelta:
+    return now - entry.created_at
+
+
+def _put(store: Store, entry: Entry) -> None:
+    try:
+        store.put(entry)
+    except sqlite3.Error as error:
+        _log.warning("cache_store_failed", error=type(error).__name__)

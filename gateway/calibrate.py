@@ -1,0 +1,177 @@
+"""`faregate calibrate`: ask a route's two models questions with known answers, and fit the judge from what they say.
+
+The answers come through the same backends and the same readers as live traffic, so the evidence is the same. Outcomes
+are appended to files as they come: an interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn, track
+
+from backends.asks import outbound_body, parse_ask
+from backends.clock import SystemClock
+from backends.embedder import MiniLM
+from backends.errors import BackendError
+from backends.http import open_session
+from backends.prices import FEMTO_PER_USD, PriceBook
+from backends.seam import Outbound
+from backends.words import JsonValue, ModelId, RequestId, Surface, Whole
+from gateway.compose import open_catalog
+from gateway.journey import CatalogModel
+from gateway.prepare import PolicyUnusable, price_book
+from policies.schema import Policy, Route
+from router.judge import Rates
+from router.train_judge import fit, pair, promises
+from router.train_outcomes import (
+    Question,
+    Reply,
+    TrainingError,
+    collect,
+    read_outcomes,
+    read_questions,
+    write_outcome,
+)
+
+_MAX_TOKENS = 96
+_TOP_LOGPROBS = 5
+_SECONDS_PER_HOUR = 3600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What to calibrate.
+
+    Attributes:
+        work: folder of the outcome files, one a model; made when absent.
+        out: where the artefact goes.
+        source: where the questions come from, with their licence; it is written into the artefact.
+    """
+
+    policy: Policy
+    route: Route
+    questions: Path
+    work: Path
+    out: Path
+    source: str
+    confidence: float = 0.9
+
+
+def calibrate(job: Job, console: Console) -> int:
+    """Run a job; return the exit status."""
+    if len(job.route.ladder) < 2:
+        console.print(f"faregate: route {job.route.name} has one model; a judge needs a rung below the baseline")
+        return 1
+    try:
+        questions = read_questions(job.questions)
+        book = price_book(job.policy, SystemClock().now())
+        job.work.mkdir(parents=True, exist_ok=True)
+        asyncio.run(_ask_both(job, questions, book, console))
+        _fit(job, book, console)
+    except (TrainingError, PolicyUnusable, BackendError, OSError) as error:
+        console.print(f"faregate: {error}", markup=False, highlight=False)
+        return 1
+    return 0
+
+
+async def _ask_both(job: Job, questions: Sequence[Question], book: PriceBook, console: Console) -> None:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    async with open_session(job.policy.timeouts.connect_s) as session:
+        catalog = open_catalog(job.policy, session, SystemClock(), book.rates)
+        with Progress(*columns, console=console) as progress:
+            async with asyncio.TaskGroup() as group:
+                for model in _rungs(job.route):
+                    task = progress.add_task(str(model), total=len(questions))
+                    group.create_task(_ask_all(job, questions, catalog[model], progress, task))
+
+
+async def _ask_all(
+    job: Job, questions: Sequence[Question], model: CatalogModel, progress: Progress, task: TaskID
+) -> None:
+    file = _outcomes_file(job, model.id)
+    known = {outcome.key for outcome in read_outcomes(file)} if file.exists() else set()
+    progress.update(task, completed=len(known))
+    left = [question for question in questions if question.key not in known]
+
+    async def ask(prompt: str, schema: JsonValue | None) -> Reply:
+        return await _ask(model, prompt, schema)
+
+    with file.open("a", encoding="utf-8", buffering=1) as kept:
+        async for _ in collect(
+            left, model=model.name, ask=ask, keep=lambda outcome: print(write_outcome(outcome), end="", file=kept)
+        ):
+            progress.advance(task)
+
+
+async def _ask(model: CatalogModel, prompt: str, schema: JsonValue | None) -> Reply:
+    clock = SystemClock()
+    body: dict[str, JsonValue] = {
+        "model": model.name,
+        "messages": [{"role": "user", "content": prompt}],
+        "temperature": 0,
+        "max_tokens": _MAX_TOKENS,
+    }
+    if schema is not None:
+        body["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+    ask = parse_ask(Surface.CHAT, msgspec.json.encode(body))
+    started = clock.monotonic()
+    outbound = outbound_body(ask, model=model.name, top_logprobs=_TOP_LOGPROBS)
+    reply = await model.backend.open(
+        Outbound(surface=ask.surface, body=outbound, is_stream=False, request_id=RequestId("calibrate"))
+    )
+    try:
+        whole = await anext(reply)
+    finally:
+        await reply.aclose()
+    if not isinstance(whole, Whole) or whole.usage is None:
+        raise TrainingError(f"{model.name} answers without usage, which its cost is reckoned from")
+    return Reply(
+        text=whole.content,
+        tokens=whole.tokens,
+        finish_reason=whole.finish_reason,
+        input_tokens=whole.usage.total_input_tokens,
+        output_tokens=whole.usage.total_output_tokens,
+        seconds=clock.monotonic() - started,
+    )
+
+
+def _fit(job: Job, book: PriceBook, console: Console) -> None:
+    small, large = _rungs(job.route)
+    embedder = MiniLM.load()
+    calibration = fit(
+        pair(read_outcomes(_outcomes_file(job, small)), read_outcomes(_outcomes_file(job, large))),
+        small_rates=_seconds(job.policy, book, small, large),
+        large_rates=_seconds(job.policy, book, large, large),
+        embed=embedder.embed,
+        embedder=embedder.id,
+        made=SystemClock().now().date().isoformat(),
+        source=job.source,
+        show=lambda grid: track(grid, description="thresholds", console=console),
+    )
+    job.out.write_text(calibration.dump(), encoding="utf-8")
+    console.print(promises(calibration, confidence=job.confidence))
+    console.print(f"wrote {job.out}; name it in routes.{job.route.name}.quality.calibration", highlight=False)
+
+
+def _rungs(route: Route) -> tuple[ModelId, ModelId]:
+    """Return the rung to be judged and the baseline."""
+    return route.ladder[0], route.ladder[-1]
+
+
+def _outcomes_file(job: Job, model: ModelId) -> Path:
+    return job.work / f"{model.replace('/', '_')}.jsonl"
+
+
+def _seconds(policy: Policy, book: PriceBook, model: ModelId, baseline: ModelId) -> Rates:
+    """Return a model's price per token as seconds of the baseline's hourly price: dearer hours count as more."""
+    pool = policy.models[baseline].pool
+    usd_per_hour = policy.pools[pool].usd_per_hour if pool is not None else None
+    femto_per_s = float(usd_per_hour) * FEMTO_PER_USD / _SECONDS_PER_HOUR if usd_per_hour else FEMTO_PER_USD
+    rates = book.of(model)
+    return Rates(uncached_input_s=rates.input / femto_per_s, output_s=rates.output / femto_per_s)

@@ -1,0 +1,145 @@
+"""A request as the gateway's way sees it, free of ASGI: `Call` comes in, `Sink` takes what goes out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pydantic import SecretStr
+
+from backends.words import Surface
+
+_TAGS_LIMIT = 16
+_VALUE_LIMIT_CHARACTERS = 128
+_ID_LIMIT_CHARACTERS = 256
+
+
+class HeaderInvalid(Exception):
+    """An `x-faregate-*` request header that says nothing we know; the message names it and what is allowed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheWish:
+    """What the client allows the caches: it may only tighten what the route allows.
+
+    Attributes:
+        may_read: whether a stored answer may be served.
+        may_store: whether this answer may be stored.
+        max_age_s: the oldest stored answer to serve, None for the route's own limit.
+    """
+
+    may_read: bool = True
+    may_store: bool = True
+    max_age_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One client request, as received."""
+
+    surface: Surface
+    body: bytes
+    secret: SecretStr | None
+    client_request_id: str | None = None
+    cache: CacheWish = CacheWish()
+    tags: Mapping[str, str] = field(default_factory=dict)
+    session: str | None = None
+    wants_explanation: bool = False
+    traceparent: str | None = None
+
+
+class Sink(Protocol):
+    """Where the answer goes. `start` once, `write` any number of times, `finish` only when the answer is complete."""
+
+    is_started: bool
+
+    async def start(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        """Send status and headers."""
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """Send some of the body."""
+        ...
+
+    async def finish(self) -> None:
+        """End the body cleanly. A body that is never finished is cut, and its reader can tell."""
+        ...
+
+
+def read_call(surface: Surface, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> Call:
+    """Read what the gateway's way needs from a request's headers.
+
+    Raises:
+        HeaderInvalid: an `x-faregate-*` header is not understood.
+    """
+    wanted = {name: value.decode("latin-1").strip() for name, value in headers if name in _READ}
+    scheme, _, secret = wanted.get(b"authorization", "").partition(" ")
+    return Call(
+        surface=surface,
+        body=body,
+        secret=SecretStr(secret.strip()) if scheme.lower() == "bearer" and secret.strip() else None,
+        client_request_id=wanted.get(b"x-request-id", wanted.get(b"x-client-request-id", ""))[:_ID_LIMIT_CHARACTERS]
+        or None,
+        cache=_cache_wish(wanted.get(b"x-faregate-cache", "")),
+        tags=_tags(wanted.get(b"x-faregate-tags", "")),
+        session=wanted.get(b"x-faregate-session", "")[:_ID_LIMIT_CHARACTERS] or None,
+        wants_explanation=_flag(wanted.get(b"x-faregate-explain", "false")),
+        traceparent=wanted.get(b"traceparent"),
+    )
+
+
+_READ = frozenset(
+    {
+        b"authorization",
+        b"x-request-id",
+        b"x-client-request-id",
+        b"x-faregate-cache",
+        b"x-faregate-tags",
+        b"x-faregate-session",
+        b"x-faregate-explain",
+        b"traceparent",
+    }
+)
+
+
+def _cache_wish(text: str) -> CacheWish:
+    may_read = may_store = True
+    max_age_s: int | None = None
+    for directive in filter(None, (part.strip().lower() for part in text.split(","))):
+        name, _, value = directive.partition("=")
+        if name == "no-store" and not value:
+            may_read = may_store = False
+        elif name == "no-cache" and not value:
+            may_read = False
+        elif name == "max-age" and value.isascii() and value.isdigit() and len(value) <= 9:
+            max_age_s = int(value)
+        else:
+            raise HeaderInvalid(
+                f"x-faregate-cache: {directive[:64]!r} is not known; allowed are no-store, no-cache and max-age=SECONDS"
+            )
+    return CacheWish(may_read=may_read, may_store=may_store, max_age_s=max_age_s)
+
+
+def _tags(text: str) -> dict[str, str]:
+    pairs = [part.strip() for part in text.split(",") if part.strip()]
+    tags = {name.strip(): value.strip() for name, found, value in (pair.partition("=") for pair in pairs) if found}
+    is_good = len(tags) == len(pairs) <= _TAGS_LIMIT and all(
+        name and value and max(len(name), len(value)) <= _VALUE_LIMIT_CHARACTERS for name, value in tags.items()
+    )
+    if not is_good:
+        raise HeaderInvalid(
+            f"x-faregate-tags: expected at most {_TAGS_LIMIT} different NAME=VALUE pairs between commas, each name and "
+            f"value of 1 to {_VALUE_LIMIT_CHARACTERS} characters, for example feature=search,team=web"
+        )
+    return tags
+
+
+def _flag(text: str) -> bool:
+    match text.lower():
+        case "true" | "1":
+            return True
+        case "false" | "0" | "":
+            return False
+        case _:
+            raise HeaderInvalid(f"x-faregate-explain: {text[:64]!r} is not known; allowed are true and false")

@@ -1,0 +1,77 @@
+"""`faregate check`: a policy's prices and promises, as they would be served."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from backends.clock import SystemClock
+from backends.prices import FEMTO_PER_USD, PriceBook
+from gateway.prepare import PolicyUnusable, PreparedLane, lanes, price_book
+from policies.schema import Policy
+
+
+def check_policy(policy: Policy, file: Path, *, as_json: bool) -> int:
+    """Print what a loaded policy would serve, or what it lacks; return the exit status."""
+    try:
+        book = price_book(policy, SystemClock().now())
+        prepared = lanes(policy, book)
+    except PolicyUnusable as error:
+        if as_json:
+            print(json.dumps({"ok": False, "mistakes": error.mistakes}))  # noqa: T201 - the command's output
+        for mistake in [] if as_json else error.mistakes:
+            Console(stderr=True).print(f"{file}: {mistake}", markup=False, highlight=False)
+        return 1
+    if as_json:
+        print(json.dumps(_facts(policy, book, prepared)))  # noqa: T201 - the command's output
+        return 0
+    _show(policy, file, book, prepared)
+    return 0
+
+
+def _show(policy: Policy, file: Path, book: PriceBook, prepared: dict[str, PreparedLane]) -> None:
+    console = Console()
+    models = Table("model", "sent as", "where", "input $/M", "cached $/M", "output $/M", "price from", title="Models")
+    for model_id, model in policy.models.items():
+        rates = book.of(model_id)
+        prices = [_per_million(rate) for rate in (rates.input, rates.cached_input, rates.output)]
+        models.add_row(model_id, model.name, ", ".join(policy.endpoints_of(model_id)), *prices, rates.source)
+    console.print(models)
+    routes = Table("route", "ladder", "baseline", "promise", "caches", title="Routes, first match wins")
+    for route in policy.routes:
+        tiers = [name for name in ("exact", "semantic") if getattr(route.cache, name) is not None]
+        routes.add_row(
+            route.name,
+            " > ".join(route.ladder),
+            route.baseline,
+            prepared[route.name].promise,
+            ", ".join(tiers) or "off",
+        )
+    console.print(routes)
+    for lane in prepared.values():
+        for warning in lane.warnings:
+            console.print(f"warning: {warning}", markup=False, highlight=False)
+    console.print(f"{file}: no mistakes; policy {policy.digest[:12]}", highlight=False)
+
+
+def _facts(policy: Policy, book: PriceBook, prepared: dict[str, PreparedLane]) -> dict[str, object]:
+    return {
+        "ok": True,
+        "policy_digest": policy.digest,
+        "price_digest": book.digest,
+        "models": {
+            model_id: {"name": model.name, "rates": json.loads(book.of(model_id).as_json())}
+            for model_id, model in policy.models.items()
+        },
+        "routes": {
+            name: {"ladder": lane.lane.route.ladder, "promise": lane.promise, "warnings": lane.warnings}
+            for name, lane in prepared.items()
+        },
+    }
+
+
+def _per_million(femto_per_token: int) -> str:
+    return f"{femto_per_token * 1_000_000 / FEMTO_PER_USD:.4f}"

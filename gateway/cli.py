@@ -1,0 +1,256 @@
+"""The command `faregate`. Each command imports what it needs, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+if TYPE_CHECKING:
+    from policies.schema import Policy
+
+DEFAULT_POLICY = Path(__file__).parent.parent / "policies" / "default.yaml"
+
+SHIPPED_QUESTIONS = Path(__file__).parent.parent / "router" / "questions.jsonl"
+
+_policy = click.option(
+    "--policy",
+    "policy_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=DEFAULT_POLICY,
+    show_default="policies/default.yaml",
+    help="The policy file (YAML).",
+)
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="faregate", prog_name="faregate")
+def main() -> None:
+    """Make every LLM request as cheap as it can be at the quality you state, and prove it with a bill.
+
+    Start with `faregate check`, then `faregate keys create`, then `faregate serve`. `faregate demo` shows all of it on
+    two small real models on this machine.
+    """
+
+
+@main.command()
+@_policy
+@click.option("--host", help="Listen here instead of the policy's server.host.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    help="Listen here instead of the policy's server.port; 0 takes a free port.",
+)
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
+)
+def serve(policy_file: Path, host: str | None, port: int | None, log_level: str) -> None:
+    """Run the gateway on a policy.
+
+    Clients use the printed base URL with a key of `faregate keys create`. SIGTERM and Ctrl-C finish the requests in
+    flight, then stop. A second gateway on the same storage folder is refused.
+    """
+    from gateway.ledger.errors import LedgerError
+    from gateway.log import set_up_logging
+    from gateway.prepare import PolicyUnusable
+    from gateway.serve import PortUnavailable
+    from gateway.serve import serve as run
+    from gateway.settings import environment
+
+    set_up_logging(level=log_level)
+    policy = _load(policy_file, host=host, port=port)
+
+    def on_ready(url: str) -> None:
+        click.echo(f"faregate serves {policy_file} at {url}/v1", err=True)
+
+    try:
+        run(policy, environ=environment(), on_ready=on_ready)
+    except (PortUnavailable, PolicyUnusable, LedgerError, OSError) as error:
+        _fail(str(error))
+
+
+@main.command()
+@_policy
+@_json
+def check(policy_file: Path, as_json: bool) -> None:
+    """Check a policy without starting it: keys, references, prices, calibrations.
+
+    Every mistake is reported at once with its line and what is allowed; the exit status is 1 if there is one.
+    """
+    from gateway.check import check_policy
+
+    policy = _load(policy_file)
+    sys.exit(check_policy(policy, policy_file, as_json=as_json))
+
+
+@main.group()
+def keys() -> None:
+    """Make, list and revoke the API keys of the policy's tenants, and admin keys.
+
+    A key is shown once, when it is made; only its digest is kept, in keys.json of the policy's storage folder. A
+    running gateway sees changes at once. A tenant may have several keys, so that they can be rotated.
+    """
+
+
+@keys.command("create")
+@_policy
+@click.option("--tenant", help="Whose key it is: a tenant of the policy.")
+@click.option("--label", help="What it is for, to tell keys apart.")
+@click.option("--admin", is_flag=True, help="Make an admin key: it opens /admin and no data path.")
+@_json
+def keys_create(policy_file: Path, tenant: str | None, label: str | None, admin: bool, as_json: bool) -> None:
+    """Make a key and show it, once."""
+    from gateway.keys_command import create_key
+
+    if admin == (tenant is not None):
+        raise click.UsageError("give either --tenant NAME or --admin")
+    sys.exit(create_key(_load(policy_file), tenant=tenant, label=label, as_json=as_json))
+
+
+@keys.command("list")
+@_policy
+@_json
+def keys_list(policy_file: Path, as_json: bool) -> None:
+    """List the keys, revoked ones too; never the secrets."""
+    from gateway.keys_command import list_keys
+
+    sys.exit(list_keys(_load(policy_file), as_json=as_json))
+
+
+@keys.command("revoke")
+@_policy
+@click.argument("key_id")
+def keys_revoke(policy_file: Path, key_id: str) -> None:
+    """Revoke the key KEY_ID; it stops working at once."""
+    from gateway.keys_command import revoke_key
+
+    sys.exit(revoke_key(_load(policy_file), key_id))
+
+
+@main.command()
+@_policy
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Read this storage folder instead of the policy's.",
+)
+@click.option(
+    "--since",
+    type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]),
+    help="From this moment (UTC) on. Default: 30 days ago.",
+)
+@click.option(
+    "--until", type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]), help="Up to this moment (UTC). Default: now."
+)
+@click.option("--tenant", help="Only this tenant.")
+@click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
+def report(  # noqa: PLR0917 - click passes options by name
+    policy_file: Path,
+    folder: Path | None,
+    since: datetime | None,
+    until: datetime | None,
+    tenant: str | None,
+    form: str,
+) -> None:
+    """Print the bill: cost by model, rejected attempts, idle pools, the baseline, and savings by cause.
+
+    It reads the ledger and may run beside a gateway. Dollars are exact; JSON has nano-dollars as integers too.
+    """
+    from gateway.ledger.errors import LedgerError
+    from gateway.ledger.render import BillFormat, render_bill
+    from gateway.ledger.report import Books
+
+    place = folder if folder is not None else Path(_load(policy_file).storage.folder)
+    now = datetime.now(UTC)
+    begin = (since or (now - timedelta(days=30))).replace(tzinfo=UTC)
+    end = (until or now).replace(tzinfo=UTC)
+    try:
+        click.echo(render_bill(Books(place).bill(begin, end, tenant), BillFormat(form)), nl=False)
+    except LedgerError as error:
+        _fail(str(error))
+
+
+@main.command()
+@_policy
+@click.option(
+    "--route", "route_name", required=True, help="The route whose first rung is to be judged against its baseline."
+)
+@click.option(
+    "--questions",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    default=SHIPPED_QUESTIONS,
+    show_default="the shipped ones",
+    help="Questions with known answers, one JSON object a line: key, task, prompt, answers, schema.",
+)
+@click.option(
+    "--work",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("faregate-calibration"),
+    show_default=True,
+    help="Where the answers are kept; an interrupted run goes on from there.",
+)
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The calibration to write.")
+@click.option("--source", help="Where your questions come from, with their licence; needed with --questions.")
+def calibrate(  # noqa: PLR0917 - as above
+    policy_file: Path, route_name: str, questions: Path, work: Path, out: Path, source: str | None
+) -> None:
+    """Fit a route's judge to its models, and print what it can promise.
+
+    Asks the route's first rung and its baseline every question (running, as the policy says where), grades the answers,
+    and writes the calibration that `quality.calibration` names. With the shipped 1,600 questions it takes about an hour
+    for two small models on two cores.
+    """
+    import importlib.util
+
+    from rich.console import Console
+
+    if importlib.util.find_spec("sklearn") is None:
+        _fail("calibrating needs scikit-learn; install it with `pip install 'faregate[train]'`")
+    from gateway.calibrate import Job
+    from gateway.calibrate import calibrate as run
+    from router.train_questions import SOURCE
+
+    policy = _load(policy_file)
+    route = next((route for route in policy.routes if route.name == route_name), None)
+    if route is None:
+        _fail(f"unknown route {route_name!r}; the policy has: {', '.join(route.name for route in policy.routes)}")
+    if source is None and questions != SHIPPED_QUESTIONS:
+        raise click.UsageError("say where the questions come from with --source")
+    job = Job(policy=policy, route=route, questions=questions, work=work, out=out, source=source or SOURCE)
+    sys.exit(run(job, Console(stderr=True)))
+
+
+@main.command()
+@_json
+@click.option("--keep", is_flag=True, help="Leave models and gateway running at the end, and print how to use them.")
+def demo(as_json: bool, keep: bool) -> None:
+    """Run the main job on this machine: two real models, a gateway, a mixed workload, the bill.
+
+    Fetches the models once (1.6 GB, into the user's cache folder), starts them and a gateway on free ports, sends the
+    workload through the official OpenAI client, and stops everything it started, on Ctrl-C too.
+    """
+    from gateway.demo.run import run_demo
+
+    sys.exit(run_demo(as_json=as_json, keep=keep))
+
+
+def _load(file: Path, *, host: str | None = None, port: int | None = None) -> Policy:
+    from gateway.settings import environment
+    from policies.errors import PolicyError
+    from policies.loader import load_policy
+
+    try:
+        policy = load_policy(file, environment())
+    except PolicyError as error:
+        _fail(str(error))
+    changes = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    return policy.model_copy(update={"server": policy.server.model_copy(update=changes)}) if changes else policy
+
+
+def _fail(message: str) -> NoReturn:
+    click.echo(f"faregate: {message}", err=True)
+    sys.exit(1)

@@ -1,0 +1,177 @@
+"""The composition root: opens what a gateway needs, in order, and closes it in reverse."""
+
+from __future__ import annotations
+
+import functools
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backends.clock import Clock
+from backends.embedder import DIMENSIONS, Embedder, MiniLM
+from backends.http import HttpBackend, Session, open_session
+from backends.pool import Pool
+from backends.prices import Rates
+from backends.seam import Timeouts
+from backends.words import ModelId
+from gateway.caching import Caches
+from gateway.journey import CatalogModel
+from gateway.ledger.journaled import JournaledLedger
+from gateway.ledger.rows import PoolPrice
+from gateway.ledger.seam import EpochInfo, Ledger
+from gateway.pipeline import Gateway, Parts
+from gateway.prepare import candidates, lanes, price_book
+from gateway.settlement import Cashier
+from gateway.telemetry import Telemetry
+from gateway.worker import Worker
+from policies.keys import FILE_NAME, KeyRing
+from policies.schema import Policy, Route
+from semantic_cache.acceptance import Acceptance
+from semantic_cache.sqlite_store import SqliteStore
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+CACHE_FILE = "cache.db"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """A running gateway and what its other doors (health, metrics, admin) look at."""
+
+    gateway: Gateway
+    ledger: Ledger
+    warnings: tuple[str, ...]
+
+
+class LazyEmbedder:
+    """The shipped embedder, loaded at its first use: onnxruntime would cost a third of the start-up budget."""
+
+    def __init__(self) -> None:
+        self._loaded: MiniLM | None = None
+
+    @property
+    def id(self) -> str:
+        """Name the exact weights."""
+        return self._model().id
+
+    @property
+    def dimensions(self) -> int:
+        """Return the width of a vector."""
+        return DIMENSIONS
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return float32[n, 384], rows of unit length."""
+        return self._model().embed(texts)
+
+    def _model(self) -> MiniLM:
+        if self._loaded is None:
+            self._loaded = MiniLM.load()
+        return self._loaded
+
+
+@asynccontextmanager
+async def open_gateway(
+    policy: Policy,
+    *,
+    environ: Mapping[str, str],
+    clock: Clock,
+    embedder: Embedder | None = None,
+    acceptance: Acceptance | None = None,
+    files: Files | None = None,
+) -> AsyncIterator[Opened]:
+    """Open everything a policy names, and close it at the end.
+
+    Args:
+        policy: a loaded policy.
+        environ: where telemetry's standard variables are looked up.
+        clock: the time.
+        embedder: the base embedder; the shipped one, loaded at its first use, when None.
+        acceptance: decides about semantic hits; the shipped calibration when None.
+        files: the journal's system calls; the real ones when None.
+
+    Raises:
+        PolicyUnusable: a model without a price, a calibration for other models.
+        LedgerError: the folder cannot be used, or another gateway uses it.
+    """
+    book = price_book(policy, clock.now())
+    prepared = lanes(policy, book)
+    folder = Path(policy.storage.folder)
+    pools = tuple(
+        PoolPrice(pool=name, usd_per_hour=pool.usd_per_hour, replicas=len(pool.endpoints))
+        for name, pool in policy.pools.items()
+    )
+    ledger = JournaledLedger.open(folder, clock, EpochInfo(policy_digest=policy.digest, pools=pools), files=files)
+    try:
+        limits = policy.storage.cache
+        store = SqliteStore(folder / CACHE_FILE, max_entries=limits.max_entries, max_bytes=limits.max_bytes)
+        worker = Worker()
+        caches = Caches(
+            store=store, acceptance=functools.cache(Acceptance.load), embedder=LazyEmbedder(), worker=worker
+        )
+        telemetry = Telemetry(environ)
+        try:
+            async with open_session(policy.timeouts.connect_s) as session:
+                parts = Parts(
+                    policy=policy,
+                    clock=clock,
+                    keys=KeyRing(folder / FILE_NAME),
+                    catalog=open_catalog(policy, session, clock, book.rates),
+                    lanes={name: lane.lane for name, lane in prepared.items()},
+                    candidates=candidates(policy),
+                    caches=caches,
+                    cashier=Cashier(ledger=ledger, prices=book, policy_digest=policy.digest),
+                    telemetry=telemetry,
+                )
+                warnings = tuple(warning for lane in prepared.values() for warning in lane.warnings)
+                caches.warm_up(is_needed=any(_embeds(lane.lane.route) or lane.lane.judge for lane in prepared.values()))
+                yield Opened(gateway=Gateway(parts), ledger=ledger, warnings=warnings)
+        finally:
+            telemetry.close()
+            caches.close()
+    finally:
+        ledger.close()
+
+
+def _embeds(route: Route) -> bool:
+    return route.cache.semantic is not None
+
+
+def open_catalog(
+    policy: Policy, session: Session, clock: Clock, rates: Mapping[ModelId, Rates]
+) -> dict[ModelId, CatalogModel]:
+    """Return every model with its backend; models of one pool share it, so that its load is counted once."""
+    timeouts = Timeouts(
+        connect_s=policy.timeouts.connect_s,
+        first_byte_s=policy.timeouts.first_byte_s,
+        idle_s=policy.timeouts.idle_s,
+    )
+    pools: dict[tuple[tuple[str, ...], str | None], Pool] = {}
+    catalog: dict[ModelId, CatalogModel] = {}
+    for model_id, model in policy.models.items():
+        endpoints = policy.endpoints_of(model_id)
+        secret = policy.api_key_of(model_id)
+        api_key = None if secret is None else secret.get_secret_value()
+        if (endpoints, api_key) not in pools:
+            members = [
+                HttpBackend(session=session, base_url=url, api_key=api_key, timeouts=timeouts) for url in endpoints
+            ]
+            pools[endpoints, api_key] = Pool(members, clock=clock)
+        pool = policy.pools[model.pool] if model.pool is not None else None
+        catalog[model_id] = CatalogModel(
+            id=model_id,
+            name=model.name,
+            kind=model.backend,
+            pool=model.pool,
+            backend=pools[endpoints, api_key],
+            rates=rates[model_id],
+            capabilities=model.capabilities,
+            output_tokens_per_s=pool.throughput.output_tokens_per_s if pool and pool.throughput else None,
+        )
+    return catalog

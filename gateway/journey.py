@@ -1,0 +1,187 @@
+"""What became of one request so far: the record that its way writes and settlement reads.
+
+A `Journey` and its `Attempt`s are the only mutable values of the way; each belongs to one task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+
+from backends.clock import Clock
+from backends.prices import Rates
+from backends.seam import Backend
+from backends.words import Ask, Capability, Chunk, Event, ModelId, RequestId, TenantId, Usage
+from gateway.calls import Call
+from gateway.ledger.rows import ChargeKind
+from policies.schema import BackendKind, Route
+from router.judge import Judge, Verdict
+from router.strategy import Plan, Strategy
+from semantic_cache.partition import Keys
+from semantic_cache.seam import Hit, Lookup, Vector
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who pays: the tenant of the key that was shown."""
+
+    tenant: TenantId
+    key_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CatalogModel:
+    """A model of the policy, ready to be used.
+
+    Attributes:
+        name: the name sent upstream.
+        output_tokens_per_s: its pool's measured speed, for answers that nobody saw the end of; None for providers.
+    """
+
+    id: ModelId
+    name: str
+    kind: BackendKind
+    pool: str | None
+    backend: Backend
+    rates: Rates
+    capabilities: frozenset[Capability]
+    output_tokens_per_s: Decimal | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputRatio:
+    """How much longer the baseline's answers are than the small rung's: tokens over tokens, as quantiles."""
+
+    low: float = 1.0
+    middle: float = 1.0
+    high: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lane:
+    """A route made ready: who decides, what would answer, and what savings are measured against."""
+
+    route: Route
+    strategy: Strategy
+    baseline: ModelId
+    baseline_rates: Rates
+    answers: tuple[str, ...]
+    judge: Judge | None = None
+    output_ratio: OutputRatio = OutputRatio()
+
+
+@dataclass(slots=True, kw_only=True)
+class Attempt:
+    """One call to one model. `kind` is None while it is open and stays None when it cost nothing."""
+
+    number: int
+    model: CatalogModel
+    started_at: datetime
+    started: float
+    asks_logprobs: bool
+    endpoint: str = ""
+    usage: Usage | None = None
+    seen_tokens: int = 0
+    finish_reason: str | None = None
+    kind: ChargeKind | None = None
+    ended: float | None = None
+    cost_nusd: int = 0
+    is_settled: bool = False
+
+    def note(self, event: Event) -> None:
+        """Take what an event says about the attempt's cost and end."""
+        self.usage = event.usage or self.usage
+        self.finish_reason = event.finish_reason or self.finish_reason
+        if isinstance(event, Chunk):
+            # An event without log-probabilities is one token on vLLM and llama.cpp, more on some providers.
+            self.seen_tokens += len(event.tokens) or int(bool(event.content) or event.has_other)
+
+    def end(self, kind: ChargeKind | None, now: float) -> None:
+        """Say what became of the attempt; only the first word counts."""
+        if self.ended is None:
+            self.kind = kind
+            self.ended = now
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of the way, for the trace: wall times in nanoseconds since 1970."""
+
+    name: str
+    start_ns: int
+    end_ns: int
+
+
+@dataclass(slots=True, kw_only=True)
+class Journey:
+    """One request's way.
+
+    Attributes:
+        waited_s: time spent waiting for upstreams: what is left of the total is the gateway's own overhead.
+        path_models: the rungs whose answers arrived, in order; the last one is committed.
+    """
+
+    request_id: RequestId
+    call: Call
+    clock: Clock
+    started_at: datetime
+    started: float
+    caller: Caller | None = None
+    ask: Ask | None = None
+    lane: Lane | None = None
+    keys: Keys | None = None
+    vector: Vector | None = None
+    lookups: dict[str, Lookup] = field(default_factory=dict)
+    hit: Hit | None = None
+    plan: Plan | None = None
+    verdict: Verdict | None = None
+    attempts: list[Attempt] = field(default_factory=list)
+    path_models: list[ModelId] = field(default_factory=list)
+    status: int = 0
+    error_code: str | None = None
+    waited_s: float = 0.0
+    first_byte: float | None = None
+    steps: list[Step] = field(default_factory=list)
+
+    @property
+    def path(self) -> str:
+        """`small`, `small>large`, `cache:exact`, `cache:semantic`; "" while nothing was served."""
+        return f"cache:{self.hit.tier}" if self.hit is not None else ">".join(self.path_models)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Time since the request was received."""
+        return self.clock.monotonic() - self.started
+
+    @property
+    def overhead_ms(self) -> float:
+        """The gateway's own share of the time so far."""
+        return max(0.0, self.elapsed_s - self.waited_s) * 1e3
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Note a step's time."""
+        begun = self.clock.monotonic()
+        try:
+            yield
+        finally:
+            base = int(self.started_at.timestamp() * 1e9)
+            self.steps.append(
+                Step(name, base + _ns(begun - self.started), base + _ns(self.clock.monotonic() - self.started))
+            )
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Note that the time until the end of the block is an upstream's."""
+        begun = self.clock.monotonic()
+        try:
+            yield
+        finally:
+            self.waited_s += self.clock.monotonic() - begun
+
+
+def _ns(seconds: float) -> int:
+    return int(seconds * 1e9)

@@ -1,0 +1,58 @@
+"""What can go wrong with the ledger.
+
+LedgerError
+├── LedgerUnavailable             money cannot be booked now; nothing may be bought
+├── FolderInUse                   another gateway owns the folder
+├── FolderUnusable                the folder cannot be created, read or written
+├── SchemaMismatch                the store is of another version, or no store at all
+├── JournalCorrupt                a journal record inside a segment cannot be read
+├── RowInvalid (also ValueError)  a row that cannot be true
+├── LedgerMissing                 a report was asked of a folder without a ledger
+└── PeriodInvalid (also ValueError)  a report was asked for a period that is none
+"""
+
+from __future__ import annotations
+
+
+class LedgerError(Exception):
+    """Something about the ledger is wrong; the message says what and how to fix it."""
+
+
+class LedgerUnavailable(LedgerError):
+    """Money cannot be booked at present, so no attempt may be paid for. `pending` settlements wait in memory."""
+
+    def __init__(self, message: str, *, pending: int = 0) -> None:
+        super().__init__(message)
+        self.pending = pending
+
+
+class FolderInUse(LedgerError):
+    """Another gateway owns the folder; `pid` is its process, None when it could not be read."""
+
+    def __init__(self, message: str, *, pid: int | None) -> None:
+        super().__init__(message)
+        self.pid = pid
+
+
+class FolderUnusable(LedgerError):
+    """The folder cannot be created, read or written."""
+
+
+class SchemaMismatch(LedgerError):
+    """The store was written by another version of Faregate, or is not a ledger."""
+
+
+class JournalCorrupt(LedgerError):
+    """A record with others after it cannot be read: not a torn end, but damage."""
+
+
+class RowInvalid(LedgerError, ValueError):
+    """A row that cannot be true: negative money, a time without a zone."""
+
+
+class LedgerMissing(LedgerError):
+    """There is no ledger in the folder."""
+
+
+class PeriodInvalid(LedgerError, ValueError):
+    """A period that ends before it begins, or whose ends have no time zone."""

@@ -1,0 +1,177 @@
+r"""The journal: append-only JSON lines, one `write(2)` each, in segments `<epoch>-<seq>.jsonl`.
+
+Rules:
+- a line is `{"n": …, "kind": …, "row": …}\n`; `n` counts from 1 without gaps within an epoch;
+- a failed or short write is cut off again; where even that fails the segment is abandoned with its torn end and the
+  next record opens a new one, so that a torn line is always the last of its segment;
+- nothing is synced: what a killed process has written survives it (`durability: process`).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Final, Protocol
+
+JOURNAL_FOLDER: Final = "journal"
+"""The segments' place in the ledger's folder."""
+SEGMENT_BYTES: Final = 16 * 2**20
+"""A new segment after this many bytes: small enough that a folded one is soon removed."""
+
+
+class RecordKind(StrEnum):
+    """What a journal line holds; the row's type follows from it."""
+
+    EPOCH = "epoch"
+    HEARTBEAT = "heartbeat"
+    HOLD = "hold"
+    RELEASE = "release"
+    CHARGE = "charge"
+    REQUEST = "request"
+
+
+class Files(Protocol):
+    """The system calls of the journal, so that a test can fill the disk."""
+
+    def open(self, path: Path) -> int:
+        """Create a file that must not exist, for appending; return its descriptor."""
+        ...
+
+    def write(self, fd: int, line: bytes) -> int:
+        """Append; return how many bytes went out."""
+        ...
+
+    def truncate(self, fd: int, size: int) -> None:
+        """Cut the file to `size` bytes."""
+        ...
+
+    def close(self, fd: int) -> None:
+        """Close the descriptor."""
+        ...
+
+
+class OsFiles:
+    """The real system calls."""
+
+    def open(self, path: Path) -> int:
+        """Create a file that must not exist, for appending; return its descriptor."""
+        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+    def write(self, fd: int, line: bytes) -> int:
+        """Append; return how many bytes went out."""
+        return os.write(fd, line)
+
+    def truncate(self, fd: int, size: int) -> None:
+        """Cut the file to `size` bytes."""
+        os.ftruncate(fd, size)
+
+    def close(self, fd: int) -> None:
+        """Close the descriptor."""
+        os.close(fd)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Segment:
+    """One file of the journal, in the order in which they were written."""
+
+    epoch: int
+    seq: int
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return f"{self.epoch:08d}-{self.seq:08d}.jsonl"
+
+    @classmethod
+    def parse(cls, name: str) -> Segment | None:
+        """Read a file's name; None when it is not a segment's."""
+        stem, dot, suffix = name.partition(".")
+        epoch, dash, seq = stem.partition("-")
+        if (dot + suffix, dash) != (".jsonl", "-") or not (epoch.isdigit() and seq.isdigit()):
+            return None
+        return cls(int(epoch), int(seq))
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Position:
+    """A place in the journal: a segment and how many of its bytes lie before."""
+
+    segment: Segment
+    offset: int
+
+
+def segments(folder: Path) -> list[Segment]:
+    """Return the folder's segments, oldest first; none where there is no folder."""
+    if not folder.is_dir():
+        return []
+    found = (Segment.parse(entry.name) for entry in os.scandir(folder))
+    return sorted(segment for segment in found if segment is not None)
+
+
+class Journal:
+    """One epoch's writer. Not thread-safe: the owner holds a lock around `append`; the owner closes it."""
+
+    def __init__(self, folder: Path, *, epoch: int, files: Files, segment_bytes: int = SEGMENT_BYTES) -> None:
+        self._folder = folder
+        self._files = files
+        self._segment_bytes = segment_bytes
+        self._segment = Segment(epoch, 0)
+        self._fd: int | None = None
+        self._end = 0
+        self._next_n = 1
+
+    @property
+    def position(self) -> Position:
+        """Where the last good record ends."""
+        return Position(self._segment, self._end)
+
+    def append(self, kind: RecordKind, row: bytes) -> None:
+        """Append one record.
+
+        Args:
+            kind: what `row` is.
+            row: the row's JSON, without a line break.
+
+        Raises:
+            OSError: the record is not in the journal; what of it was written has been cut off or abandoned.
+        """
+        if self._fd is None or self._end >= self._segment_bytes:
+            self._open_next()
+        fd = self._fd
+        if fd is None:
+            raise OSError(errno.EBADF, "the journal has no open segment")
+        line = b'{"n":%d,"kind":"%b","row":%b}\n' % (self._next_n, kind.encode(), row)
+        try:
+            written = self._files.write(fd, line)
+        except OSError:
+            self._cut(fd)
+            raise
+        if written != len(line):
+            self._cut(fd)
+            raise OSError(errno.ENOSPC, f"only {written} of {len(line)} bytes could be written")
+        self._end += written
+        self._next_n += 1
+
+    def close(self) -> None:
+        """Close the segment; a later `append` would open a new one."""
+        if self._fd is not None:
+            self._files.close(self._fd)
+            self._fd = None
+
+    def _open_next(self) -> None:
+        following = Segment(self._segment.epoch, self._segment.seq + 1)
+        fd = self._files.open(self._folder / following.name)
+        self.close()
+        self._fd, self._segment, self._end = fd, following, 0
+
+    def _cut(self, fd: int) -> None:
+        try:
+            self._files.truncate(fd, self._end)
+        except OSError:
+            with suppress(OSError):
+                self._files.close(fd)
+            self._fd = None

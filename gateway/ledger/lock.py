@@ -1,0 +1,55 @@
+"""One gateway a folder: an advisory lock held for as long as the ledger is open.
+
+The lock is the kernel's (`flock`), so a killed owner frees it; the process id inside the file is for the message only.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from typing import TYPE_CHECKING
+
+from gateway.ledger.errors import FolderInUse, FolderUnusable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class FolderLock:
+    """The lock on a ledger's folder; whoever made it closes it."""
+
+    def __init__(self, folder: Path) -> None:
+        """Take the lock.
+
+        Raises:
+            FolderInUse: another process (or another ledger of this one) holds it.
+            FolderUnusable: the lock file cannot be opened.
+        """
+        path = folder / "lock"
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise FolderUnusable(
+                f"cannot open {path}: {error.strerror}; give the gateway a data folder that it may write"
+            ) from error
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            pid = _owner(self._fd)
+            os.close(self._fd)
+            raise FolderInUse(
+                f"the data folder {folder} is in use by another gateway (process {pid or 'unknown'}); "
+                "stop that one, or give this one a data folder of its own",
+                pid=pid,
+            ) from error
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+
+    def close(self) -> None:
+        """Give the lock back; the file stays, for removing it would race with the next owner."""
+        os.close(self._fd)
+
+
+def _owner(fd: int) -> int | None:
+    text = os.pread(fd, 32, 0).strip()
+    return int(text) if text.isdigit() else None

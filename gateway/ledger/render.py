@@ -1,0 +1,259 @@
+"""The bill on paper: a table for people, CSV for spreadsheets, JSON for programs; money is exact in all three.
+
+JSON and CSV carry every amount twice: `…_nusd` is the integer, `…_usd` the same in dollars with nine decimals.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import asdict
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final, assert_never
+
+import msgspec
+
+from backends.prices import usd
+from backends.words import JsonValue
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import RenderableType
+
+    from gateway.ledger.report import Bill, GroupLine
+
+_SECTIONS: Final = ("by_kind", "by_model", "by_tenant", "by_route", "by_path", "by_day", "pools")
+_KEYS: Final = ("kind", "model", "pool", "key")
+_AMOUNTS: Final = (
+    "requests",
+    "served",
+    "refused",
+    "attempts",
+    "input_tokens",
+    "cached_input_tokens",
+    "cache_write_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "up_us",
+    "busy_us",
+)
+_MONEY: Final = (
+    "cost_nusd",
+    "rejected_nusd",
+    "baseline_nusd",
+    "baseline_low_nusd",
+    "baseline_high_nusd",
+    "savings_nusd",
+    "bill_nusd",
+    "charged_nusd",
+    "idle_nusd",
+    "variance_nusd",
+)
+_TABLE_WIDTH: Final = 100
+
+
+class BillFormat(StrEnum):
+    """How a bill is written."""
+
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"
+
+
+def render_bill(bill: Bill, form: BillFormat) -> str:
+    """Return the bill as text that ends with a line break."""
+    match form:
+        case BillFormat.TABLE:
+            return _table(bill)
+        case BillFormat.CSV:
+            return _csv(bill)
+        case BillFormat.JSON:
+            return msgspec.json.format(msgspec.json.encode(bill_json(bill)), indent=2).decode() + "\n"
+        case _:
+            assert_never(form)
+
+
+def bill_json(bill: Bill) -> dict[str, JsonValue]:
+    """Return the bill as what JSON can hold: amounts as integers of nano-dollars and as exact decimal strings."""
+    plain = asdict(bill)
+    plain["since"] = bill.since.isoformat() if bill.since else None
+    plain["until"] = bill.until.isoformat() if bill.until else None
+    plain["savings"]["total_nusd"] = bill.savings.total_nusd
+    named: dict[str, JsonValue] = _with_dollars(plain)
+    return named
+
+
+def _with_dollars(value: JsonValue) -> JsonValue:
+    if isinstance(value, (list, tuple)):
+        return [_with_dollars(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    doubled: dict[str, JsonValue] = {}
+    for name, item in value.items():
+        doubled[name] = _with_dollars(item)
+        if name.endswith("_nusd"):
+            doubled[name.removesuffix("_nusd") + "_usd"] = _dollars(item)
+    return doubled
+
+
+def _csv(bill: Bill) -> str:
+    columns = ["section", "key", *_AMOUNTS, *_MONEY, *(name.removesuffix("_nusd") + "_usd" for name in _MONEY)]
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    plain = bill_json(bill)
+    writer.writerow({"section": "totals", "key": "", **plain["totals"]})
+    for section in _SECTIONS:
+        for line in plain[section]:
+            key = next(line.pop(name) for name in _KEYS if name in line)
+            writer.writerow({"section": section, "key": key, **line})
+    for name, amount in asdict(bill.savings).items():
+        cause = name.removesuffix("_nusd")
+        writer.writerow({"section": "savings", "key": cause, "savings_nusd": amount, "savings_usd": _dollars(amount)})
+    return out.getvalue()
+
+
+def _table(bill: Bill) -> str:
+    from rich.console import Console  # here: a gateway that only serves never draws
+
+    console = Console(file=io.StringIO(), width=_TABLE_WIDTH, no_color=True, highlight=False)
+    for part in _parts(bill):
+        console.print(part)
+    written: str = console.file.getvalue()  # type: ignore[attr-defined]  # rich types its StringIO as IO
+    return "\n".join(line.rstrip() for line in written.splitlines()) + "\n"
+
+
+def _parts(bill: Bill) -> list[RenderableType]:
+    totals = bill.totals
+    since = bill.since.isoformat() if bill.since else "the beginning"
+    until = bill.until.isoformat() if bill.until else "now"
+    whose = f", tenant {bill.tenant}" if bill.tenant else ""
+    parts: list[RenderableType] = [f"Bill from {since} to {until}{whose} (UTC, USD)"]
+    parts += [f"Note: {note}" for note in bill.notes]
+    parts.append(
+        _grid(
+            "Total",
+            ("", "USD"),
+            [
+                ("cost of all attempts", _short(totals.cost_nusd)),
+                ("  of it rejected by the judge", _short(totals.rejected_nusd)),
+                ("the baseline would have cost", _short(totals.baseline_nusd)),
+                ("  at least", _short(totals.baseline_low_nusd)),
+                ("  at most", _short(totals.baseline_high_nusd)),
+                ("saved", _short(totals.savings_nusd)),
+            ],
+        )
+    )
+    parts.append(
+        f"{totals.requests} requests, {totals.served} served, {totals.refused} refused; {totals.attempts} attempts"
+    )
+    savings = asdict(bill.savings).items()
+    parts.append(
+        _grid(
+            "Savings by cause",
+            ("cause", "USD"),
+            [
+                *((name.removesuffix("_nusd"), _short(amount)) for name, amount in savings),
+                ("total", _short(bill.savings.total_nusd)),
+            ],
+        )
+    )
+    parts.append(
+        _grid(
+            "Attempts by outcome",
+            ("outcome", "attempts", "USD"),
+            [(line.kind, str(line.attempts), _short(line.cost_nusd)) for line in bill.by_kind],
+        )
+    )
+    parts.append(
+        _grid(
+            "By model",
+            ("model", "attempts", "input", "cached", "written", "output", "reasoning", "USD"),
+            [
+                (
+                    line.model,
+                    str(line.attempts),
+                    str(line.input_tokens),
+                    str(line.cached_input_tokens),
+                    str(line.cache_write_tokens),
+                    str(line.output_tokens),
+                    str(line.reasoning_tokens),
+                    _short(line.cost_nusd),
+                )
+                for line in bill.by_model
+            ],
+        )
+    )
+    for name, lines in (
+        ("tenant", bill.by_tenant),
+        ("route", bill.by_route),
+        ("path", bill.by_path),
+        ("day", bill.by_day),
+    ):
+        parts.append(_group_grid(name, lines))
+    if bill.pools:
+        columns = ("pool", "hours", "busy hours", "bill", "charged", "idle", "variance")
+        parts.append(
+            _grid(
+                "Pools (bill = charged + idle + variance)",
+                columns,
+                [
+                    (
+                        line.pool,
+                        _hours(line.up_us),
+                        _hours(line.busy_us),
+                        _short(line.bill_nusd),
+                        _short(line.charged_nusd),
+                        _short(line.idle_nusd),
+                        _short(line.variance_nusd),
+                    )
+                    for line in bill.pools
+                ],
+            )
+        )
+    return parts
+
+
+def _group_grid(name: str, lines: Sequence[GroupLine]) -> RenderableType:
+    return _grid(
+        f"By {name}",
+        (name, "requests", "attempts", "USD", "baseline", "saved"),
+        [
+            (
+                line.key or "(none)",
+                str(line.requests),
+                str(line.attempts),
+                _short(line.cost_nusd),
+                _short(line.baseline_nusd),
+                _short(line.savings_nusd),
+            )
+            for line in lines
+        ],
+    )
+
+
+def _grid(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> RenderableType:
+    from rich.box import SIMPLE_HEAD  # here: see _table
+    from rich.table import Table
+
+    grid = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    for number, column in enumerate(columns):
+        grid.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
+    for row in rows:
+        grid.add_row(*row)
+    return grid
+
+
+def _dollars(nusd: int) -> str:
+    return f"{usd(nusd):f}"
+
+
+def _short(nusd: int) -> str:
+    """Return exact dollars without the zeros that say nothing, but with cents."""
+    whole, _, decimals = _dollars(nusd).partition(".")
+    return f"{whole}.{decimals.rstrip('0').ljust(2, '0')}"
+
+
+def _hours(us: int) -> str:
+    return f"{us / 3_600_000_000:.4f}"

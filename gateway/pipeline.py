@@ -1,0 +1,207 @@
+"""The way of a request up to its answer's first event: `Gateway.answer(call, sink)`, free of ASGI and FastAPI.
+
+    identify → parse → route → admit → exact cache → embed → semantic cache → plan → hold → climb → relay → settle
+
+Identity, routing, limits and the ledger fail closed; caches, the embedder and telemetry fail open. Whatever happens,
+`_finish` books the request exactly once, synchronously, in a `finally`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import structlog
+from pydantic import SecretStr
+
+from backends.asks import parse_ask
+from backends.clock import Clock
+from backends.errors import BackendError
+from backends.sse import encode_event
+from backends.words import Ask, ModelId, RequestId
+from gateway.caching import Caches
+from gateway.calls import Call, Sink
+from gateway.errors import KeyRefused, ModelNotFound, Overloaded, problem_of
+from gateway.journey import Caller, CatalogModel, Journey, Lane
+from gateway.ladder import Committed, Ladder
+from gateway.ledger.rows import ChargeKind
+from gateway.relay import JSON_TYPE, Told, answer_headers, relay_hit, relay_stream, relay_whole
+from gateway.settlement import Cashier, baseline_nusd
+from gateway.telemetry import Telemetry
+from policies.keys import KeyRing, Refusal
+from policies.schema import Policy
+from router.strategy import Candidate, Pinned, Strategy
+from semantic_cache.seam import Hit
+
+_log = structlog.get_logger("faregate")
+
+_CLIENT_GONE = 499
+"""nginx's status for a client that hung up: nobody receives it, the request row says it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a gateway is made of; see `gateway.compose`, which opens and closes them."""
+
+    policy: Policy
+    clock: Clock
+    keys: KeyRing
+    catalog: Mapping[ModelId, CatalogModel]
+    lanes: Mapping[str, Lane]
+    candidates: Mapping[ModelId, Candidate]
+    caches: Caches
+    cashier: Cashier
+    telemetry: Telemetry
+
+
+class Gateway:
+    """Answers calls. One per process; knows neither ASGI nor FastAPI."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self._in_flight = 0
+        self._ladder = Ladder(catalog=parts.catalog.__getitem__, cashier=parts.cashier)
+
+    async def answer(self, call: Call, sink: Sink) -> None:
+        """Answer one call: send an answer or an error through `sink`, and book what became of it.
+
+        Cancelling this is how a client's hang-up is told: the upstream is freed and what it generated is booked.
+        """
+        clock = self.parts.clock
+        journey = Journey(
+            request_id=RequestId(f"req-{secrets.token_hex(16)}"),
+            call=call,
+            clock=clock,
+            started_at=clock.now(),
+            started=clock.monotonic(),
+        )
+        self._in_flight += 1
+        self.parts.telemetry.in_flight.inc()
+        try:
+            async with asyncio.timeout(self.parts.policy.timeouts.total_s):
+                await self._travel(journey, sink)
+        except asyncio.CancelledError:
+            journey.status, journey.error_code = _CLIENT_GONE, "client_gone"
+            raise
+        except Exception as error:  # noqa: BLE001 - the last resort: every class has its row in gateway.errors
+            await self._tell(journey, error, sink)
+        finally:
+            self._in_flight -= 1
+            self.parts.telemetry.in_flight.dec()
+            self._finish(journey)
+
+    async def _travel(self, journey: Journey, sink: Sink) -> None:
+        with journey.step("identify"):
+            journey.caller = caller = self.identify(journey.call.secret)
+        with journey.step("parse"):
+            journey.ask = ask = parse_ask(journey.call.surface, journey.call.body)
+        with journey.step("route"):
+            strategy = self._route(journey, caller, ask)
+        limit = self.parts.policy.limits.max_in_flight
+        if self._in_flight > limit:
+            raise Overloaded(limit)
+        hit = await self.parts.caches.look(journey, ask, wants_vector=strategy.needs_vector(ask))
+        if hit is not None:
+            await self._serve_hit(journey, ask, hit, sink)
+            return
+        with journey.step("plan"):
+            journey.plan = plan = strategy.plan(ask, journey.vector)
+        committed = await self._ladder.climb(journey, ask, plan.rungs)
+        told = await self._relay(journey, ask, committed, sink)
+        self.parts.caches.offer(journey, ask, told, committed.attempt.model.id, baseline_nusd(journey))
+
+    def identify(self, secret: SecretStr | None) -> Caller:
+        """Return who pays for calls made with a secret.
+
+        Raises:
+            KeyRefused: it opens no data path.
+        """
+        identity = self.parts.keys.identify(secret.get_secret_value() if secret is not None else None)
+        if isinstance(identity, Refusal):
+            raise KeyRefused(_REFUSALS[identity])
+        if identity.tenant is None:
+            raise KeyRefused(
+                "an admin key does not open /v1; create one with `faregate keys create --tenant NAME`", status=403
+            )
+        if identity.tenant not in self.parts.policy.tenant_ids:
+            raise KeyRefused(
+                f"the key's tenant {identity.tenant!r} is not in the policy any more; ask the operator", status=403
+            )
+        return Caller(tenant=identity.tenant, key_id=identity.key_id)
+
+    def _route(self, journey: Journey, caller: Caller, ask: Ask) -> Strategy:
+        selection = self.parts.policy.select(caller.tenant, ask.model)
+        if selection is None:
+            raise ModelNotFound(ask.model, self.parts.policy.names_for(caller.tenant))
+        lane = self.parts.lanes[selection.route.name]
+        if selection.pinned is None:
+            journey.lane = lane
+            return lane.strategy
+        model = self.parts.catalog[selection.pinned]
+        # A client that names a model wants that model: it is its own baseline.
+        journey.lane = replace(
+            lane,
+            strategy=Pinned(self.parts.candidates[model.id]),
+            baseline=model.id,
+            baseline_rates=model.rates,
+            answers=(model.id, model.name),
+            judge=None,
+        )
+        return journey.lane.strategy
+
+    async def _relay(self, journey: Journey, ask: Ask, committed: Committed, sink: Sink) -> Told:
+        relay = relay_stream if ask.is_stream else relay_whole
+        attempt = committed.attempt
+        try:
+            return await relay(journey, ask, committed, self.parts.cashier, sink)
+        except BackendError:
+            attempt.end(ChargeKind.FAILED, journey.clock.monotonic())
+            raise
+        finally:
+            # Reached without an end: the client is gone, or the whole request ran out of time.
+            attempt.end(ChargeKind.CANCELLED, journey.clock.monotonic())
+            await committed.reply.aclose()
+
+    async def _serve_hit(self, journey: Journey, ask: Ask, hit: Hit, sink: Sink) -> None:
+        journey.hit = hit
+        with journey.step("replay"):
+            await relay_hit(journey, ask, hit.entry.payload, hit.entry.usage, sink)
+
+    async def _tell(self, journey: Journey, error: Exception, sink: Sink) -> None:
+        """Tell the client of an error: a status before the first byte, an error event and a cut after it."""
+        problem = problem_of(error)
+        journey.status, journey.error_code = problem.status, problem.code
+        if problem.status >= 500:
+            _log.warning(
+                "request_failed",
+                request_id=journey.request_id,
+                code=problem.code,
+                error=type(error).__name__,
+                endpoint=getattr(error, "endpoint", ""),
+                # The trace of a bug is code and line numbers; its values, which could hold prompts, are not shown.
+                exc_info=problem.code == "internal_error",
+            )
+        if sink.is_started:
+            await sink.write(encode_event(problem.body()))
+            return
+        body = problem.body()
+        length = (b"content-length", b"%d" % len(body))
+        await sink.start(problem.status, [JSON_TYPE, length, *answer_headers(journey), *problem.headers])
+        await sink.write(body)
+        await sink.finish()
+
+    def _finish(self, journey: Journey) -> None:
+        now = journey.clock.monotonic()
+        for attempt in journey.attempts:
+            attempt.end(ChargeKind.CANCELLED, now)
+        row = self.parts.cashier.book(journey)
+        self.parts.telemetry.observe(journey, row)
+
+
+_REFUSALS = {
+    Refusal.MISSING: "no API key was given; send `Authorization: Bearer KEY` (keys come from `faregate keys create`)",
+    Refusal.UNKNOWN: "the API key is not known here; check it, or ask the operator for one (`faregate keys create`)",
+    Refusal.REVOKED: "the API key was revoked; ask the operator for a new one (`faregate keys create`)",
+}

@@ -1,0 +1,290 @@
+"""The way after the first event: sending a committed answer, which can only be finished or broken off.
+
+Upstream events are sent on byte for byte, but for what only the gateway asked for (log-probabilities, usage), which is
+stripped. Usage, when the client wants it, is sent once, in a last event without choices, with what the request cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from backends.prices import usd
+from backends.sse import DONE, encode_comment, encode_event
+from backends.words import Ask, Event, JsonValue, Surface, Usage, Whole
+from gateway.calls import Sink
+from gateway.journey import Journey
+from gateway.ladder import Committed
+from gateway.ledger.rows import ChargeKind
+from gateway.settlement import Cashier, usage_of
+from semantic_cache.replay import assemble_whole, replay_chunks, replay_whole
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+_encode = msgspec.json.encode
+_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+STREAM_TYPE = (b"content-type", b"text/event-stream; charset=utf-8")
+JSON_TYPE = (b"content-type", b"application/json")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What was sent: `body` is the whole answer as JSON if it is fit to be stored, else None."""
+
+    body: bytes | None
+    usage: Usage
+    finish_reason: str | None
+
+
+async def relay_whole(journey: Journey, ask: Ask, committed: Committed, cashier: Cashier, sink: Sink) -> Told:
+    """Send an answer that was not asked for as a stream.
+
+    Raises:
+        BackendError: the answer did not come; nothing was sent.
+    """
+    attempt = committed.attempt
+    with journey.step("relay"), journey.waiting():
+        whole = await _whole(committed)
+    attempt.note(whole)
+    attempt.end(ChargeKind.ANSWER, journey.clock.monotonic())
+    cashier.settle(journey)
+    usage = usage_of(journey, attempt)
+    plain = _without_logprobs(whole.payload) if attempt.asks_logprobs and not ask.wants_logprobs else whole.payload
+    body = _with_cost(plain, journey, usage, ask)
+    journey.first_byte = journey.clock.monotonic()
+    cost = f"{usd(_cost_nusd(journey)):f}".encode()
+    headers = [
+        JSON_TYPE,
+        (b"content-length", b"%d" % len(body)),
+        *answer_headers(journey),
+        (b"x-faregate-cost-usd", cost),
+    ]
+    journey.status = 200
+    await sink.start(200, headers)
+    await sink.write(body)
+    await sink.finish()
+    return Told(body=plain, usage=usage, finish_reason=whole.finish_reason)
+
+
+async def relay_stream(journey: Journey, ask: Ask, committed: Committed, cashier: Cashier, sink: Sink) -> Told:
+    """Send a stream: what was held back at once, then event by event.
+
+    Raises:
+        BackendError: the stream broke; if the sink has started, all that is left is to say so and cut.
+    """
+    attempt = committed.attempt
+    editor = _Editor(ask, strips_logprobs=attempt.asks_logprobs and not ask.wants_logprobs)
+    held = b"".join(editor.edit(event) for event in committed.events)
+    journey.status = 200
+    with journey.step("relay"):
+        await sink.start(200, [STREAM_TYPE, (b"cache-control", b"no-cache"), *answer_headers(journey)])
+        if held:
+            await _write(journey, sink, held)
+        while True:
+            with journey.waiting():
+                event = await anext(committed.reply, None)
+            if event is None:
+                break
+            attempt.note(event)
+            if data := editor.edit(event):
+                await _write(journey, sink, data)
+    attempt.end(ChargeKind.ANSWER, journey.clock.monotonic())
+    cashier.settle(journey)
+    usage = usage_of(journey, attempt)
+    await sink.write(_stream_end(journey, ask, editor.last_payload, editor.usage_payload, usage))
+    await sink.finish()
+    return Told(body=editor.assembled(usage), usage=usage, finish_reason=editor.finish_reason)
+
+
+async def relay_hit(journey: Journey, ask: Ask, payload: bytes, usage: Usage, sink: Sink) -> None:
+    """Send a stored answer as JSON, or as the stream it would have been."""
+    now = journey.clock.now()
+    journey.status = 200
+    journey.first_byte = journey.clock.monotonic()
+    cost = (b"x-faregate-cost-usd", b"0")
+    if not ask.is_stream:
+        stored = replay_whole(payload, request_id=journey.request_id, now=now)
+        body = _with_cost(stored, journey, usage, ask)
+        length = (b"content-length", b"%d" % len(body))
+        await sink.start(200, [JSON_TYPE, length, *answer_headers(journey), cost])
+        await sink.write(body)
+        await sink.finish()
+        return
+    events = list(replay_chunks(payload, request_id=journey.request_id, now=now))
+    await sink.start(200, [STREAM_TYPE, (b"cache-control", b"no-cache"), *answer_headers(journey), cost])
+    end = _stream_end(journey, ask, events[-1], None, usage)
+    await sink.write(b"".join(map(encode_event, events)) + end)
+    await sink.finish()
+
+
+def answer_headers(journey: Journey) -> list[tuple[bytes, bytes]]:
+    """Return the `x-faregate-*` headers of an answer: what is known when it begins."""
+    headers = [(b"x-request-id", journey.request_id.encode())]
+    named = {
+        "route": journey.lane.route.name if journey.lane else None,
+        "model": journey.hit.entry.model if journey.hit else journey.path_models[-1] if journey.path_models else None,
+        "path": journey.path or None,
+        "confidence": f"{journey.verdict.confidence:.4f}" if journey.verdict else None,
+        "similarity": f"{journey.hit.similarity:.4f}" if journey.hit and journey.hit.similarity is not None else None,
+        "overhead-ms": f"{journey.overhead_ms:.3f}",
+        "explain": explanation(journey) if journey.call.wants_explanation else None,
+    }
+    headers += [
+        (f"x-faregate-{name}".encode(), value.encode("latin-1", "replace")) for name, value in named.items() if value
+    ]
+    return headers
+
+
+def explanation(journey: Journey) -> str:
+    """Return why the request took its way, as one line of JSON without any of its text."""
+    plan, verdict = journey.plan, journey.verdict
+    story: dict[str, JsonValue] = {
+        "cache": {tier: _encode_lookup(lookup) for tier, lookup in journey.lookups.items()},
+        "plan": None
+        if plan is None
+        else {"reason": plan.reason, "task": plan.task, "rungs": [r.model for r in plan.rungs]},
+        "judge": None
+        if verdict is None
+        else {
+            "confidence": round(verdict.confidence, 4),
+            "kept": verdict.is_kept,
+            "window": verdict.window,
+            "reason": verdict.reason,
+        },
+        "attempts": [{"model": a.model.id, "kind": a.kind} for a in journey.attempts],
+    }
+    return _encode(story).decode()
+
+
+class _Editor:
+    """Rewrites a stream's events for its client, and remembers what the end of the stream needs."""
+
+    def __init__(self, ask: Ask, *, strips_logprobs: bool) -> None:
+        self._strips_logprobs = strips_logprobs
+        self._is_chat = ask.surface is Surface.CHAT
+        self._wants_logprobs = ask.wants_logprobs
+        self._parts: list[str] = []
+        self._has_other = False
+        self.finish_reason: str | None = None
+        self.last_payload = b"{}"
+        self.usage_payload: msgspec.Raw | None = None
+
+    def edit(self, event: Event) -> bytes:
+        """Return what the client gets of an event; b"" for one that was only for the gateway."""
+        if isinstance(event, Whole):
+            raise TypeError("a whole answer in a stream")
+        self.last_payload = event.payload
+        self._parts.append(event.content)
+        self._has_other |= event.has_other
+        self.finish_reason = event.finish_reason or self.finish_reason
+        has_logprobs = self._strips_logprobs and bool(event.tokens)
+        if event.usage is None and not has_logprobs:
+            return encode_event(event.payload)
+        fields = _fields.decode(event.payload)
+        if event.usage is not None:
+            self.usage_payload = fields.pop("usage")
+            if not event.has_choices:
+                return b""
+        if has_logprobs:
+            fields["choices"] = msgspec.Raw(_strip(fields["choices"]))
+        return encode_event(_encode(fields))
+
+    def assembled(self, usage: Usage) -> bytes | None:
+        """Return the answer as one JSON body, None when it holds more than one choice's text."""
+        if self._has_other or not self._is_chat or self._wants_logprobs or self.finish_reason is None:
+            return None
+        counted = self.usage_payload if self.usage_payload is not None else openai_usage(usage)
+        return assemble_whole(
+            self.last_payload, content="".join(self._parts), finish_reason=self.finish_reason, usage=counted
+        )
+
+
+def openai_usage(usage: Usage) -> dict[str, JsonValue]:
+    """Return usage in OpenAI's shape."""
+    return {
+        "prompt_tokens": usage.total_input_tokens,
+        "completion_tokens": usage.total_output_tokens,
+        "total_tokens": usage.total_input_tokens + usage.total_output_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_input_tokens},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+    }
+
+
+async def _whole(committed: Committed) -> Whole:
+    event = committed.events[0] if committed.events else await anext(committed.reply)
+    if not isinstance(event, Whole):
+        raise TypeError("a streamed event in a whole answer")
+    return event
+
+
+async def _write(journey: Journey, sink: Sink, data: bytes) -> None:
+    if journey.first_byte is None:
+        journey.first_byte = journey.clock.monotonic()
+    await sink.write(data)
+
+
+def _stream_end(
+    journey: Journey, ask: Ask, last_payload: bytes, usage_payload: msgspec.Raw | None, usage: Usage
+) -> bytes:
+    """Return the usage event with the cost if the client asked for it, else the cost as a comment; then `[DONE]`."""
+    done = encode_event(DONE)
+    if not ask.wants_usage:
+        return encode_comment(f"faregate cost_usd={usd(_cost_nusd(journey)):f}") + done
+    fields = {n: v for n, v in _fields.decode(last_payload).items() if n not in {"choices", "usage"}}
+    fields["choices"] = msgspec.Raw(b"[]")
+    fields["usage"] = _annotated(usage_payload, journey, usage)
+    return encode_event(_encode(fields)) + done
+
+
+def _with_cost(payload: bytes, journey: Journey, usage: Usage, ask: Ask) -> bytes:
+    fields = _fields.decode(payload)
+    given = fields.get("usage")
+    if given is None and ask.surface is Surface.EMBEDDINGS and not usage.total_input_tokens:
+        return payload
+    fields["usage"] = _annotated(given, journey, usage)
+    return _encode(fields)
+
+
+def _annotated(given: msgspec.Raw | None, journey: Journey, usage: Usage) -> msgspec.Raw:
+    """Return the committed answer's usage with the cost of all attempts."""
+    known: dict[str, JsonValue] = (
+        dict(_fields.decode(given)) if given is not None and bytes(given) != b"null" else openai_usage(usage)
+    )
+    attempts = [
+        {"model": a.model.id, "kind": a.kind, "cost": _dollars(a.cost_nusd)}
+        for a in journey.attempts
+        if a.kind is not None
+    ]
+    known["cost"] = _dollars(_cost_nusd(journey))
+    known["faregate"] = {"path": journey.path, "attempts": attempts}
+    return msgspec.Raw(_encode(known))
+
+
+def _cost_nusd(journey: Journey) -> int:
+    return sum(attempt.cost_nusd for attempt in journey.attempts)
+
+
+def _dollars(nusd: int) -> msgspec.Raw:
+    """Return nano-dollars as an exact JSON number of dollars: no float ever holds money."""
+    return msgspec.Raw(f"{usd(nusd):f}".encode())
+
+
+def _without_logprobs(payload: bytes) -> bytes:
+    fields = _fields.decode(payload)
+    if "choices" in fields:
+        fields["choices"] = msgspec.Raw(_strip(fields["choices"]))
+    return _encode(fields)
+
+
+def _strip(choices: msgspec.Raw) -> bytes:
+    decoded = msgspec.json.decode(choices, type=list[dict[str, msgspec.Raw]])
+    return _encode([{n: v for n, v in choice.items() if n != "logprobs"} for choice in decoded])
+
+
+def _encode_lookup(lookup: object) -> str:
+    parts = [type(lookup).__name__.lower()]
+    parts += [str(value) for name in ("reason", "detail") if (value := getattr(lookup, name, None))]
+    return ":".join(parts)

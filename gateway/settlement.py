@@ -1,0 +1,195 @@
+"""Money: holds before attempts, charges after them, one row for every request.
+
+Everything here is synchronous (the journal is one `write(2)`), so a `finally` that calls it cannot be cancelled between
+two of its steps: that is the shield. Rejected attempts are priced at the request's end, since a stream that was closed
+early tells no usage, but the next rung's usage tells how many tokens the prompt has.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from backends.asks import estimate_input_tokens
+from backends.prices import PriceBook
+from backends.words import Ask, Provenance, TenantId, Usage
+from gateway.journey import Attempt, Caller, Journey, Lane
+from gateway.ledger.rows import ChargeKind, ChargeRow, HoldRow, RequestRow
+from gateway.ledger.seam import Ledger
+
+NOBODY = TenantId("")
+"""The tenant of requests whose key opened nothing."""
+
+_UNCAPPED_OUTPUT_TOKENS = 4_096
+"""The output a hold reserves for when the client set no cap; no model of the price list answers more by default."""
+
+
+class Cashier:
+    """Writes a journey's rows."""
+
+    def __init__(self, *, ledger: Ledger, prices: PriceBook, policy_digest: str) -> None:
+        self._ledger = ledger
+        self._prices = prices
+        self._policy_digest = policy_digest
+
+    def hold(self, journey: Journey, attempt: Attempt) -> None:
+        """Reserve what the attempt can cost at most.
+
+        Raises:
+            LedgerUnavailable: nothing may be bought.
+        """
+        ask, caller, lane = _known(journey)
+        input_tokens = estimate_input_tokens(ask)
+        cap = (ask.max_output_tokens or _UNCAPPED_OUTPUT_TOKENS) * ask.choices
+        rates = attempt.model.rates
+        self._ledger.hold(
+            HoldRow(
+                request_id=journey.request_id,
+                attempt=attempt.number,
+                tenant=caller.tenant,
+                key_id=caller.key_id,
+                route=lane.route.name,
+                model=attempt.model.id,
+                pool=attempt.model.pool,
+                upper_bound_nusd=rates.upper_bound_nusd(input_tokens, cap),
+                input_tokens_estimate=input_tokens,
+                output_tokens_cap=cap,
+                held_at=attempt.started_at,
+                rates=rates,
+                price_digest=self._prices.digest,
+            )
+        )
+
+    def settle(self, journey: Journey) -> None:
+        """Book every attempt that is not booked yet; calling it again books nothing twice."""
+        for attempt in journey.attempts:
+            if attempt.is_settled:
+                continue
+            attempt.is_settled = True
+            if attempt.kind is None:
+                self._ledger.release(journey.request_id, attempt.number)
+                continue
+            charge = self._charge(journey, attempt, attempt.kind)
+            attempt.cost_nusd = charge.cost_nusd
+            self._ledger.settle(charge)
+
+    def book(self, journey: Journey) -> RequestRow:
+        """Settle what is open, book the request, and return its row."""
+        self.settle(journey)
+        ask, lane, caller = journey.ask, journey.lane, journey.caller
+        baseline, low, high = baseline_nusd(journey)
+        plan = journey.plan
+        row = RequestRow(
+            request_id=journey.request_id,
+            client_request_id=journey.call.client_request_id,
+            tenant=caller.tenant if caller else NOBODY,
+            key_id=caller.key_id if caller else "",
+            surface=journey.call.surface.value,
+            route=lane.route.name if lane else None,
+            model_asked=ask.model[:256] if ask else "",
+            path=journey.path,
+            status=journey.status,
+            error_code=journey.error_code,
+            is_stream=bool(ask and ask.is_stream),
+            confidence=journey.verdict.confidence if journey.verdict else None,
+            similarity=journey.hit.similarity if journey.hit else None,
+            task=plan.task if plan else None,
+            plan_reason=plan.reason.value if plan else None,
+            policy_digest=self._policy_digest,
+            started_at=journey.started_at,
+            ttft_ms=None if journey.first_byte is None else (journey.first_byte - journey.started) * 1e3,
+            total_ms=journey.elapsed_s * 1e3,
+            overhead_ms=journey.overhead_ms,
+            cost_nusd=sum(attempt.cost_nusd for attempt in journey.attempts),
+            baseline_model=lane.baseline if lane else None,
+            baseline_nusd=baseline,
+            baseline_low_nusd=low,
+            baseline_high_nusd=high,
+            tags=journey.call.tags,
+            session=journey.call.session,
+        )
+        self._ledger.book(row)
+        return row
+
+    def _charge(self, journey: Journey, attempt: Attempt, kind: ChargeKind) -> ChargeRow:
+        _, caller, lane = _known(journey)
+        usage = usage_of(journey, attempt)
+        rates = attempt.model.rates
+        ended = attempt.ended if attempt.ended is not None else journey.clock.monotonic()
+        return ChargeRow(
+            request_id=journey.request_id,
+            attempt=attempt.number,
+            kind=kind,
+            tenant=caller.tenant,
+            key_id=caller.key_id,
+            route=lane.route.name,
+            model=attempt.model.id,
+            pool=attempt.model.pool,
+            endpoint_label=attempt.endpoint,
+            input_tokens=usage.input_tokens,
+            cached_input_tokens=usage.cached_input_tokens,
+            cache_write_tokens=usage.cache_write_tokens,
+            output_tokens=usage.output_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
+            input_provenance=usage.input_provenance,
+            output_provenance=usage.output_provenance,
+            rates=rates,
+            price_digest=self._prices.digest,
+            cost_nusd=rates.cost_nusd(usage),
+            started_at=attempt.started_at,
+            duration_ms=max(0.0, ended - attempt.started) * 1e3,
+            finish_reason=attempt.finish_reason,
+        )
+
+
+def usage_of(journey: Journey, attempt: Attempt) -> Usage:
+    """Return the attempt's usage: the provider's where it told, else what was seen, else an estimate."""
+    if attempt.usage is not None:
+        return attempt.usage
+    ask, _, _ = _known(journey)
+    told = next((a.usage for a in journey.attempts if a.usage is not None), None)
+    input_tokens = told.total_input_tokens if told is not None else -(-ask.input_bytes // 4)
+    is_counted = ask.is_stream
+    return Usage(
+        input_tokens=input_tokens,
+        output_tokens=attempt.seen_tokens if is_counted else _unseen_output(ask, attempt, journey),
+        input_provenance=Provenance.ESTIMATED,
+        output_provenance=Provenance.COUNTED if is_counted else Provenance.ESTIMATED,
+    )
+
+
+def baseline_nusd(journey: Journey) -> tuple[int, int, int]:
+    """Return what the baseline would have cost for what was served, and the interval of that, in nano-dollars.
+
+    The prompt's token classes are taken as the answering model reported them; the unseen output's length is the served
+    one's, scaled by the ratio that the route's calibration measured between the two models.
+    """
+    if journey.hit is not None:
+        entry = journey.hit.entry
+        return entry.baseline_nusd, entry.baseline_low_nusd, entry.baseline_high_nusd
+    served = journey.attempts[-1] if journey.attempts else None
+    lane = journey.lane
+    if served is None or served.kind is None or lane is None or served.model.id not in journey.path_models:
+        return 0, 0, 0
+    if served.model.id == lane.baseline:
+        return served.cost_nusd, served.cost_nusd, served.cost_nusd
+    usage, ratio, rates = usage_of(journey, served), lane.output_ratio, lane.baseline_rates
+    middle, low, high = (
+        rates.cost_nusd(replace(usage, output_tokens=round(usage.output_tokens * scale)))
+        for scale in (ratio.middle, ratio.low, ratio.high)
+    )
+    return middle, min(low, middle), max(high, middle)
+
+
+def _unseen_output(ask: Ask, attempt: Attempt, journey: Journey) -> int:
+    """Estimate what a whole answer that never arrived had cost: the pool's speed times the time it ran."""
+    cap = (ask.max_output_tokens or _UNCAPPED_OUTPUT_TOKENS) * ask.choices
+    speed = attempt.model.output_tokens_per_s
+    ended = attempt.ended if attempt.ended is not None else journey.clock.monotonic()
+    return min(cap, round((ended - attempt.started) * float(speed))) if speed is not None else cap
+
+
+def _known(journey: Journey) -> tuple[Ask, Caller, Lane]:
+    """Return what is known of every journey that has attempts."""
+    if journey.ask is None or journey.caller is None or journey.lane is None:
+        raise AssertionError("an attempt was made before the request was identified and routed")
+    return journey.ask, journey.caller, journey.lane

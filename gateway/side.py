@@ -1,0 +1,113 @@
+"""The side door, on FastAPI: models, health, metrics, and the admin pages with their own key."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, FastAPI, Header, Request
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import SecretStr
+from starlette.exceptions import HTTPException
+
+from backends.words import JsonValue
+from gateway.compose import Opened
+from gateway.errors import KeyRefused, ModelNotFound, NotServed, Refused, problem_of
+from gateway.journey import Caller
+from gateway.ledger.seam import LedgerStatus
+from policies.keys import Identity
+
+
+def side_door(opened: Opened) -> FastAPI:
+    """Return the application for everything but the data paths."""
+    gateway, ledger = opened.gateway, opened.ledger
+    policy = gateway.parts.policy
+    app = FastAPI(title="Faregate", summary="An OpenAI-compatible gateway with a bill.", docs_url=None, redoc_url=None)
+    app.add_exception_handler(Refused, _refused)
+    app.add_exception_handler(HTTPException, _not_served)
+
+    def caller(authorization: Annotated[str, Header()] = "") -> Caller:
+        return gateway.identify(_bearer(authorization))
+
+    def admin(authorization: Annotated[str, Header()] = "") -> Identity:
+        secret = _bearer(authorization)
+        identity = gateway.parts.keys.identify(secret.get_secret_value() if secret else None)
+        if not isinstance(identity, Identity) or not identity.is_admin:
+            raise KeyRefused("this page needs an admin key; make one with `faregate keys create --admin`", status=401)
+        return identity
+
+    @app.get("/v1/models")
+    def list_models(who: Annotated[Caller, Depends(caller)]) -> JsonValue:
+        """List what this key's tenant may ask for: `auto`, routes, catalog models."""
+        return {"object": "list", "data": [_model(name) for name in policy.names_for(who.tenant)]}
+
+    @app.get("/v1/models/{name:path}")
+    def get_model(name: str, who: Annotated[Caller, Depends(caller)]) -> JsonValue:
+        """Describe one name."""
+        names = policy.names_for(who.tenant)
+        if name not in names:
+            raise ModelNotFound(name, names)
+        return _model(name)
+
+    @app.get("/health/liveliness")
+    @app.get("/health/liveness")
+    def liveliness() -> JsonValue:
+        """Tell that the process runs."""
+        return {"status": "alive"}
+
+    @app.get("/health")
+    @app.get("/health/readiness")
+    def readiness() -> JSONResponse:
+        """Tell whether requests can be answered and paid for."""
+        status = ledger.status()
+        return JSONResponse(_readiness(status), status_code=200 if status.is_writable else 503)
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        """Return Prometheus' text format."""
+        return Response(generate_latest(gateway.parts.telemetry.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/admin/status")
+    def admin_status(_who: Annotated[Identity, Depends(admin)]) -> JsonValue:
+        """Tell the operator how the gateway is: ledger, policy, warnings."""
+        return {
+            "policy_digest": policy.digest,
+            "routes": [route.name for route in policy.routes],
+            "warnings": list(opened.warnings),
+            "ledger": _readiness(ledger.status())["ledger"],
+        }
+
+    return app
+
+
+def _bearer(authorization: str) -> SecretStr | None:
+    scheme, _, secret = authorization.partition(" ")
+    return SecretStr(secret.strip()) if scheme.lower() == "bearer" and secret.strip() else None
+
+
+def _model(name: str) -> dict[str, JsonValue]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "faregate"}
+
+
+def _readiness(status: LedgerStatus) -> dict[str, JsonValue]:
+    return {
+        "status": "ready" if status.is_writable else "not ready",
+        "ledger": {
+            "is_writable": status.is_writable,
+            "pending": status.pending,
+            "dropped": status.dropped,
+            "unfolded_bytes": status.unfolded_bytes,
+            "error": status.error,
+        },
+    }
+
+
+async def _refused(_request: Request, error: Exception) -> Response:
+    problem = problem_of(error)
+    return Response(problem.body(), status_code=problem.status, media_type="application/json")
+
+
+async def _not_served(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 404
+    message = f"{request.method} {request.scope['path'][:128]} is not served here (HTTP {status})"
+    return await _refused(request, NotServed(message, status=status))

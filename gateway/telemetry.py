@@ -1,0 +1,178 @@
+"""What can be watched: Prometheus metrics always, one OpenTelemetry span a request when an exporter is configured.
+
+The span is written after the answer, from the journey's own times: the way itself never waits for telemetry. Names
+follow OpenTelemetry's GenAI semantic conventions (all "Development" as of 2026-11); money has no attribute there, so it
+is under `faregate.`. Nothing of a prompt or an answer is ever an attribute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from backends.prices import usd
+from backends.words import Surface
+from gateway.journey import Attempt, Journey
+from gateway.ledger.rows import RequestRow
+from gateway.settlement import usage_of
+from policies.schema import BackendKind
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+_OVERHEAD_SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0)
+
+_OPERATIONS = {Surface.CHAT: "chat", Surface.COMPLETIONS: "text_completion", Surface.EMBEDDINGS: "embeddings"}
+_PROVIDERS = {BackendKind.OPENAI: "openai", BackendKind.VLLM: "vllm", BackendKind.LLAMACPP: "llama.cpp"}
+
+EXPORT_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+"""The standard variables; spans are made only when one of them is set."""
+
+
+class Telemetry:
+    """Observes finished journeys.
+
+    Args:
+        environ: where the standard OTEL variables are looked up; the exporter reads the rest of them itself.
+    """
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self.registry = CollectorRegistry()
+        registry = self.registry
+        self.in_flight = Gauge("faregate_requests_in_flight", "Requests being answered.", registry=registry)
+        self._requests = Counter(
+            "faregate_requests", "Requests by what became of them.", ["route", "path", "status"], registry=registry
+        )
+        self._duration = Histogram(
+            "faregate_request_seconds", "Whole time.", ["route"], buckets=_SECONDS, registry=registry
+        )
+        self._ttft = Histogram(
+            "faregate_time_to_first_byte_seconds",
+            "Until the first byte.",
+            ["route"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._overhead = Histogram(
+            "faregate_overhead_seconds",
+            "Time not spent waiting for upstreams.",
+            ["route"],
+            buckets=_OVERHEAD_SECONDS,
+            registry=registry,
+        )
+        self._cost = Counter(
+            "faregate_cost_usd", "Charges (the ledger has them exactly).", ["model", "kind"], registry=registry
+        )
+        self._tokens = Counter("faregate_tokens", "Tokens by class.", ["model", "class"], registry=registry)
+        self._lookups = Counter(
+            "faregate_cache_lookups", "Cache lookups by result.", ["tier", "result"], registry=registry
+        )
+        self._judged = Counter("faregate_judged", "Answers judged.", ["route", "kept"], registry=registry)
+        self._provider = _provider(environ)
+
+    def observe(self, journey: Journey, row: RequestRow) -> None:
+        """Count a finished journey and export its span."""
+        route = row.route or ""
+        # Unknown keys and models make unbounded paths nowhere: labels come from the policy and from fixed words.
+        self._requests.labels(route, row.path, str(row.status)).inc()
+        self._duration.labels(route).observe(row.total_ms / 1e3)
+        self._overhead.labels(route).observe(row.overhead_ms / 1e3)
+        if row.ttft_ms is not None:
+            self._ttft.labels(route).observe(row.ttft_ms / 1e3)
+        for tier, lookup in journey.lookups.items():
+            self._lookups.labels(tier, type(lookup).__name__.lower()).inc()
+        if journey.verdict is not None:
+            self._judged.labels(route, str(journey.verdict.is_kept).lower()).inc()
+        for attempt in journey.attempts:
+            self._count(journey, attempt)
+        if self._provider is not None:
+            self._export(self._provider, journey, row)
+
+    def close(self) -> None:
+        """Send what is still queued."""
+        if self._provider is not None:
+            self._provider.shutdown()
+
+    def _count(self, journey: Journey, attempt: Attempt) -> None:
+        if attempt.kind is None:
+            return
+        usage = usage_of(journey, attempt)
+        self._cost.labels(attempt.model.id, attempt.kind).inc(float(usd(attempt.cost_nusd)))
+        classes = {
+            "input": usage.input_tokens,
+            "cached_input": usage.cached_input_tokens,
+            "cache_write": usage.cache_write_tokens,
+            "output": usage.output_tokens,
+            "reasoning": usage.reasoning_tokens,
+        }
+        for name, tokens in classes.items():
+            self._tokens.labels(attempt.model.id, name).inc(tokens)
+
+    def _export(self, provider: TracerProvider, journey: Journey, row: RequestRow) -> None:
+        from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        tracer = provider.get_tracer("faregate")
+        parent = TraceContextTextMapPropagator().extract({"traceparent": journey.call.traceparent or ""})
+        start_ns = int(journey.started_at.timestamp() * 1e9)
+        operation = _OPERATIONS[journey.call.surface]
+        span = tracer.start_span(
+            f"{operation} {row.model_asked}".strip(),
+            context=parent,
+            kind=SpanKind.SERVER,
+            start_time=start_ns,
+            attributes=_attributes(journey, row, operation),
+        )
+        for step in journey.steps:
+            child = tracer.start_span(step.name, context=set_span_in_context(span), start_time=step.start_ns)
+            child.end(step.end_ns)
+        if row.error_code is not None:
+            span.set_status(Status(StatusCode.ERROR, row.error_code))
+        span.end(start_ns + int(row.total_ms * 1e6))
+
+
+def _attributes(journey: Journey, row: RequestRow, operation: str) -> dict[str, str | bool | int | float]:
+    served = journey.attempts[-1] if journey.attempts and journey.hit is None else None
+    attributes: dict[str, str | bool | int | float | None] = {
+        "gen_ai.operation.name": operation,
+        "gen_ai.provider.name": _PROVIDERS[served.model.kind] if served else "faregate",
+        "gen_ai.request.model": row.model_asked,
+        "gen_ai.request.stream": row.is_stream,
+        "gen_ai.response.model": served.model.name if served else None,
+        "gen_ai.response.time_to_first_chunk": None if row.ttft_ms is None else row.ttft_ms / 1e3,
+        "error.type": row.error_code,
+        "http.response.status_code": row.status,
+        "faregate.request_id": row.request_id,
+        "faregate.tenant": row.tenant,
+        "faregate.route": row.route,
+        "faregate.path": row.path,
+        "faregate.confidence": row.confidence,
+        "faregate.cost_nusd": row.cost_nusd,
+        "faregate.baseline_nusd": row.baseline_nusd,
+    }
+    if served is not None and served.kind is not None:
+        usage = usage_of(journey, served)
+        # The conventions count cached tokens inside the input.
+        attributes["gen_ai.usage.input_tokens"] = usage.total_input_tokens
+        attributes["gen_ai.usage.output_tokens"] = usage.total_output_tokens
+        attributes["gen_ai.usage.cache_read.input_tokens"] = usage.cached_input_tokens
+    return {name: value for name, value in attributes.items() if value is not None}
+
+
+def _provider(environ: Mapping[str, str]) -> TracerProvider | None:
+    """Return a provider that exports by OTLP over HTTP, None when no standard variable asks for it."""
+    is_disabled = environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
+    if is_disabled or not any(environ.get(name) for name in EXPORT_VARIABLES):
+        return None
+    # Imported here: the SDK and its exporter cost 0.3 s of start-up that nobody without a collector needs to pay.
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    provider = TracerProvider(resource=Resource.create({"service.name": environ.get("OTEL_SERVICE_NAME", "faregate")}))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    return provider

@@ -1,0 +1,197 @@
+"""What must hold between the parts of a policy: every name leads somewhere, every model has a price, every route a use.
+
+The checks take whatever parts could be read, so that a mistake in one part does not hide the mistakes of the others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+from policies.schema import AUTO, BackendKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from policies.document import Location
+    from policies.schema import Model, Pool, Route, Tenant, Timeouts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """The parts of a policy that could be read, at their places; names also of those that could not.
+
+    `routes` and `tenants` are keyed by their index. `timeouts` is None where it could not be read.
+    """
+
+    model_names: tuple[str, ...]
+    pool_names: tuple[str, ...]
+    models: Mapping[str, Model]
+    pools: Mapping[str, Pool]
+    routes: Mapping[int, Route]
+    tenants: Mapping[int, Tenant]
+    has_all_tenants: bool
+    timeouts: Timeouts | None
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A mistake at its location; `at_key` points at the entry's key, not at its value."""
+
+    location: Location
+    message: str
+    at_key: bool = False
+
+
+def check_references(draft: Draft, calibrations: Callable[[str], Path]) -> Iterator[Finding]:
+    """Yield what does not hold between the parts.
+
+    Args:
+        draft: the parts that could be read.
+        calibrations: from a calibration's name in the policy to the file it must be.
+    """
+    if AUTO in draft.model_names:
+        message = f'"{AUTO}" is what a client asks for when the policy shall choose; take another name'
+        yield Finding(("models", AUTO), message, at_key=True)
+    for name, model in draft.models.items():
+        yield from _check_model(name, model, draft)
+    for name, pool in draft.pools.items():
+        yield from _check_pool(name, pool)
+    for index, route in draft.routes.items():
+        yield from _check_ladder(index, route, draft)
+        yield from _check_quality(index, route, calibrations)
+        yield from _check_match(index, route, draft)
+        yield from _check_reach(index, route, draft)
+    yield from _check_unique(("tenants", "id"), {i: t.id for i, t in draft.tenants.items()})
+    yield from _check_unique(("routes", "name"), {i: r.name for i, r in draft.routes.items()})
+    if draft.timeouts is not None:
+        yield from _check_timeouts(draft.timeouts)
+
+
+def unknown(what: str, value: str, known: Iterable[str], whose: str) -> str:
+    """Return the text about a name nobody knows: what is allowed, and the nearest of it."""
+    names = list(dict.fromkeys(known))
+    listed = ", ".join(names) if names else "none"
+    return f'unknown {what} "{value}"; {whose}: {listed}{did_you_mean(value, names)}'
+
+
+def did_you_mean(value: str, known: Collection[str]) -> str:
+    """Return `; did you mean "…"?` when something known resembles `value`, else an empty text."""
+    lowered = {name.lower(): name for name in known}
+    near = get_close_matches(value.lower(), lowered, n=1, cutoff=0.6)
+    return f'; did you mean "{lowered[near[0]]}"?' if near else ""
+
+
+def _check_model(name: str, model: Model, draft: Draft) -> Iterator[Finding]:
+    at: Location = ("models", name)
+    if model.pool is None:
+        yield from _check_remote(at, model)
+        return
+    if model.pool not in draft.pool_names:
+        yield Finding((*at, "pool"), unknown("pool", model.pool, draft.pool_names, "pools has"))
+    for key, remedy in (
+        ("base_url", "say where in either `pool` or `base_url`"),
+        ("api_key", "a pool's secret is the pool's `api_key`"),
+        ("provider", "a pool is priced by its own `usd_per_hour` and `throughput`"),
+    ):
+        if getattr(model, key) is not None:
+            yield Finding((*at, key), f"`{key}` has no effect on a model with a pool; {remedy}", at_key=True)
+    pool = draft.pools.get(model.pool)
+    if pool is not None and pool.throughput is None and model.price is None:
+        missing = f'nothing prices "{name}": give pools.{model.pool} a `throughput`, or this model a `price`'
+        yield Finding((*at, "pool"), missing)
+
+
+def _check_remote(at: Location, model: Model) -> Iterator[Finding]:
+    if model.base_url is None:
+        kinds = f"`backend: {model.backend}` needs `pool` or `base_url`; only `{BackendKind.OPENAI}` has a default"
+        yield Finding(at, kinds, at_key=True)
+    elif model.provider is None and model.price is None:
+        yield Finding(at, f'nothing prices "{at[-1]}": give it a `price`, or the price list\'s `provider`', at_key=True)
+
+
+def _check_pool(name: str, pool: Pool) -> Iterator[Finding]:
+    for index, endpoint in enumerate(pool.endpoints):
+        if endpoint in pool.endpoints[:index]:
+            yield Finding(("pools", name, "endpoints", index), f'"{endpoint}" is listed twice; list each replica once')
+
+
+def _check_ladder(index: int, route: Route, draft: Draft) -> Iterator[Finding]:
+    at: Location = ("routes", index)
+    for rung, model in enumerate(route.ladder):
+        if model not in draft.model_names:
+            yield Finding((*at, "ladder", rung), unknown("model", model, draft.model_names, "the catalog has"))
+        if model in route.ladder[:rung]:
+            yield Finding((*at, "ladder", rung), f'"{model}" is on this ladder twice; list each rung once')
+    if route.baseline not in route.ladder:
+        message = unknown("baseline", route.baseline, route.ladder, "the ladder has")
+        yield Finding((*at, "baseline"), message)
+    elif route.baseline != route.ladder[-1]:
+        last = route.ladder[-1]
+        message = (
+            f'the baseline "{route.baseline}" is not the last rung; put it last on the ladder, or make it "{last}"'
+        )
+        yield Finding((*at, "baseline"), message)
+
+
+def _check_quality(index: int, route: Route, calibrations: Callable[[str], Path]) -> Iterator[Finding]:
+    at: Location = ("routes", index, "quality")
+    if route.quality is None:
+        return
+    if len(route.ladder) == 1:
+        yield Finding(at, "a ladder of one rung loses nothing; add a cheaper rung, or delete `quality`", at_key=True)
+    name = route.quality.calibration
+    if name is None:
+        return
+    file = calibrations(name)
+    if not file.is_file():
+        shipped = sorted(path.stem for path in calibrations("any").parent.glob("*.json"))
+        message = unknown("calibration", name, shipped, f"there is no file {file}; shipped ones")
+        yield Finding((*at, "calibration"), message)
+
+
+def _check_match(index: int, route: Route, draft: Draft) -> Iterator[Finding]:
+    at: Location = ("routes", index)
+    tenants = [tenant.id for tenant in draft.tenants.values()]
+    if route.match.tenant is not None and route.match.tenant not in tenants and draft.has_all_tenants:
+        yield Finding(
+            (*at, "match", "tenant"), unknown("tenant", route.match.tenant, tenants, "the tenants of the policy")
+        )
+    if route.name in draft.model_names:
+        yield Finding((*at, "name"), f'the catalog has a model "{route.name}"; a client could not tell them apart')
+    if route.name == AUTO:
+        yield Finding((*at, "name"), f'"{AUTO}" is what a client asks for when the policy shall choose; take another')
+    others = [other.name for i, other in draft.routes.items() if i != index]
+    if route.match.model in others:
+        message = f'"{route.match.model}" is another route\'s name, so asking for it never comes here; take another'
+        yield Finding((*at, "match", "model"), message)
+
+
+def _check_reach(index: int, route: Route, draft: Draft) -> Iterator[Finding]:
+    for earlier_index, earlier in draft.routes.items():
+        if earlier_index < index and earlier.match.covers(route.match):
+            message = (
+                f'never reached: route "{earlier.name}" (routes[{earlier_index}]) above takes everything this one '
+                "would; move this one above it, or narrow that one's `match`"
+            )
+            yield Finding(("routes", index), message)
+            return
+
+
+def _check_unique(where: tuple[str, str], names: Mapping[int, str]) -> Iterator[Finding]:
+    seen: dict[str, int] = {}
+    for index, name in names.items():
+        first = seen.setdefault(name, index)
+        if first != index:
+            message = f'"{name}" is taken by {where[0]}[{first}]; take another'
+            yield Finding((where[0], index, where[1]), message)
+
+
+def _check_timeouts(timeouts: Timeouts) -> Iterator[Finding]:
+    for key in ("connect_s", "first_byte_s", "idle_s"):
+        value: float = getattr(timeouts, key)
+        if value > timeouts.total_s:
+            message = f"{key} ({value:g}) is longer than total_s ({timeouts.total_s:g}), so it never applies; lower it"
+            yield Finding(("timeouts", key), message)

@@ -1,0 +1,476 @@
+"""The policy as typed, frozen values: what each key of the YAML means, its bounds and its default.
+
+- Unknown keys are errors; a key whose value is empty (`null`) counts as absent.
+- Money is `Decimal` dollars, durations are `timedelta`, sizes are bytes. No float ever holds money.
+- What spans two parts (a route names a model) is checked in `policies.checks`, what a file says in `policies.loader`.
+- A relative `storage.folder` starts at the working directory: the shipped policies live where nothing may be written.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from decimal import Decimal
+from enum import StrEnum
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, ClassVar, Final, Literal, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PrivateAttr,
+    SecretStr,
+    StringConstraints,
+    model_validator,
+)
+
+from backends.words import Capability, JsonValue, ModelId, TenantId
+
+# --- the defaults, all of them -----------------------------------------------------------------------------------
+
+DEFAULT_OPENAI_URL: Final = "https://api.openai.com/v1"
+DEFAULT_OPENAI_PROVIDER: Final = "openai"
+DEFAULT_CONTEXT_TOKENS: Final = 32_768
+DEFAULT_CONFIDENCE: Final = 0.95
+DEFAULT_HOLDBACK_TOKENS: Final = 32
+DEFAULT_HOLDBACK_MS: Final = 1_500
+DEFAULT_EXACT_TTL: Final = timedelta(hours=24)
+DEFAULT_SEMANTIC_TTL: Final = timedelta(hours=1)
+DEFAULT_SEMANTIC_MAX_ERROR: Final = 0.01
+DEFAULT_MAX_TEMPERATURE: Final = 0.0  # an answer that was meant to vary is not one to repeat
+DEFAULT_CONNECT_S: Final = 5.0
+DEFAULT_FIRST_BYTE_S: Final = 60.0
+DEFAULT_IDLE_S: Final = 30.0
+DEFAULT_TOTAL_S: Final = 600.0
+DEFAULT_MAX_BODY_BYTES: Final = 20_000_000
+DEFAULT_MAX_IN_FLIGHT: Final = 512
+DEFAULT_FOLDER: Final = Path("faregate-data")
+DEFAULT_CACHE_ENTRIES: Final = 50_000
+DEFAULT_CACHE_BYTES: Final = 512_000_000
+DEFAULT_HOST: Final = "127.0.0.1"  # reachable from this machine only, until the operator says otherwise
+DEFAULT_PORT: Final = 4_000
+DEFAULT_TENANT: Final = TenantId("default")
+
+AUTO: Final = "auto"
+"""The model a client asks for when the policy shall choose; no route or model may take the name."""
+
+
+class BackendKind(StrEnum):
+    """Which server answers. All speak the OpenAI protocol; they differ in what is assumed of them unasked."""
+
+    VLLM = "vllm"
+    LLAMACPP = "llamacpp"
+    OPENAI = "openai"
+
+
+DEFAULT_CAPABILITIES: Final[Mapping[BackendKind, frozenset[Capability]]] = MappingProxyType(
+    {
+        # Neither server calls tools unless it is started with its own flag for it, so tools are not assumed.
+        BackendKind.VLLM: frozenset(
+            {Capability.CHAT, Capability.COMPLETIONS, Capability.JSON_SCHEMA, Capability.LOGPROBS}
+        ),
+        BackendKind.LLAMACPP: frozenset(
+            {Capability.CHAT, Capability.COMPLETIONS, Capability.JSON_SCHEMA, Capability.LOGPROBS}
+        ),
+        # Reasoning models refuse log-probabilities and the legacy surface, so neither is assumed.
+        BackendKind.OPENAI: frozenset({Capability.CHAT, Capability.TOOLS, Capability.JSON_SCHEMA}),
+    }
+)
+
+# --- scalars -----------------------------------------------------------------------------------------------------
+
+# Names appear in headers such as `x-faregate-path: small>large` and `cache:exact`: no ":", ">", comma or blank.
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._/@+-]{0,127}$"
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)")
+_SECONDS: Final[Mapping[str, Decimal]] = MappingProxyType(
+    {"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600)}
+)
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|KiB|MiB|GiB)?")
+_BYTES: Final[Mapping[str, int]] = MappingProxyType(
+    {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+)
+
+
+def _duration(value: JsonValue) -> JsonValue:
+    if isinstance(value, timedelta):
+        return value
+    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    if match is None or not Decimal(match[1]):
+        raise ValueError("expected a duration above 0 with its unit: 24h, 30m, 10s or 500ms")
+    return timedelta(seconds=float(Decimal(match[1]) * _SECONDS[match[2]]))
+
+
+def _size(value: JsonValue) -> JsonValue:
+    match = _SIZE.fullmatch(str(value)) if isinstance(value, int | str) else None
+    if match is None:
+        raise ValueError("expected a size such as 20MB, 512KiB or 1000000 (units: B, KB, MB, GB, KiB, MiB, GiB)")
+    return int(Decimal(match[1]) * _BYTES[match[2] or "B"])
+
+
+def _url(value: str) -> str:
+    try:
+        url = urlsplit(value)
+        has_place = bool(url.hostname) and (url.port is None or url.port > 0)
+    except ValueError:
+        url, has_place = urlsplit(""), False
+    if url.scheme not in {"http", "https"} or not has_place or not value.isascii() or re.search(r"\s", value):
+        raise ValueError("expected an address such as http://127.0.0.1:8000/v1 (http or https)")
+    if url.username is not None or url.query or url.fragment:
+        raise ValueError("an address holds no user, password, query or fragment: put the secret in `api_key`")
+    return value.rstrip("/")
+
+
+def _header_safe(value: SecretStr) -> SecretStr:
+    if re.fullmatch(r"[\x21-\x7e]+", value.get_secret_value()) is None:
+        raise ValueError("expected a key of visible ASCII characters without blanks (it is sent in a header)")
+    return value
+
+
+_Key = TypeVar("_Key", bound=str)
+_Value = TypeVar("_Value")
+
+
+def _frozen(value: Mapping[_Key, _Value]) -> Mapping[_Key, _Value]:
+    return MappingProxyType(dict(value))
+
+
+Name = Annotated[str, StringConstraints(pattern=_NAME)]
+ModelName = Annotated[ModelId, StringConstraints(pattern=_NAME)]
+TenantName = Annotated[TenantId, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Duration = Annotated[timedelta, BeforeValidator(_duration)]
+Size = Annotated[int, BeforeValidator(_size), Field(gt=0)]
+Url = Annotated[str, AfterValidator(_url)]
+Secret = Annotated[SecretStr, AfterValidator(_header_safe)]
+Usd = Annotated[Decimal, Field(ge=0, le=1_000_000)]
+TokensPerSecond = Annotated[Decimal, Field(gt=0, le=1_000_000_000)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Part(BaseModel):
+    """What every part of a policy is: frozen, closed to unknown keys, and deaf to keys without a value."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_empty(cls, value: JsonValue) -> JsonValue:
+        if not isinstance(value, dict):
+            return value
+        return {key: item for key, item in value.items() if item is not None or key not in cls.model_fields}
+
+
+# --- the parts ---------------------------------------------------------------------------------------------------
+
+
+class Price(Part):
+    """An operator's own price of a model, in dollars; it outranks the provider's list and the pool's rates.
+
+    A class that is left out costs what its nearest class costs: cached input and cache writes what input costs,
+    reasoning what output costs.
+    """
+
+    input_usd_per_mtok: Usd
+    output_usd_per_mtok: Usd
+    cached_input_usd_per_mtok: Usd | None = None
+    cache_write_usd_per_mtok: Usd | None = None
+    reasoning_usd_per_mtok: Usd | None = None
+    usd_per_request: Usd = Decimal(0)
+
+
+def _default_capabilities(fields: Mapping[str, JsonValue]) -> frozenset[Capability]:
+    return DEFAULT_CAPABILITIES[fields["backend"]]
+
+
+def _default_base_url(fields: Mapping[str, JsonValue]) -> str | None:
+    is_openai = fields["backend"] is BackendKind.OPENAI
+    return DEFAULT_OPENAI_URL if is_openai and fields["pool"] is None else None
+
+
+def _default_provider(fields: Mapping[str, JsonValue]) -> str | None:
+    return DEFAULT_OPENAI_PROVIDER if fields["base_url"] == DEFAULT_OPENAI_URL else None
+
+
+class Model(Part):
+    """An entry of the catalog: what can answer, where it is, what it can do and what it costs.
+
+    Exactly one of `pool` and `base_url` says where; `base_url` is filled in for `backend: openai` without a pool.
+
+    Attributes:
+        name: the name sent upstream.
+        provider: the price list's provider id; None for a pool's model and for one priced by `price` alone.
+        context_tokens: what input and output together may reach.
+    """
+
+    backend: BackendKind
+    name: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+    pool: Name | None = None
+    base_url: Url | None = Field(default_factory=_default_base_url)
+    api_key: Secret | None = None
+    provider: Name | None = Field(default_factory=_default_provider)
+    price: Price | None = None
+    capabilities: Annotated[frozenset[Capability], Field(min_length=1), PlainSerializer(sorted)] = Field(
+        default_factory=_default_capabilities
+    )
+    context_tokens: Annotated[int, Field(ge=1, le=100_000_000)] = DEFAULT_CONTEXT_TOKENS
+
+
+class Throughput(Part):
+    """What one replica of a pool processes per second when busy, by token class; rates derive from it.
+
+    `cached_input_tokens_per_s` left out: cached input is charged like uncached input.
+    """
+
+    input_tokens_per_s: TokensPerSecond
+    output_tokens_per_s: TokensPerSecond
+    cached_input_tokens_per_s: TokensPerSecond | None = None
+
+
+class Pool(Part):
+    """The replicas that serve one model; each costs `usd_per_hour`."""
+
+    endpoints: Annotated[tuple[Url, ...], Field(min_length=1)]
+    usd_per_hour: Usd
+    throughput: Throughput | None = None
+    api_key: Secret | None = None
+
+
+class Match(Part):
+    """Which requests a route takes; every key is optional, and without any it takes all.
+
+    Attributes:
+        tenant: who pays.
+        model: what the client asks for: any name, which need not be a route's or a model's.
+    """
+
+    tenant: TenantName | None = None
+    model: Name | None = None
+
+    def covers(self, other: "Match") -> bool:
+        """Tell whether everything `other` takes would be taken here."""
+        return self.tenant in {None, other.tenant} and self.model in {None, other.model}
+
+    def takes(self, tenant: TenantId, model: str) -> bool:
+        """Tell whether a request of `tenant` that asks for `model` falls under this match."""
+        return self.tenant in {None, tenant} and self.model in {None, model}
+
+
+class Quality(Part):
+    """What a route promises against its baseline.
+
+    Attributes:
+        max_loss: the largest expected quality lost, in (0, 1).
+        confidence: 1 minus the probability that the promise was certified wrongly, in (0, 1).
+        calibration: a shipped artefact's name, or a path (with a "/" or ending in ".json") relative to the policy
+            file; without one nothing below the baseline is used.
+    """
+
+    max_loss: Share
+    confidence: Share = DEFAULT_CONFIDENCE
+    calibration: Annotated[str, StringConstraints(min_length=1)] | None = None
+
+
+class Stream(Part):
+    """How much of a stream is held back before a rung must be judged: the first limit reached decides."""
+
+    holdback_tokens: Annotated[int, Field(ge=1, le=100_000)] = DEFAULT_HOLDBACK_TOKENS
+    holdback_ms: Annotated[int, Field(ge=1, le=600_000)] = DEFAULT_HOLDBACK_MS
+
+
+class ExactCache(Part):
+    """Answer a request that equals an earlier one in every field that matters."""
+
+    ttl: Duration = DEFAULT_EXACT_TTL
+
+
+class SemanticCache(Part):
+    """Answer a request that means the same as an earlier one.
+
+    Attributes:
+        max_error: wrong answers as a share of the semantic hits served, in (0, 1).
+    """
+
+    max_error: Share = DEFAULT_SEMANTIC_MAX_ERROR
+    ttl: Duration = DEFAULT_SEMANTIC_TTL
+
+
+class Cache(Part):
+    """A route's caches; a tier that is absent is off.
+
+    Attributes:
+        max_temperature: requests above it are never answered from a cache nor stored, in [0, 2].
+    """
+
+    exact: ExactCache | None = None
+    semantic: SemanticCache | None = None
+    max_temperature: Annotated[float, Field(ge=0, le=2)] = DEFAULT_MAX_TEMPERATURE
+
+
+def _default_baseline(fields: Mapping[str, JsonValue]) -> ModelId:
+    return ModelId(fields["ladder"][-1])
+
+
+class Route(Part):
+    """The rule a request falls under. `ladder` is cheapest first; `baseline` is its last rung."""
+
+    name: Name
+    match: Match = Match()
+    ladder: Annotated[tuple[ModelName, ...], Field(min_length=1)]
+    baseline: ModelName = Field(default_factory=_default_baseline)
+    quality: Quality | None = None
+    stream: Stream = Stream()
+    cache: Cache = Cache()
+
+
+class Tenant(Part):
+    """Who pays."""
+
+    id: TenantName
+
+
+class Timeouts(Part):
+    """Deadlines of one upstream attempt, in seconds."""
+
+    connect_s: Seconds = DEFAULT_CONNECT_S
+    first_byte_s: Seconds = DEFAULT_FIRST_BYTE_S
+    idle_s: Seconds = DEFAULT_IDLE_S
+    total_s: Seconds = DEFAULT_TOTAL_S
+
+
+class Limits(Part):
+    """What one gateway process accepts."""
+
+    max_body_bytes: Size = DEFAULT_MAX_BODY_BYTES
+    max_in_flight: Annotated[int, Field(ge=1, le=1_000_000)] = DEFAULT_MAX_IN_FLIGHT
+
+
+class CacheStore(Part):
+    """How much the caches of all routes together may keep."""
+
+    max_entries: Annotated[int, Field(ge=1, le=100_000_000)] = DEFAULT_CACHE_ENTRIES
+    max_bytes: Size = DEFAULT_CACHE_BYTES
+
+
+class Storage(Part):
+    """Where the gateway keeps its keys, journal and ledger."""
+
+    folder: Path = DEFAULT_FOLDER
+    cache: CacheStore = CacheStore()
+
+
+class Server(Part):
+    """Where the gateway listens; port 0 takes any free one."""
+
+    host: Annotated[str, StringConstraints(min_length=1, pattern=r"^[A-Za-z0-9.:_-]+$")] = DEFAULT_HOST
+    port: Annotated[int, Field(ge=0, le=65_535)] = DEFAULT_PORT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """What a request falls under.
+
+    Attributes:
+        route: its route.
+        pinned: the catalog model the client asked for by name, to be used instead of the ladder; None when the
+            route chooses.
+    """
+
+    route: Route
+    pinned: ModelId | None = None
+
+
+class Policy(Part):
+    """A whole policy whose references hold. Made by `policies.loader.load_policy`, shared and never changed."""
+
+    version: Literal[1]
+    models: Annotated[
+        Mapping[ModelName, Model], Field(min_length=1), AfterValidator(_frozen), PlainSerializer(dict[str, Model])
+    ]
+    pools: Annotated[Mapping[Name, Pool], AfterValidator(_frozen), PlainSerializer(dict[str, Pool])] = Field(
+        default_factory=lambda: MappingProxyType({})
+    )
+    routes: Annotated[tuple[Route, ...], Field(min_length=1)]
+    tenants: Annotated[tuple[Tenant, ...], Field(min_length=1)] = (Tenant(id=DEFAULT_TENANT),)
+    timeouts: Timeouts = Timeouts()
+    limits: Limits = Limits()
+    storage: Storage = Storage()
+    server: Server = Server()
+
+    _calibrations: Mapping[str, Path] = PrivateAttr(default_factory=dict)
+
+    def with_calibrations(self, files: Mapping[str, Path]) -> "Policy":
+        """Return the same policy knowing where the calibrations its routes name lie, by the name in the policy."""
+        located = self.model_copy()
+        located._calibrations = MappingProxyType(dict(files))  # our own copy, not yet shared
+        return located
+
+    @property
+    def digest(self) -> str:
+        """Return the SHA-256 (hex) of the policy's canonical JSON.
+
+        Secrets are masked, so that a rotated one leaves the digest as it was.
+        """
+        document = self.model_dump(mode="json")
+        text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def tenant_ids(self) -> tuple[TenantId, ...]:
+        """Return the tenants' ids, in the file's order."""
+        return tuple(tenant.id for tenant in self.tenants)
+
+    def select(self, tenant: TenantId, model: str) -> Selection | None:
+        """Return what a request falls under, or None when `tenant` may not ask for `model`.
+
+        A route's name chooses that route; `auto`, a name in a `match` and a catalog model choose the first route whose
+        match takes the request. A catalog model is pinned unless that route's match names it.
+        """
+        for route in self.routes:
+            if route.name == model and route.match.tenant in {None, tenant}:
+                return Selection(route=route)
+        is_model = model in self.models
+        for route in self.routes:
+            if not route.match.takes(tenant, model):
+                continue
+            if model in {route.match.model, AUTO}:
+                return Selection(route=route)
+            if is_model:
+                return Selection(route=route, pinned=ModelId(model))
+        return None
+
+    def route_for(self, tenant: TenantId, model: str) -> Route | None:
+        """Return the route of `select`."""
+        selection = self.select(tenant, model)
+        return selection.route if selection else None
+
+    def names_for(self, tenant: TenantId) -> tuple[str, ...]:
+        """Return every name `tenant` may ask for: `auto`, routes, names in matches, catalog models; no name twice."""
+        open_routes = [route for route in self.routes if route.match.tenant in {None, tenant}]
+        aliases = [route.match.model for route in open_routes if route.match.model is not None]
+        names = dict.fromkeys([AUTO, *(route.name for route in open_routes), *aliases, *self.models])
+        return tuple(name for name in names if self.select(tenant, name) is not None)
+
+    def endpoints_of(self, model: ModelId) -> tuple[str, ...]:
+        """Return the base addresses that serve a catalog model: its pool's replicas, or its own."""
+        entry = self.models[model]
+        if entry.pool is not None:
+            return self.pools[entry.pool].endpoints
+        return (entry.base_url,) if entry.base_url is not None else ()
+
+    def api_key_of(self, model: ModelId) -> SecretStr | None:
+        """Return the secret a catalog model's endpoints want; None when they want none."""
+        entry = self.models[model]
+        return self.pools[entry.pool].api_key if entry.pool is not None else entry.api_key
+
+    def calibration_file(self, route: Route) -> Path | None:
+        """Return where the calibration of a route lies; None when it has none."""
+        name = route.quality.calibration if route.quality else None
+        return self._calibrations[name] if name is not None else None

@@ -1,0 +1,476 @@
+"""The cascade's judge: from a small model's token log-probabilities to keep or climb, with the promise that it keeps.
+
+Rules:
+- A calibration is an artefact made by `router.train_judge` from real answers; its digest is checked; it holds no
+  chosen threshold, but for each threshold of a fixed grid the bounds on the quality lost. The route's promise picks.
+- One threshold on the confidence serves every window: a step of the grid is accepted only when the bound holds for all
+  windows (an intersection-union test: no correction is due), so it also holds for any mixture of them that a stream's
+  time limit makes.
+- An answer that has ended is judged as a whole, else by the largest window that its tokens fill. JSON is only judged
+  whole, and never kept when it is invalid or was cut.
+- What the calibration has not seen is not kept: no log-probabilities, too few tokens, more than its longest answer.
+- No scikit-learn: the models are logistic, their weights are numbers in the artefact.
+
+CalibrationError is all that can go wrong here.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from backends.words import JsonValue, TokenLogprob
+from policies.promise import fixed_sequence
+
+WHOLE = "whole"
+"""The name of the window that is the whole answer."""
+
+
+class CalibrationError(Exception):
+    """An artefact is missing, damaged or not one of ours; the message says how to get a good one."""
+
+
+class Reason(StrEnum):
+    """Why an answer was kept or not."""
+
+    ABOVE = "above_threshold"
+    BELOW = "below_threshold"
+    TOO_FEW_TOKENS = "too_few_tokens"
+    TOO_LONG = "longer_than_calibrated"
+    NO_LOGPROBS = "no_logprobs"
+    UNUSUAL_END = "unusual_end"
+    JSON_UNFINISHED = "json_unfinished"
+    JSON_CUT = "json_cut"
+    JSON_INVALID = "json_invalid"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What is known about an answer: `is_valid` tells that JSON fits its schema (True for text)."""
+
+    tokens: Sequence[TokenLogprob]
+    is_finished: bool
+    finish_reason: str | None
+    is_json: bool = False
+    is_valid: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """Keep or climb. `window` names what was looked at, "none" when nothing could be."""
+
+    confidence: float
+    is_kept: bool
+    window: str
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """The cluster of calibration questions that a question lies in, and whether to start small there."""
+
+    name: str
+    similarity: float
+    keep_rate: float
+    start_small: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outside:
+    """The question is like none of the calibration's."""
+
+    similarity: float
+    cutoff: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """What one window does at one threshold, on the calibration's questions.
+
+    Attributes:
+        mean_loss: mean of q_large - q_served, in [-1, 1]: an estimate, never a promise.
+        bounds: upper bound of the expected loss, by its confidence ("0.9").
+        share: questions answered by the small model.
+        savings: share of the large model's core time saved, rejected attempts paid; may be negative.
+        savings_low: lower end of its 90 % bootstrap interval.
+        savings_high: upper end.
+    """
+
+    mean_loss: float
+    bounds: Mapping[str, float]
+    share: float
+    savings: float
+    savings_low: float
+    savings_high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One threshold of the grid; `keep_rates` and `start_small` are by task, in the order of `Calibration.tasks`."""
+
+    threshold: float
+    keep_rates: tuple[float, ...]
+    start_small: tuple[bool, ...]
+    windows: Mapping[str, Kept]
+
+    def bound(self, confidence: str) -> float:
+        """Return the worst window's bound."""
+        return max(kept.bounds[confidence] for kept in self.windows.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promise:
+    """What a judge keeps to. The single figures are those of the worst window.
+
+    Attributes:
+        max_loss: what the route asked for.
+        confidence: at least what the route asked for (the next one that was computed).
+        bound: the expected loss is below this, at `confidence`.
+        mean_loss: the loss seen on the calibration's questions.
+        n: questions it rests on.
+        threshold: keep at or above this confidence.
+        windows: the same by window.
+    """
+
+    max_loss: float
+    confidence: float
+    bound: float
+    mean_loss: float
+    n: int
+    threshold: float
+    share_kept: float
+    savings: float
+    savings_low: float
+    savings_high: float
+    windows: Mapping[str, Kept]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoThreshold:
+    """No threshold can keep the promise: the route answers with its baseline.
+
+    Attributes:
+        reason: a sentence for people.
+        best_bound: the lowest bound that any threshold has; None when the confidence was never computed.
+        needed: the `max_loss` asked for.
+    """
+
+    reason: str
+    best_bound: float | None
+    needed: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """Core-seconds of one model per token, measured on an unloaded server."""
+
+    uncached_input_s: float
+    output_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """One logistic model on standardised features; `tokens` is None for the whole answer.
+
+    Attributes:
+        auc: of the out-of-fold confidence for "not worse than the large model", over the answers that reach the window.
+    """
+
+    name: str
+    tokens: int | None
+    centre: tuple[float, ...]
+    scale: tuple[float, ...]
+    weights: tuple[float, ...]
+    intercept: float
+    auc: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """A task: a cluster of calibration questions, named after what most of them are."""
+
+    name: str
+    questions: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantiles:
+    """Output tokens of the large model over those of the small one, same question."""
+
+    p10: float
+    p50: float
+    p90: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """The parsed artefact: what was measured on two models, for any promise.
+
+    Attributes:
+        small: the small model's served name.
+        large: the large model's, which is the baseline.
+        made: ISO date.
+        questions: how many rows it rests on.
+        temperature: the sampling temperature of its answers.
+        max_tokens: the longest answer it has seen.
+        source: where the questions come from, with licences, and what this says nothing about.
+        small_quality: mean quality of the small model alone, in [0, 1].
+        large_quality: of the large model alone.
+        embedder: id of the embedder that `centroids` were made with.
+        centroids: int8[tasks, 384] as base64, each row a direction.
+        cutoff: a question less similar than this to every centroid is outside.
+        steps: the grid, strictest threshold first.
+    """
+
+    small: str
+    large: str
+    made: str
+    questions: int
+    temperature: float
+    max_tokens: int
+    source: str
+    small_quality: float
+    large_quality: float
+    small_rates: Rates
+    large_rates: Rates
+    output_ratio: Quantiles
+    embedder: str
+    tasks: tuple[Group, ...]
+    centroids: str
+    cutoff: float
+    windows: tuple[Window, ...]
+    steps: tuple[Step, ...]
+
+    @classmethod
+    def load(cls, path: Path) -> Calibration:
+        """Read and check an artefact.
+
+        Raises:
+            CalibrationError: it is missing, is not JSON of this shape, or its digest does not fit its content.
+        """
+        again = "make it again with `faregate calibrate`"
+        try:
+            row = json.loads(path.read_bytes())
+        except OSError as error:
+            raise CalibrationError(f"calibration {path} cannot be read ({error.strerror}); {again}") from error
+        except ValueError as error:
+            raise CalibrationError(f"calibration {path} is not JSON ({error}); {again}") from error
+        stated = row.pop("sha256", None) if isinstance(row, dict) else None
+        if stated != _digest(row):
+            raise CalibrationError(
+                f'calibration {path} was changed or cut: its sha256 field says "{stated}", its content gives'
+                f' "{_digest(row)}"; {again}'
+            )
+        try:
+            calibration = msgspec.convert(row, cls)
+        except msgspec.ValidationError as error:
+            raise CalibrationError(f"calibration {path} has another version's shape: {error}; {again}") from error
+        if len(calibration.centres()) != len(calibration.tasks):
+            raise CalibrationError(f"calibration {path} has not one centroid a task; {again}")
+        return calibration
+
+    def dump(self) -> str:
+        """Return the artefact's text, digest included; `load` accepts exactly this."""
+        row = json.loads(json.dumps(asdict(self)))
+        return json.dumps({"sha256": _digest(row), **row}, separators=(",", ":")) + "\n"
+
+    def centres(self) -> NDArray[np.float32]:
+        """Return the centroids as float32[tasks, 384], rows of unit length."""
+        values = np.frombuffer(base64.b64decode(self.centroids), dtype=np.int8)
+        rows = values.reshape(-1, 384).astype(np.float32)
+        return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), dtype=np.float32)
+
+    def judge(self, *, max_loss: float, confidence: float) -> Judge | NoThreshold:
+        """Return the judge with the loosest threshold that keeps the promise.
+
+        Args:
+            max_loss: the expected quality that may be lost against the large model, in (0, 1).
+            confidence: 1 - delta, in (0, 1); taken up to the next one that was computed.
+        """
+        known = sorted(self.steps[0].windows[WHOLE].bounds, key=float)
+        level = next((name for name in known if float(name) >= confidence), None)
+        if level is None:
+            reason = f"this calibration knows bounds up to a confidence of {known[-1]}, not {confidence}"
+            return NoThreshold(reason=reason, best_bound=None, needed=max_loss)
+        step = fixed_sequence(((step, step.bound(level)) for step in self.steps), max_loss)
+        if step is None:
+            best = min(step.bound(level) for step in self.steps)
+            reason = (
+                f"{self.questions} questions can promise a loss of at most {best:.4f} at a confidence of {level}, not"
+                f" {max_loss}; ask for more loss, for less confidence, or calibrate with more questions"
+            )
+            return NoThreshold(reason=reason, best_bound=best, needed=max_loss)
+        return Judge(self, step, self._promise(step, max_loss=max_loss, level=level))
+
+    def _promise(self, step: Step, *, max_loss: float, level: str) -> Promise:
+        windows = step.windows.values()
+        dearest = min(windows, key=lambda kept: kept.savings)
+        return Promise(
+            max_loss=max_loss,
+            confidence=float(level),
+            bound=step.bound(level),
+            mean_loss=max(kept.mean_loss for kept in windows),
+            n=self.questions,
+            threshold=step.threshold,
+            share_kept=min(kept.share for kept in windows),
+            savings=dearest.savings,
+            savings_low=dearest.savings_low,
+            savings_high=dearest.savings_high,
+            windows=step.windows,
+        )
+
+
+class Judge:
+    """Decides about a small rung's answers; make one with `Calibration.judge`. Stateless, microseconds a call."""
+
+    __slots__ = ("_calibration", "_centres", "_models", "_step", "promise")
+
+    def __init__(self, calibration: Calibration, step: Step, promise: Promise) -> None:
+        self.promise = promise
+        self._calibration = calibration
+        self._step = step
+        self._centres = calibration.centres()
+        whole = next(window for window in calibration.windows if window.tokens is None)
+        partial = sorted((w.tokens, _Logistic(w)) for w in calibration.windows if w.tokens is not None)
+        self._models = (_Logistic(whole), tuple(reversed(partial)))
+
+    def weigh(self, evidence: Evidence) -> Verdict:
+        """Return the verdict on an answer as far as it is known; call it once, when the hold-back ends."""
+        refusal = self._refusal(evidence)
+        if refusal is not None:
+            return Verdict(confidence=0.0, is_kept=False, window="none", reason=refusal)
+        whole, partial = self._models
+        count = len(evidence.tokens)
+        if evidence.is_finished:
+            model, seen = whole, count
+        else:
+            seen, model = next((size, model) for size, model in partial if size <= count)
+        confidence = model.confidence(features(evidence.tokens[:seen], is_json=evidence.is_json))
+        is_kept = confidence >= self._step.threshold
+        reason = Reason.ABOVE if is_kept else Reason.BELOW
+        return Verdict(confidence=confidence, is_kept=is_kept, window=model.name, reason=reason)
+
+    def place(self, vector: NDArray[np.float32]) -> Task | Outside:
+        """Return the task a question belongs to.
+
+        Args:
+            vector: float32[384] of unit length, the embedding of the last user text's first 256 tokens.
+        """
+        similarities = self._centres @ vector
+        nearest = int(similarities.argmax())
+        similarity = float(similarities[nearest])
+        if similarity < self._calibration.cutoff:
+            return Outside(similarity=similarity, cutoff=self._calibration.cutoff)
+        return Task(
+            name=self._calibration.tasks[nearest].name,
+            similarity=similarity,
+            keep_rate=self._step.keep_rates[nearest],
+            start_small=self._step.start_small[nearest],
+        )
+
+    def _refusal(self, evidence: Evidence) -> Reason | None:
+        smallest = self._models[1][-1][0] if self._models[1] else None
+        is_cut = evidence.finish_reason == "length"
+        checks = (
+            (not evidence.tokens, Reason.NO_LOGPROBS),
+            (evidence.is_json and not evidence.is_finished, Reason.JSON_UNFINISHED),
+            (evidence.is_json and is_cut, Reason.JSON_CUT),
+            (evidence.is_json and not evidence.is_valid, Reason.JSON_INVALID),
+            (evidence.is_finished and not is_cut and evidence.finish_reason != "stop", Reason.UNUSUAL_END),
+            (evidence.is_finished and len(evidence.tokens) > self._calibration.max_tokens, Reason.TOO_LONG),
+            (
+                not evidence.is_finished and (smallest is None or len(evidence.tokens) < smallest),
+                Reason.TOO_FEW_TOKENS,
+            ),
+        )
+        return next((reason for is_so, reason in checks if is_so), None)
+
+
+def features(tokens: Sequence[TokenLogprob], *, is_json: bool) -> NDArray[np.float64]:
+    """Return float64[len(FEATURES)]: what the logistic models look at. Natural logarithms, at least one token.
+
+    Where the upstream gave no alternatives, the rest of the probability stands for one alternative.
+    """
+    logprobs = np.array([max(token.logprob, _FLOOR) for token in tokens])
+    margins = np.array([_margin(token) for token in tokens])
+    entropies = np.array([_entropy(token) for token in tokens])
+    return np.array(
+        [
+            logprobs.mean(),
+            logprobs.min(),
+            np.quantile(logprobs, 0.1),
+            (logprobs < _HALF).mean(),
+            margins[0],
+            margins.mean(),
+            margins.min(),
+            entropies.mean(),
+            entropies.max(),
+            np.log(len(tokens)),
+            float(is_json),
+        ]
+    )
+
+
+FEATURES = (
+    "mean_logprob",
+    "min_logprob",
+    "logprob_p10",
+    "share_below_half",
+    "first_margin",
+    "mean_margin",
+    "min_margin",
+    "mean_entropy",
+    "max_entropy",
+    "log_length",
+    "is_json",
+)
+_FLOOR = -20.0
+"""A constrained token can be all but impossible to the model; one such must not drown the rest."""
+_HALF = float(np.log(0.5))
+_MARGIN_CEILING = 10.0
+"""Beyond e^10 to 1 a margin says "certain", whatever its size."""
+
+
+class _Logistic:
+    __slots__ = ("_centre", "_intercept", "_scale", "_weights", "name")
+
+    def __init__(self, window: Window) -> None:
+        self.name = window.name
+        self._centre, self._scale = np.array(window.centre), np.array(window.scale)
+        self._weights, self._intercept = np.array(window.weights), window.intercept
+
+    def __lt__(self, other: _Logistic) -> bool:
+        return self.name < other.name
+
+    def confidence(self, row: NDArray[np.float64]) -> float:
+        score = float(self._weights @ ((row - self._centre) / self._scale)) + self._intercept
+        return float(1 / (1 + np.exp(-np.clip(score, -30, 30))))
+
+
+def _margin(token: TokenLogprob) -> float:
+    if len(token.top) >= 2:
+        return min(token.top[0] - token.top[1], _MARGIN_CEILING)
+    rest = np.log1p(-np.exp(min(token.logprob, -1e-9)))
+    return float(np.clip(token.logprob - rest, 0.0, _MARGIN_CEILING))
+
+
+def _entropy(token: TokenLogprob) -> float:
+    listed = np.exp(np.array(token.top or (token.logprob,)))
+    rest = max(0.0, 1.0 - float(listed.sum()))
+    shares = np.append(listed, rest)
+    shares = shares[shares > 0]
+    return float(-(shares * np.log(shares)).sum())
+
+
+def _digest(row: JsonValue) -> str:
+    canonical = json.dumps(row, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,0 +1,432 @@
+"""Fits a judge's calibration from two models' outcomes: `python -m router.train_judge --small … --large … --out …`.
+
+How, and why so:
+- Target: the small answer is not worse than the large one. Features and windows are those of `router.judge`. One
+  logistic model a window, on standardised features: with a thousand rows nothing richer was worth its weight.
+- Every row is scored by models that have not seen it (5 folds). The shipped weights are fitted on all rows; thresholds
+  are certified on the out-of-fold scores, so the promise is strictly that of the five fold models, whose mean the
+  shipped one is in all but name.
+- Loss per question = q_large - q_served. Served is what the gateway would do: questions outside every task, and tasks
+  where trying the small model does not pay, go to the large model at once; the rest are judged.
+- Thresholds form a grid fixed in advance, strictest first; each has a betting bound a window and confidence. Which one
+  is used is decided when a policy states its promise (`Calibration.judge`), by Learn-then-Test.
+- Money is core time: both models are priced by the same core-hour, so savings are shares of core-seconds.
+
+What a calibration says, it says of questions like its own; a promise from it is `prior` until live audits confirm it.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from sklearn.cluster import KMeans
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import KFold
+from sklearn.preprocessing import StandardScaler
+
+from backends.embedder import MiniLM
+from policies.promise import upper_bound
+from router.judge import (
+    WHOLE,
+    Calibration,
+    Group,
+    Judge,
+    Kept,
+    NoThreshold,
+    Quantiles,
+    Rates,
+    Step,
+    Window,
+    features,
+)
+from router.train_outcomes import Outcome, TrainingError, read_outcomes
+
+Floats: TypeAlias = NDArray[np.float64]
+Flags: TypeAlias = NDArray[np.bool_]
+Embed: TypeAlias = Callable[[Sequence[str]], NDArray[np.float32]]
+"""Turns texts into float32[n, 384], rows of unit length."""
+
+WINDOWS: tuple[tuple[str, int | None], ...] = (("8", 8), ("16", 16), ("32", 32), (WHOLE, None))
+GRID = tuple(round(0.99 - 0.01 * step, 2) for step in range(70))
+"""Thresholds on the confidence, strictest first."""
+CONFIDENCES = (0.8, 0.9, 0.95, 0.99)
+FEWEST = 400
+"""Fewer questions promise nothing worth stating."""
+_FOLDS = 5
+_SEED = 20261121
+_TASKS = 24
+_OUTSIDE = 0.02
+"""This share of the calibration's own questions would be called outside when left out of their task's centroid."""
+_RESAMPLES = 400
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pairs:
+    """Both models' outcomes to the same questions, row by row."""
+
+    small: Sequence[Outcome]
+    large: Sequence[Outcome]
+
+    def __len__(self) -> int:
+        """Return the number of questions."""
+        return len(self.small)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rows:
+    """What the steps are computed from; every array has one row a question.
+
+    Attributes:
+        confidences: out-of-fold confidence by window; what JSON and ended answers get is the whole answer's.
+        rejected_s: core-seconds of a small attempt that the window's judge rejects.
+    """
+
+    loss: Floats
+    small_s: Floats
+    large_s: Floats
+    confidences: dict[str, Floats]
+    rejected_s: dict[str, Floats]
+    folds: NDArray[np.int64]
+    tasks: NDArray[np.int64]
+    is_inside: Flags
+
+
+def pair(small: Iterable[Outcome], large: Iterable[Outcome]) -> Pairs:
+    """Return the questions that both models answered, in the small model's order.
+
+    Raises:
+        TrainingError: fewer than `FEWEST` remain.
+    """
+    by_prompt = {outcome.prompt: outcome for outcome in large}
+    both = [(outcome, by_prompt[outcome.prompt]) for outcome in small if outcome.prompt in by_prompt]
+    if len(both) < FEWEST:
+        raise TrainingError(f"{len(both)} questions have both models' outcomes; at least {FEWEST} are needed: ask more")
+    return Pairs(small=[one for one, _ in both], large=[other for _, other in both])
+
+
+def fit(
+    pairs: Pairs,
+    *,
+    small_rates: Rates,
+    large_rates: Rates,
+    embed: Embed,
+    embedder: str,
+    made: str,
+    source: str,
+    temperature: float = 0.0,
+    grid: Sequence[float] = GRID,
+    show: Callable[[Sequence[float]], Iterable[float]] = iter,
+) -> Calibration:
+    """Return the calibration of two models, complete with its bounds.
+
+    Args:
+        pairs: at least `FEWEST` questions, in an order that says nothing about them.
+        small_rates: core-seconds a token, measured on an unloaded server; the large model's likewise.
+        large_rates: see `small_rates`.
+        embed: the base embedder, by which questions are placed.
+        embedder: its id.
+        made: ISO date.
+        source: of the questions, with licences.
+        temperature: at which they were answered.
+        grid: thresholds, strictest first.
+        show: wraps the grid to show progress.
+    """
+    vectors = embed([outcome.prompt for outcome in pairs.small])
+    centroids, tasks, is_inside, cutoff = _cluster(vectors)
+    folds = _folds(len(pairs))
+    windows, confidences = _windows(pairs, folds)
+    small_s = np.array([_seconds(outcome, small_rates, outcome.output_tokens) for outcome in pairs.small])
+    rows = _Rows(
+        loss=np.array([big.quality - little.quality for little, big in zip(pairs.small, pairs.large, strict=True)]),
+        small_s=small_s,
+        large_s=np.array([_seconds(outcome, large_rates, outcome.output_tokens) for outcome in pairs.large]),
+        confidences=confidences,
+        rejected_s={name: _rejected_s(pairs.small, small_rates, size) for name, size in WINDOWS},
+        folds=folds,
+        tasks=tasks,
+        is_inside=is_inside,
+    )
+    ratios = [b.output_tokens / max(1, s.output_tokens) for s, b in zip(pairs.small, pairs.large, strict=True)]
+    low, middle, high = (round(float(value), 3) for value in np.quantile(ratios, (0.1, 0.5, 0.9)))
+    return Calibration(
+        small=pairs.small[0].model,
+        large=pairs.large[0].model,
+        made=made,
+        questions=len(pairs),
+        temperature=temperature,
+        max_tokens=max(outcome.output_tokens for outcome in pairs.small),
+        source=source,
+        small_quality=round(float(np.mean([outcome.quality for outcome in pairs.small])), 4),
+        large_quality=round(float(np.mean([outcome.quality for outcome in pairs.large])), 4),
+        small_rates=small_rates,
+        large_rates=large_rates,
+        output_ratio=Quantiles(p10=low, p50=middle, p90=high),
+        embedder=embedder,
+        tasks=_groups(pairs.small, tasks),
+        centroids=base64.b64encode(centroids.tobytes()).decode(),
+        cutoff=round(cutoff, 4),
+        windows=windows,
+        steps=tuple(_step(rows, threshold) for threshold in show(grid)),
+    )
+
+
+def _folds(n: int) -> NDArray[np.int64]:
+    folds = np.zeros(n, dtype=np.int64)
+    for index, (_, test) in enumerate(KFold(_FOLDS, shuffle=True, random_state=_SEED).split(np.zeros(n))):
+        folds[test] = index
+    return folds
+
+
+def _windows(pairs: Pairs, folds: NDArray[np.int64]) -> tuple[tuple[Window, ...], dict[str, Floats]]:
+    is_kept_right = np.array([s.quality >= b.quality for s, b in zip(pairs.small, pairs.large, strict=True)])
+    is_json = np.array([outcome.is_json for outcome in pairs.small])
+    lengths = np.array([len(outcome.tokens) for outcome in pairs.small])
+    everything = np.ones(len(pairs), dtype=bool)
+    whole = _out_of_fold(_looks(pairs.small, None), is_kept_right, everything, folds)
+    whole[_unfit(pairs.small)] = 0.0
+    windows, confidences = [], {}
+    for name, size in WINDOWS:
+        looks = _looks(pairs.small, size)
+        # Only text is judged before its end.
+        rows = everything if size is None else ~is_json
+        scores = whole if size is None else _out_of_fold(looks, is_kept_right, rows, folds)
+        reaches = everything if size is None else ~is_json & (lengths > size)
+        confidences[name] = np.where(reaches, scores, whole)
+        windows.append(_window(name, size, looks[rows], is_kept_right[rows], _auc(is_kept_right, scores, reaches)))
+    return tuple(windows), confidences
+
+
+def _looks(outcomes: Sequence[Outcome], size: int | None) -> Floats:
+    # An empty answer has no features; it is never kept (`_unfit`).
+    blank = features(outcomes[0].tokens[:1], is_json=False) * 0
+    return np.array(
+        [features(o.tokens[:size], is_json=o.is_json) if o.tokens else blank for o in outcomes], dtype=np.float64
+    )
+
+
+def _unfit(outcomes: Sequence[Outcome]) -> Flags:
+    """Mark the answers that the judge refuses to weigh."""
+    return np.array(
+        [not o.tokens or (o.is_json and (o.finish_reason != "stop" or not _is_json(o.text))) for o in outcomes]
+    )
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except json.JSONDecodeError:
+        return False
+    return True
+
+
+def _model(looks: Floats, target: Flags) -> tuple[StandardScaler, LogisticRegression]:
+    scaler = StandardScaler().fit(looks)
+    return scaler, LogisticRegression(max_iter=1000).fit(scaler.transform(looks), target)
+
+
+def _out_of_fold(looks: Floats, target: Flags, rows: Flags, folds: NDArray[np.int64]) -> Floats:
+    scores = np.zeros(len(target))
+    for fold in range(_FOLDS):
+        train, test = rows & (folds != fold), rows & (folds == fold)
+        scaler, model = _model(looks[train], target[train])
+        scores[test] = model.predict_proba(scaler.transform(looks[test]))[:, 1]
+    return scores
+
+
+def _window(name: str, size: int | None, looks: Floats, target: Flags, auc: float) -> Window:
+    scaler, model = _model(looks, target)
+    return Window(
+        name=name,
+        tokens=size,
+        centre=_rounded(scaler.mean_),
+        scale=_rounded(scaler.scale_),
+        weights=_rounded(model.coef_[0]),
+        intercept=round(float(model.intercept_[0]), 6),
+        auc=auc,
+    )
+
+
+def _auc(target: Flags, scores: Floats, rows: Flags) -> float:
+    chosen = target[rows]
+    if not rows.any() or chosen.all() or not chosen.any():
+        return 0.5  # nothing to tell apart
+    return round(float(roc_auc_score(chosen, scores[rows])), 4)
+
+
+def _rounded(values: Floats) -> tuple[float, ...]:
+    return tuple(round(float(value), 6) for value in values)
+
+
+def _seconds(outcome: Outcome, rates: Rates, output_tokens: int) -> float:
+    return outcome.input_tokens * rates.uncached_input_s + output_tokens * rates.output_s
+
+
+def _rejected_s(outcomes: Sequence[Outcome], rates: Rates, size: int | None) -> Floats:
+    """Return what a rejected attempt costs: a stream is closed at its window, JSON and short answers are read whole."""
+    return np.array(
+        [
+            _seconds(o, rates, o.output_tokens if size is None or o.is_json else min(size, o.output_tokens))
+            for o in outcomes
+        ]
+    )
+
+
+def _cluster(vectors: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.int64], Flags, float]:
+    """Return int8 centroids, each row's task, whether it lies inside, and the cutoff of similarity.
+
+    A row's similarity is taken to its own centroid without it, so that it does not vouch for itself.
+    """
+    count = min(_TASKS, len(vectors) // 10)
+    means = KMeans(count, n_init=4, random_state=_SEED).fit(vectors).cluster_centers_
+    directions = means / np.linalg.norm(means, axis=1, keepdims=True)
+    centroids = np.round(directions / np.abs(directions).max(axis=1, keepdims=True) * 127).astype(np.int8)
+    units = centroids / np.linalg.norm(centroids.astype(np.float64), axis=1, keepdims=True)
+    similarities = vectors @ units.T
+    tasks = similarities.argmax(axis=1).astype(np.int64)
+    sums = np.zeros_like(units)
+    np.add.at(sums, tasks, vectors)
+    others = sums[tasks] - vectors
+    own = (others * vectors).sum(axis=1) / np.maximum(np.linalg.norm(others, axis=1), 1e-9)
+    similarities[np.arange(len(vectors)), tasks] = own
+    nearest = similarities.max(axis=1)
+    cutoff = float(np.quantile(nearest, _OUTSIDE))
+    return centroids, tasks, nearest >= cutoff, cutoff
+
+
+def _groups(outcomes: Sequence[Outcome], tasks: NDArray[np.int64]) -> tuple[Group, ...]:
+    groups: list[Group] = []
+    seen: Counter[str] = Counter()
+    for task in range(int(tasks.max()) + 1):
+        members = Counter(o.task for o, one in zip(outcomes, tasks, strict=True) if one == task)
+        name = members.most_common(1)[0][0] if members else "empty"
+        seen[name] += 1
+        groups.append(Group(name=f"{name}-{seen[name]}", questions=members.total()))
+    return tuple(groups)
+
+
+def _step(rows: _Rows, threshold: float) -> Step:
+    is_kept = rows.confidences[WHOLE] >= threshold
+    keep_rates, pays = _pays(rows, is_kept, np.ones(len(rows.loss), dtype=bool))
+    starts = np.zeros(len(rows.loss), dtype=bool)
+    for fold in range(_FOLDS):
+        # Whether a task pays is learned too, so it is asked of the other folds.
+        here = rows.folds == fold
+        starts[here] = _pays(rows, is_kept, ~here)[1][rows.tasks[here]]
+    starts &= rows.is_inside
+    return Step(
+        threshold=threshold,
+        keep_rates=_rounded(keep_rates),
+        start_small=tuple(bool(one) for one in pays),
+        windows={name: _kept(rows, name, threshold, starts) for name, _ in WINDOWS},
+    )
+
+
+def _pays(rows: _Rows, is_kept: Flags, sample: Flags) -> tuple[Floats, Flags]:
+    """Return each task's keep rate and whether small first is cheaper there: c_small + (1 - keep) c_large < c_large."""
+    count = int(rows.tasks.max()) + 1
+    sums = [
+        np.bincount(rows.tasks[sample], weights=values[sample], minlength=count)
+        for values in (np.ones(len(rows.loss)), is_kept.astype(float), rows.small_s, rows.large_s)
+    ]
+    sizes = np.maximum(sums[0], 1)
+    keep_rates = sums[1] / sizes
+    return keep_rates, np.asarray(sums[2] < keep_rates * sums[3])
+
+
+def _kept(rows: _Rows, window: str, threshold: float, starts: Flags) -> Kept:
+    is_small = starts & (rows.confidences[window] >= threshold)
+    losses = np.where(is_small, rows.loss, 0.0)
+    paid = np.where(is_small, rows.small_s, rows.large_s + np.where(starts, rows.rejected_s[window], 0.0))
+    draws = np.random.default_rng(_SEED).multinomial(len(losses), np.full(len(losses), 1 / len(losses)), _RESAMPLES)
+    resampled = 1 - (draws @ paid) / (draws @ rows.large_s)
+    low, high = np.quantile(resampled, (0.05, 0.95))
+    return Kept(
+        mean_loss=round(float(losses.mean()), 5),
+        bounds={str(confidence): round(upper_bound(losses, confidence), 5) for confidence in CONFIDENCES},
+        share=round(float(is_small.mean()), 4),
+        savings=round(float(1 - paid.sum() / rows.large_s.sum()), 4),
+        savings_low=round(float(low), 4),
+        savings_high=round(float(high), 4),
+    )
+
+
+def promises(calibration: Calibration, *, confidence: float = 0.9) -> Table:
+    """Return a table for people: what could be promised, what it keeps small, what it saves."""
+    table = Table(title=f"{calibration.small} before {calibration.large}: {calibration.questions} questions")
+    for heading in ("max_loss", "threshold", "window", "bound", "mean loss", "kept small", "core time saved (90 %)"):
+        table.add_column(heading, justify="right")
+    for max_loss in (0.01, 0.02, 0.03, 0.05):
+        judge = calibration.judge(max_loss=max_loss, confidence=confidence)
+        match judge:
+            case NoThreshold():
+                table.add_row(f"{max_loss}", "none", judge.reason)
+            case Judge(promise=promise):
+                for name, kept in promise.windows.items():
+                    table.add_row(
+                        f"{max_loss}",
+                        f"{promise.threshold:.2f}",
+                        name,
+                        f"{kept.bounds[str(promise.confidence)]:.4f}",
+                        f"{kept.mean_loss:.4f}",
+                        f"{kept.share:.1%}",
+                        f"{kept.savings:.1%} ({kept.savings_low:.1%} to {kept.savings_high:.1%})",
+                    )
+    return table
+
+
+def _rates(_context: click.Context, option: click.Parameter, value: str) -> Rates:
+    try:
+        uncached_input_s, output_s = map(float, value.split(","))
+    except ValueError as error:
+        raise click.BadParameter(f'"{value}" is not two numbers like 0.018,0.045', param=option) from error
+    return Rates(uncached_input_s=uncached_input_s, output_s=output_s)
+
+
+@click.command()
+@click.option("--small", type=click.Path(path_type=Path, exists=True), required=True, help="Small model's outcomes.")
+@click.option("--large", type=click.Path(path_type=Path, exists=True), required=True, help="Large model's outcomes.")
+@click.option("--small-rates", callback=_rates, required=True, help="Core-seconds per uncached input, output token.")
+@click.option("--large-rates", callback=_rates, required=True, help="The same for the large model.")
+@click.option("--made", required=True, help="ISO date of the answers.")
+@click.option("--source", required=True, help="Where the questions come from, with licences.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The artefact to write.")
+def main(
+    *, small: Path, large: Path, small_rates: Rates, large_rates: Rates, made: str, source: str, out: Path
+) -> None:
+    """Fit a calibration from two files of outcomes and say what it can promise."""
+    console = Console()
+    embedder = MiniLM.load()
+    try:
+        pairs = pair(read_outcomes(small), read_outcomes(large))
+    except TrainingError as error:
+        raise click.ClickException(str(error)) from error
+    calibration = fit(
+        pairs,
+        small_rates=small_rates,
+        large_rates=large_rates,
+        embed=embedder.embed,
+        embedder=embedder.id,
+        made=made,
+        source=source,
+        show=lambda grid: track(grid, description="thresholds", console=console),
+    )
+    out.write_text(calibration.dump(), encoding="utf-8")
+    console.print(promises(calibration))
+    console.print(f"wrote {out} ({out.stat().st_size // 1000} kB)")
+
+
+if __name__ == "__main__":
+    main()

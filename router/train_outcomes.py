@@ -1,0 +1,205 @@
+"""What the calibration is made of: questions, a model's replies to them, and their grades, as JSON lines.
+
+Rules: a grade is a pure function of question and text, so that outcomes can be graded again; asking is resumable, since
+a thousand answers take half an hour on two cores; nothing here speaks HTTP (the asker is passed in).
+
+TrainingError is the family of what goes wrong while training; its message says which file or row to mend.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import TypeAlias
+
+from backends.words import JsonValue, TokenLogprob
+
+
+class TrainingError(Exception):
+    """Questions, outcomes or a fit cannot be used; the message says which and what to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One question.
+
+    Attributes:
+        answers: accepted strings; for a `schema` the one accepted object as JSON text.
+        wrong: strings that make a text wrong whatever else it says: the other choices, where the prompt names them.
+    """
+
+    key: str
+    task: str
+    prompt: str
+    answers: tuple[str, ...]
+    wrong: tuple[str, ...] = ()
+    schema: JsonValue | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What one model answered, with the seconds the whole call took and the tokens it read and wrote."""
+
+    text: str
+    tokens: tuple[TokenLogprob, ...]
+    finish_reason: str | None
+    input_tokens: int
+    output_tokens: int
+    seconds: float
+
+
+Ask: TypeAlias = Callable[[str, JsonValue | None], Awaitable[Reply]]
+"""Answers one prompt: a single user turn, temperature 0, log-probabilities on, under the schema when there is one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """One model's graded reply to one question; `quality` is in [0, 1]."""
+
+    key: str
+    task: str
+    prompt: str
+    model: str
+    quality: float
+    text: str
+    finish_reason: str | None
+    input_tokens: int
+    output_tokens: int
+    seconds: float
+    is_json: bool = False
+    tokens: tuple[TokenLogprob, ...] = field(default=(), repr=False)
+
+
+def read_questions(path: Path) -> list[Question]:
+    """Return the questions of a JSONL file in its order.
+
+    Raises:
+        TrainingError: a line is not a question, or two share a key.
+    """
+    rows = [
+        Question(**{**row, "answers": tuple(row["answers"]), "wrong": tuple(row.get("wrong", ()))})
+        for row in _json_lines(path, Question)
+    ]
+    if len({row.key for row in rows}) != len(rows):
+        raise TrainingError(f"{path} has the same key on two questions; every question needs its own")
+    return rows
+
+
+def read_outcomes(path: Path) -> list[Outcome]:
+    """Return the outcomes of a JSONL file in its order.
+
+    Raises:
+        TrainingError: a line is not an outcome.
+    """
+    return [
+        Outcome(**{**row, "tokens": tuple(TokenLogprob(logprob, tuple(top)) for logprob, top in row["tokens"])})
+        for row in _json_lines(path, Outcome)
+    ]
+
+
+def write_outcome(outcome: Outcome) -> str:
+    """Return the outcome as one line of JSON with its newline; log-probabilities keep four decimals."""
+    row = asdict(outcome)
+    row["tokens"] = [[round(token.logprob, 4), [round(value, 4) for value in token.top]] for token in outcome.tokens]
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+async def collect(
+    questions: Sequence[Question], *, model: str, ask: Ask, keep: Callable[[Outcome], None]
+) -> AsyncIterator[Outcome]:
+    """Ask one model the questions in their order; hand each outcome to `keep`, then yield it.
+
+    One question is in flight at a time, so that `seconds` is the time of an unloaded server; two models are asked side
+    by side by running two of these. `keep` writes the line (see `write_outcome`); leave out what was asked already.
+    """
+    for question in questions:
+        outcome = outcome_of(question, await ask(question.prompt, question.schema), model=model)
+        keep(outcome)
+        yield outcome
+
+
+def outcome_of(question: Question, reply: Reply, *, model: str) -> Outcome:
+    """Return the reply with its grade."""
+    return Outcome(
+        key=question.key,
+        task=question.task,
+        prompt=question.prompt,
+        model=model,
+        quality=grade(question, reply.text),
+        text=reply.text,
+        finish_reason=reply.finish_reason,
+        input_tokens=reply.input_tokens,
+        output_tokens=reply.output_tokens,
+        seconds=reply.seconds,
+        is_json=question.schema is not None,
+        tokens=reply.tokens,
+    )
+
+
+def grade(question: Question, text: str) -> float:
+    """Tell whether a text gives an accepted answer: 1.0 or 0.0.
+
+    A number must stand as a whole number (12 is neither in 112 nor in 12.5); words match on word boundaries without
+    regard to case and accents, but symbols and all-capital answers (Ne, SELECT) as written; JSON by equal fields.
+    """
+    if question.schema is not None:
+        return float(_same_json(text, question.answers))
+    is_right = any(_says(text, answer) for answer in question.answers)
+    return float(is_right and not any(_says(text, other) for other in question.wrong))
+
+
+def _json_lines(path: Path, row_type: type[Question] | type[Outcome]) -> Iterable[JsonValue]:
+    wanted = set(row_type.__dataclass_fields__)
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise TrainingError(f"{path} line {number} is not JSON ({error.msg}); delete it and ask again") from error
+        if not isinstance(row, dict) or not set(row) <= wanted:
+            raise TrainingError(f"{path} line {number} is no {row_type.__name__}; its fields are {sorted(wanted)}")
+        yield row
+
+
+_NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?![\d])")
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_NUMBER_WORDS = dict(
+    enumerate(("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"), start=2)
+)
+
+
+def _says(text: str, answer: str) -> bool:
+    if re.fullmatch(r"-?\d+(\.\d+)?", answer):
+        value = Fraction(answer)
+        found = _NUMBER.findall(_THOUSANDS.sub("", text.replace("\N{MINUS SIGN}", "-")))
+        word = _NUMBER_WORDS.get(int(value)) if value.denominator == 1 else None
+        return any(Fraction(number) == value for number in found) or (word is not None and _says(text, word))
+    is_exact = answer.isupper() or (len(answer) <= 2 and answer[:1].isupper())
+    text, answer = (text, answer) if is_exact else (_folded(text), _folded(answer))
+    # A boundary only where the answer has a word character at its edge: "!=" and "O(1)" end in none.
+    before = r"(?<!\w)" if re.match(r"\w", answer) else ""
+    after = r"(?!\w)" if re.search(r"\w\Z", answer) else ""
+    return re.search(before + re.escape(answer) + after, text) is not None
+
+
+def _folded(text: str) -> str:
+    plain = unicodedata.normalize("NFKD", text.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'"))
+    return "".join(c for c in plain if not unicodedata.combining(c)).casefold()
+
+
+def _same_json(text: str, answers: Sequence[str]) -> bool:
+    try:
+        given = json.loads(text)
+    except json.JSONDecodeError:
+        return False
+    return any(_comparable(given) == _comparable(json.loads(answer)) for answer in answers)
+
+
+def _comparable(value: JsonValue) -> JsonValue:
+    if isinstance(value, dict):
+        return {name: _comparable(item) for name, item in value.items()}
+    return value.strip().casefold() if isinstance(value, str) else value

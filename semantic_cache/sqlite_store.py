@@ -1,0 +1,230 @@
+"""The embedded store: bodies and vectors in SQLite, a partition's vectors as one numpy matrix while it is in use.
+
+Two threads may use it: `get` belongs to the event loop (about 20 µs), `put` and `neighbours` to the one worker thread
+that also embeds. Each has a connection of its own; WAL lets the reader go on while the writer commits.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import OrderedDict
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from backends.words import ModelId, Usage
+from semantic_cache.seam import Entry, Neighbour, Vector
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS entries (
+  key BLOB PRIMARY KEY,        -- exact key
+  partition BLOB NOT NULL,     -- empty: exact tier only
+  asked TEXT NOT NULL,         -- last user text, for the guard
+  vector BLOB,                 -- float32[d], little endian
+  payload BLOB NOT NULL,       -- the answer's JSON body
+  model TEXT NOT NULL,
+  usage BLOB NOT NULL,         -- JSON of words.Usage
+  baseline_nusd INTEGER NOT NULL,
+  baseline_low_nusd INTEGER NOT NULL,
+  baseline_high_nusd INTEGER NOT NULL,
+  created_at REAL NOT NULL,    -- seconds since 1970, UTC
+  expires_at REAL NOT NULL,
+  size INTEGER NOT NULL        -- bytes of payload, text and vector
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS by_partition ON entries (partition) WHERE partition != x'';
+CREATE INDEX IF NOT EXISTS by_age ON entries (created_at);
+CREATE INDEX IF NOT EXISTS by_expiry ON entries (expires_at);
+"""
+_COLUMNS = (
+    "key, partition, asked, vector, payload, model, usage, baseline_nusd, baseline_low_nusd, baseline_high_nusd, "
+    "created_at, expires_at"
+)
+_SHELVED_ROWS = 200_000
+"""Vectors kept in memory over all partitions: 300 MB at 384 dimensions."""
+
+
+class SqliteStore:
+    """Implements `Store` on one file.
+
+    Args:
+        path: the file; its folder exists.
+        max_entries: entries kept.
+        max_bytes: bytes of bodies, texts and vectors kept.
+    """
+
+    def __init__(self, path: Path, *, max_entries: int, max_bytes: int) -> None:
+        self._max_entries = max_entries
+        self._max_bytes = max_bytes
+        self._writes = _connect(path)
+        self._writes.executescript(_SCHEMA)
+        self._reads = _connect(path)
+        self._shelves: OrderedDict[bytes, _Shelf] = OrderedDict()
+        count, size = self._writes.execute("SELECT count(*), coalesce(sum(size), 0) FROM entries").fetchone()
+        self._count, self._size = int(count), int(size)
+
+    def get(self, key: bytes, now: datetime) -> Entry | None:
+        """Return the entry under `key` that has not expired."""
+        return _find(self._reads, key, now)
+
+    def put(self, entry: Entry) -> None:
+        """Keep an entry, in place of one under the same key."""
+        size = len(entry.payload) + len(entry.asked) * 4 + (0 if entry.vector is None else entry.vector.nbytes)
+        with self._writes as connection:
+            old = connection.execute("SELECT size FROM entries WHERE key = ?", (entry.key,)).fetchone()
+            connection.execute(
+                f"INSERT OR REPLACE INTO entries ({_COLUMNS}, size) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",  # noqa: S608 - a constant
+                (*_row(entry), size),
+            )
+            self._count += 0 if old else 1
+            self._size += size - (old[0] if old else 0)
+            self._make_room(connection, entry.created_at)
+        shelf = self._shelves.get(entry.partition)
+        if shelf is not None and entry.vector is not None:
+            shelf.add(entry.key, entry.vector)
+
+    def neighbours(self, partition: bytes, vector: Vector, *, limit: int, now: datetime) -> Sequence[Neighbour]:
+        """Return the nearest entries of a partition that have not expired, nearest first."""
+        shelf = self._shelf(partition)
+        found: list[Neighbour] = []
+        for key, similarity in shelf.nearest(vector):
+            entry = _find(self._writes, key, now)
+            if entry is None:
+                shelf.drop(key)
+                continue
+            found.append(Neighbour(entry=entry, similarity=similarity))
+            if len(found) == limit:
+                break
+        return found
+
+    def close(self) -> None:
+        """Close both connections; idempotent."""
+        self._reads.close()
+        self._writes.close()
+
+    def _make_room(self, connection: sqlite3.Connection, now: datetime) -> None:
+        """Drop expired entries, then the oldest, until the limits hold."""
+        if self._count <= self._max_entries and self._size <= self._max_bytes:
+            return
+        victims = "DELETE FROM entries WHERE expires_at <= ? RETURNING size"
+        self._forget(connection.execute(victims, (now.timestamp(),)).fetchall())
+        while self._count > self._max_entries or self._size > self._max_bytes:
+            oldest = (
+                "DELETE FROM entries WHERE key IN (SELECT key FROM entries ORDER BY created_at, key LIMIT 32) "
+                "RETURNING size"
+            )
+            dropped = connection.execute(oldest).fetchall()
+            if not dropped:
+                return
+            self._forget(dropped)
+
+    def _forget(self, dropped: list[tuple[int]]) -> None:
+        self._count -= len(dropped)
+        self._size -= sum(size for (size,) in dropped)
+
+    def _shelf(self, partition: bytes) -> _Shelf:
+        shelf = self._shelves.get(partition)
+        if shelf is None:
+            rows = self._writes.execute(
+                "SELECT key, vector FROM entries WHERE partition = ? AND vector IS NOT NULL", (partition,)
+            ).fetchall()
+            shelf = self._shelves[partition] = _Shelf(rows)
+        self._shelves.move_to_end(partition)
+        while len(self._shelves) > 1 and sum(len(s) for s in self._shelves.values()) > _SHELVED_ROWS:
+            self._shelves.popitem(last=False)
+        return shelf
+
+
+class _Shelf:
+    """One partition's vectors: float32[n, d] in a matrix that doubles when it is full."""
+
+    def __init__(self, rows: list[tuple[bytes, bytes]]) -> None:
+        self._keys: list[bytes] = [key for key, _ in rows]
+        self._places = {key: place for place, key in enumerate(self._keys)}
+        self._matrix: Vector = (
+            np.stack([np.frombuffer(blob, dtype="<f4") for _, blob in rows]).astype(np.float32)
+            if rows
+            else np.zeros((0, 0), dtype=np.float32)
+        )
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def add(self, key: bytes, vector: Vector) -> None:
+        place = self._places.get(key)
+        if place is None:
+            place = len(self._keys)
+            self._keys.append(key)
+            self._places[key] = place
+            if place >= self._matrix.shape[0]:
+                grown = np.zeros((max(16, 2 * place), vector.shape[0]), dtype=np.float32)
+                grown[:place] = self._matrix[:place] if place else 0
+                self._matrix = grown
+        self._matrix[place] = vector
+
+    def drop(self, key: bytes) -> None:
+        place = self._places.pop(key)
+        last = self._keys.pop()
+        if last != key:
+            self._keys[place] = last
+            self._places[last] = place
+            self._matrix[place] = self._matrix[len(self._keys)]
+
+    def nearest(self, vector: Vector) -> list[tuple[bytes, float]]:
+        """Return keys and cosines, nearest first."""
+        count = len(self._keys)
+        if count == 0:
+            return []
+        similarities = self._matrix[:count] @ vector
+        order = np.argsort(-similarities, kind="stable")[:64]
+        return [(self._keys[place], float(similarities[place])) for place in order]
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=0.02, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode = WAL")
+    # A cache may lose its last entries in a power cut; it may not stall a request for an fsync.
+    connection.execute("PRAGMA synchronous = OFF")
+    return connection
+
+
+def _row(entry: Entry) -> tuple[object, ...]:
+    return (
+        entry.key,
+        entry.partition,
+        entry.asked,
+        None if entry.vector is None else entry.vector.astype("<f4").tobytes(),
+        entry.payload,
+        entry.model,
+        msgspec.json.encode(entry.usage),
+        entry.baseline_nusd,
+        entry.baseline_low_nusd,
+        entry.baseline_high_nusd,
+        entry.created_at.timestamp(),
+        entry.expires_at.timestamp(),
+    )
+
+
+def _find(connection: sqlite3.Connection, key: bytes, now: datetime) -> Entry | None:
+    row = connection.execute(
+        f"SELECT {_COLUMNS} FROM entries WHERE key = ? AND expires_at > ?",  # noqa: S608 - a constant
+        (key, now.timestamp()),
+    ).fetchone()
+    if row is None:
+        return None
+    return Entry(
+        key=row[0],
+        partition=row[1],
+        asked=row[2],
+        vector=None if row[3] is None else np.frombuffer(row[3], dtype="<f4").astype(np.float32),
+        payload=row[4],
+        model=ModelId(row[5]),
+        usage=msgspec.json.decode(row[6], type=Usage),
+        baseline_nusd=row[7],
+        baseline_low_nusd=row[8],
+        baseline_high_nusd=row[9],
+        created_at=datetime.fromtimestamp(row[10], UTC),
+        expires_at=datetime.fromtimestamp(row[11], UTC),
+    )

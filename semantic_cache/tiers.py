@@ -1,0 +1,59 @@
+"""Asking the two tiers. A store that fails is a counted miss, never an error."""
+
+from __future__ import annotations
+
+import sqlite3
+from datetime import datetime
+
+from semantic_cache.acceptance import Acceptance, Accepted
+from semantic_cache.seam import Hit, Miss, MissReason, Store, Tier, Vector
+
+_NEIGHBOURS = 5
+"""Candidates judged: the nearest is often a near-miss while the true repeat is second (numbers, entities)."""
+
+
+def lookup_exact(store: Store, key: bytes, *, now: datetime) -> Hit | Miss:
+    """Return the answer to the very same request."""
+    try:
+        entry = store.get(key, now)
+    except sqlite3.Error:
+        return Miss(reason=MissReason.STORE_FAILED)
+    return Hit(tier=Tier.EXACT, entry=entry) if entry is not None else Miss(reason=MissReason.ABSENT)
+
+
+def lookup_semantic(
+    store: Store,
+    acceptance: Acceptance,
+    *,
+    partition: bytes,
+    asked: str,
+    vector: Vector,
+    max_error: float,
+    now: datetime,
+) -> Hit | Miss:
+    """Return the answer to a question that means the same, as far as the route's `max_error` allows.
+
+    Args:
+        store: where the entries are.
+        acceptance: guard and calibrated score.
+        partition: what must match exactly.
+        asked: the last user text.
+        vector: float32[d], its embedding, of unit length.
+        max_error: wrong answers as a share of the semantic hits served, in (0, 1).
+        now: the present; expired entries do not count.
+    """
+    try:
+        neighbours = store.neighbours(partition, vector, limit=_NEIGHBOURS, now=now)
+    except sqlite3.Error:
+        return Miss(reason=MissReason.STORE_FAILED)
+    first_refusal: str | None = None
+    for neighbour in neighbours:
+        judged = acceptance.judge(
+            asked=asked, stored=neighbour.entry.asked, similarity=neighbour.similarity, max_error=max_error
+        )
+        if isinstance(judged, Accepted):
+            return Hit(tier=Tier.SEMANTIC, entry=neighbour.entry, similarity=neighbour.similarity, score=judged.score)
+        first_refusal = first_refusal or str(judged.reason)
+    if not neighbours:
+        return Miss(reason=MissReason.ABSENT)
+    return Miss(reason=MissReason.DECLINED, best=neighbours[0].similarity, detail=first_refusal)

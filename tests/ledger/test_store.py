@@ -1,0 +1,161 @@
+"""The store refuses to forget, and to be what it is not."""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from gateway.ledger.errors import FolderInUse, FolderUnusable, RowInvalid, SchemaMismatch
+from gateway.ledger.journaled import JournaledLedger
+from gateway.ledger.report import Books
+from gateway.ledger.rows import CRASHED
+from gateway.ledger.schema import SCHEMA
+from tests.ledger.world import INFO, OwnClock, a_charge, a_hold, a_request
+
+Opener = Callable[[], JournaledLedger]
+
+
+@pytest.fixture
+def db(ledger: JournaledLedger, folder: Path) -> Iterator[sqlite3.Connection]:
+    """A second connection to a store with one request and one charge."""
+    ledger.settle(a_charge())
+    ledger.book(a_request())
+    assert ledger.flush(5)
+    with closing(sqlite3.connect(folder / "ledger.db", isolation_level=None)) as connection:
+        yield connection
+
+
+@pytest.mark.parametrize("table", ["requests", "charges"])
+@pytest.mark.parametrize("change", ["UPDATE {} SET cost_nusd = 0", "DELETE FROM {}"])
+def test_the_store_refuses_to_change_or_delete_a_row(db: sqlite3.Connection, table: str, change: str):
+    with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+        db.execute(change.format(table))
+
+
+@pytest.mark.parametrize("table", ["requests", "charges"])
+def test_replacing_a_row_leaves_the_first(db: sqlite3.Connection, table: str):
+    before = list(db.iterdump())
+
+    db.execute(f"CREATE TEMP TABLE other AS SELECT * FROM {table}")  # noqa: S608 - the names stand above
+    db.execute("UPDATE other SET cost_nusd = 999")
+    db.execute(f"INSERT OR REPLACE INTO {table} SELECT * FROM other")  # noqa: S608 - as above
+
+    assert list(db.iterdump()) == before
+
+
+def test_every_column_is_described_in_the_schema():
+    for body in re.findall(r"CREATE TABLE \w+ \((.*?)\n\) STRICT", SCHEMA, re.DOTALL):
+        for line in body.splitlines()[1:]:
+            assert "--" in line or line.strip().startswith("PRIMARY KEY"), line
+
+
+def test_the_readable_view_shows_exact_dollars(db: sqlite3.Connection):
+    assert db.execute("SELECT started_at, cost_usd FROM charges_readable").fetchone() == (
+        "2026-11-02T12:00:00Z",
+        "0.000005000",
+    )
+
+
+def test_a_locked_store_delays_folding_and_loses_nothing(ledger: JournaledLedger, db: sqlite3.Connection, folder: Path):
+    db.execute("BEGIN EXCLUSIVE")
+    ledger.hold(a_hold(2))
+    ledger.settle(a_charge(2))
+
+    folded_while_locked = ledger.flush(0.1)
+    db.execute("ROLLBACK")
+
+    assert not folded_while_locked
+    assert ledger.flush(10)
+    assert Books(folder).bill().totals.attempts == 2
+
+
+def test_a_second_gateway_on_the_folder_is_refused_with_the_first_ones_pid(
+    ledger: JournaledLedger, folder: Path, clock: OwnClock
+):
+    with pytest.raises(
+        FolderInUse, match=rf"in use by another gateway \(process {os.getpid()}\).*of its own"
+    ) as caught:
+        JournaledLedger.open(folder, clock, INFO)
+
+    assert caught.value.pid == os.getpid()
+    assert ledger.status().is_writable
+
+
+def test_a_newer_ledger_is_refused_and_left_alone(ledger: JournaledLedger, folder: Path, clock: OwnClock):
+    ledger.close()
+    with closing(sqlite3.connect(folder / "ledger.db")) as connection:
+        connection.execute("PRAGMA user_version = 99")
+
+    with pytest.raises(SchemaMismatch, match="version 99, this Faregate reads version 1; install"):
+        JournaledLedger.open(folder, clock, INFO)
+    with pytest.raises(SchemaMismatch, match="version 99"):
+        Books(folder).bill()
+
+
+def test_a_file_that_is_no_ledger_is_refused(folder: Path, clock: OwnClock):
+    folder.mkdir()
+    (folder / "ledger.db").write_bytes(b"the cat sat on the mat, " * 100)
+
+    with pytest.raises(SchemaMismatch, match="no ledger of Faregate"):
+        JournaledLedger.open(folder, clock, INFO)
+
+
+def test_another_applications_database_is_refused(folder: Path, clock: OwnClock):
+    folder.mkdir()
+    with closing(sqlite3.connect(folder / "ledger.db")) as connection:
+        connection.execute("CREATE TABLE recipes (name TEXT)")
+
+    with pytest.raises(SchemaMismatch, match="no ledger of Faregate"):
+        JournaledLedger.open(folder, clock, INFO)
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path, clock: OwnClock):
+    (tmp_path / "file").write_text("in the way")
+
+    with pytest.raises(FolderUnusable, match="cannot be opened"):
+        JournaledLedger.open(tmp_path / "file" / "ledger", clock, INFO)
+
+
+def test_a_charge_whose_request_was_never_booked_gets_one(ledger: JournaledLedger, reopen: Opener, folder: Path):
+    ledger.settle(a_charge(1, cost_nusd=5_000))
+    ledger.hold(a_hold(1, 1, upper_bound_nusd=9_000))
+    ledger.close()
+
+    reopen()
+
+    with closing(sqlite3.connect(folder / "ledger.db")) as db:
+        rows = db.execute("SELECT request_id, path, status, error_code, cost_nusd FROM requests").fetchall()
+    assert rows == [("req_1", "", 499, CRASHED, 14_000)]
+
+
+def test_a_request_that_was_booked_gets_no_second_row(ledger: JournaledLedger, reopen: Opener, folder: Path):
+    ledger.book(a_request(1))
+    ledger.hold(a_hold(1))
+    ledger.close()
+
+    reopen()
+
+    totals = Books(folder).bill().totals
+    assert (totals.requests, totals.attempts, totals.refused) == (1, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: a_charge(cost_nusd=-1), "cost_nusd is -1"),
+        (lambda: a_charge(cached_input_tokens=-5), "cached_input_tokens is -5"),
+        (lambda: a_charge(duration_ms=float("nan")), "duration_ms is nan"),
+        (lambda: a_hold(upper_bound_nusd=2**63), "upper_bound_nusd is 9223372036854775808"),
+        (lambda: a_request(started_at=datetime(2026, 1, 1)), "without a time zone"),  # noqa: DTZ001 - the point
+    ],
+)
+def test_a_row_that_cannot_be_true_is_never_made(make: Callable[[], object], message: str):
+    with pytest.raises(RowInvalid, match=message):
+        make()

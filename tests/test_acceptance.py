@@ -1,0 +1,210 @@
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backends.embedder import MiniLM
+from semantic_cache.acceptance import (
+    FEATURES,
+    SHIPPED,
+    SIGNS,
+    Acceptance,
+    AcceptanceError,
+    Accepted,
+    Declined,
+    Refusal,
+    Step,
+    bound_without_errors,
+    features,
+    seal,
+)
+from semantic_cache.guard import MAX_CHARACTERS, Objection
+
+MAX_ERROR = 0.05
+SUFFIX = " Answer in one short sentence."
+
+REPEATS = [
+    ("What is the capital of France?", "What's the capital city of France?"),
+    ("What is the capital of France?", "Which city is the capital of France?"),
+    ("Who wrote Hamlet?", "Who is the author of Hamlet?"),
+    ("What is the chemical symbol for gold?", "Which chemical symbol does gold have?"),
+    ("What is the largest planet in the solar system?", "Which planet is the biggest in our solar system?"),
+    ("How many legs does a spider have?", "A spider has how many legs?"),
+    ("What is the boiling point of water?", "What's water's boiling point?"),
+    ("Who invented the telephone?", "Who was the inventor of the telephone?"),
+    ("What is the tallest mountain in Africa?", "Which mountain in Africa is the tallest?"),
+    ("What is the currency of Japan?", "Which currency is used in Japan?"),
+    ("Why is the sky blue?", "What is the reason the sky is blue?"),
+    ("Where can I find my invoice history?", "Where can I find my invioce history?"),
+]
+
+NEAR_MISSES = [
+    ("What is the capital of France?", "What is the capital of Finland?"),
+    ("What is 17 + 25?", "What is 17 + 26?"),
+    ("What is the tallest mountain in Africa?", "What is the tallest mountain in Asia?"),
+    ("Is aspirin safe for dogs?", "Is aspirin unsafe for dogs?"),
+    ("Convert 5 km to miles.", "Convert 5 miles to km."),
+    ("Who wrote Hamlet?", "Who wrote Macbeth?"),
+    ("What is the chemical symbol for gold?", "What is the chemical symbol for silver?"),
+    ("What is the chemical symbol for gold?", "Which chemical symbol does silver have?"),
+    ("What is the largest planet in the solar system?", "Which is the biggest moon in our solar system?"),
+    ("How many legs does a spider have?", "How many legs does an insect have?"),
+    ("What is the boiling point of water?", "What is the freezing point of water?"),
+    ("When did World War I end?", "When did World War II end?"),
+    ("Which planet is closest to the Sun?", "Which planet is farthest from the Sun?"),
+    ("What gas do plants absorb?", "Which gas do plants release?"),
+]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Acceptance with the similarity that serving would see."""
+
+    embedder: MiniLM
+    acceptance: Acceptance
+
+    def __call__(self, asked: str, stored: str, max_error: float = MAX_ERROR) -> Accepted | Declined:
+        one, other = self.embedder.embed([asked, stored])
+        return self.acceptance.judge(asked=asked, stored=stored, similarity=float(one @ other), max_error=max_error)
+
+
+@pytest.fixture(scope="module")
+def judge() -> Judge:
+    return Judge(MiniLM.load(), Acceptance.load())
+
+
+@pytest.mark.parametrize("suffix", ["", SUFFIX])
+@pytest.mark.parametrize(("asked", "stored"), REPEATS)
+def test_a_plain_paraphrase_is_served(judge: Judge, asked: str, stored: str, suffix: str):
+    assert isinstance(judge(asked + suffix, stored + suffix), Accepted)
+    assert isinstance(judge(stored + suffix, asked + suffix), Accepted)
+
+
+@pytest.mark.parametrize("suffix", ["", SUFFIX])
+@pytest.mark.parametrize(("asked", "stored"), NEAR_MISSES)
+def test_a_near_miss_is_not_served(judge: Judge, asked: str, stored: str, suffix: str):
+    assert isinstance(judge(asked + suffix, stored + suffix), Declined)
+    assert isinstance(judge(stored + suffix, asked + suffix), Declined)
+
+
+def test_a_guarded_pair_is_declined_with_both_values_however_similar(judge: Judge):
+    declined = judge.acceptance.judge(asked="Add 5 and 6", stored="Add 5 and 7", similarity=1.0, max_error=0.5)
+    assert isinstance(declined, Declined)
+    assert declined.reason is Objection.NUMBER
+    assert declined.difference is not None
+    assert (declined.difference.asked, declined.difference.stored) == ("5, 6", "5, 7")
+
+
+def test_a_low_score_is_named_as_the_reason(judge: Judge):
+    declined = judge("How do I bake bread?", "How do I delete my account?")
+    assert isinstance(declined, Declined)
+    assert declined.reason is Refusal.BELOW_THRESHOLD
+
+
+def test_a_promise_that_no_threshold_keeps_silences_the_tier(judge: Judge):
+    declined = judge("Why is the sky blue?", "Why is the sky blue?", max_error=0.0001)
+    assert isinstance(declined, Declined)
+    assert declined.reason is Refusal.NO_THRESHOLD
+
+
+def test_a_text_too_long_to_compare_is_not_scored(judge: Judge):
+    long = "why " * MAX_CHARACTERS
+    declined = judge.acceptance.judge(asked=long, stored=long, similarity=1.0, max_error=MAX_ERROR)
+    assert declined == Declined(
+        reason=Objection.TOO_LONG, score=0.0, similarity=1.0, difference=getattr(declined, "difference", None)
+    )
+
+
+def test_the_score_never_falls_with_similarity(judge: Judge):
+    pair = {"asked": "Why is the sky blue?", "stored": "Why does the sky look blue?"}
+    scores = [judge.acceptance.score(**pair, similarity=float(cosine)) for cosine in np.linspace(-1, 1, 21)]
+    assert scores == sorted(scores)
+
+
+def test_no_weight_contradicts_the_sign_of_its_feature(judge: Judge):
+    assert all(weight * sign >= 0 for weight, sign in zip(judge.acceptance.calibration.weights, SIGNS, strict=True))
+
+
+@given(one=st.text(max_size=60), other=st.text(max_size=60))
+def test_features_are_finite_and_symmetric(one: str, other: str):
+    forth = features(asked=one, stored=other, similarity=0.5, words=frozenset())
+    back = features(asked=other, stored=one, similarity=0.5, words=frozenset())
+    assert forth.shape == (len(FEATURES),)
+    assert np.isfinite(forth).all()
+    np.testing.assert_array_equal(forth, back)
+
+
+@given(errors=st.lists(st.floats(0.001, 0.5), min_size=2, max_size=6).map(sorted))
+def test_a_laxer_promise_never_has_a_stricter_threshold(errors: list[float]):
+    acceptance = Acceptance.load()
+    thresholds = [acceptance.threshold(error) for error in errors]
+    known = [threshold for threshold in thresholds if threshold is not None]
+    assert known == sorted(known, reverse=True)
+
+
+def _acceptance(tested: list[tuple[int, int, float]]) -> Acceptance:
+    steps = tuple(
+        Step(threshold=1 - at / 10, served=served, wrong=wrong, upper_bound=bound, repeats_served=0.5)
+        for at, (served, wrong, bound) in enumerate(tested)
+    )
+    return Acceptance(msgspec.structs.replace(Acceptance.load().calibration, steps=steps), words=frozenset())
+
+
+def test_the_sequence_ends_at_its_first_failure_even_if_a_later_step_would_pass():
+    acceptance = _acceptance([(50, 0, 0.045), (60, 2, 0.086), (200, 2, 0.026)])
+    assert acceptance.threshold(0.05) == 1.0
+
+
+def test_steps_with_too_few_pairs_to_pass_are_no_failures():
+    acceptance = _acceptance([(5, 0, 0.37), (10, 0, 0.21), (50, 0, 0.045)])
+    assert acceptance.threshold(0.05) == pytest.approx(0.8)
+
+
+def test_an_error_among_the_strictest_leaves_no_threshold():
+    assert _acceptance([(50, 3, 0.13), (100, 3, 0.066)]).threshold(0.05) is None
+
+
+def test_no_error_in_45_bounds_the_share_at_five_percent():
+    assert bound_without_errors(45, 0.90) == pytest.approx(0.0499, abs=1e-4)
+
+
+def test_the_shipped_calibration_states_its_promise_and_its_sources():
+    calibration = Acceptance.load().calibration
+    assert calibration.confidence == 0.90
+    assert calibration.pairs == sum(source.rows for source in calibration.sources)
+    assert all("CC BY 4.0" in source.licence and source.attribution for source in calibration.sources)
+
+
+def test_the_shipped_calibration_belongs_to_the_shipped_embedder(judge: Judge):
+    assert judge.acceptance.calibration.embedder == judge.embedder.id
+
+
+def test_a_changed_artefact_is_refused(tmp_path: Path):
+    changed = tmp_path / "acceptance.json"
+    changed.write_bytes(SHIPPED.read_bytes().replace(b'"confidence": 0.9', b'"confidence": 0.8'))
+    with pytest.raises(AcceptanceError, match="was changed"):
+        Acceptance.load(changed)
+
+
+def test_an_artefact_of_other_features_is_refused(tmp_path: Path):
+    other = tmp_path / "acceptance.json"
+    other.write_bytes(seal(msgspec.structs.replace(Acceptance.load().calibration, features=("cosine",))))
+    with pytest.raises(AcceptanceError, match="train it again"):
+        Acceptance.load(other)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"not json"])
+def test_what_is_no_artefact_is_refused(tmp_path: Path, content: bytes):
+    path = tmp_path / "acceptance.json"
+    path.write_bytes(content)
+    with pytest.raises(AcceptanceError, match="no acceptance calibration"):
+        Acceptance.load(path)
+
+
+def test_a_missing_artefact_is_named(tmp_path: Path):
+    with pytest.raises(AcceptanceError, match="cannot read"):
+        Acceptance.load(tmp_path / "none.json")
