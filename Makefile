@@ -8,6 +8,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 # The locks are made for 3.11, so it is preferred; `make setup PYTHONS=/path/to/python` takes another.
 PYTHONS ?= python3.11 python3 python3.12 python3.13 python3.14
+IS_NEW_ENOUGH := 'import sys; sys.exit(sys.version_info < (3, 11))'
 
 .PHONY: help setup demo test test-models lint types contracts deploy-lint format lock bench bench-quick clean
 
@@ -15,6 +16,7 @@ help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Create .venv with the locked dependencies and the command faregate
+	@:
 
 demo: setup ## Run the main job on two real models and print its bill (KEEP=1 leaves it running)
 	@$(BIN)/faregate demo $(if $(KEEP),--keep)
@@ -61,20 +63,25 @@ clean: ## Remove what was built; fetched models and the ledger stay
 	@rm -rf .hypothesis .coverage
 	@find backends gateway load_tests policies router semantic_cache tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# A virtual environment that works is kept and brought up to date, so that what runs from it goes on running.
 $(STAMP): requirements-dev.lock requirements.lock pyproject.toml
-	@for candidate in $(PYTHONS); do \
-	  if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python=$$candidate; break; fi; \
-	done; \
-	if [ -z "$${python:-}" ]; then \
-	  echo "setup: none of '$(PYTHONS)' is Python 3.11 or newer; install one, or name it: make setup PYTHONS=/path/to/python" >&2; \
-	  exit 1; \
-	fi; \
-	echo "setup: $$("$$python" --version) makes .venv"; \
-	"$$python" -m venv --clear .venv
-	@echo "setup: fetching the locked dependencies (a minute or two, once)"
-	@$(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements-dev.lock \
-	  | awk -v all="$$(grep -c '==' requirements-dev.lock)" \
-	    '/^Collecting / { if (++n % 20 == 0 || n == all) { print "setup: " n " of " all " packages"; fflush() } } \
-	     /^Installing collected/ { print "setup: installing them"; fflush() }'
-	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps -e .
+	@if ! $(BIN)/python -c $(IS_NEW_ENOUGH) 2>/dev/null; then \
+	  for candidate in $(PYTHONS); do \
+	    if "$$candidate" -c $(IS_NEW_ENOUGH) 2>/dev/null; then python=$$candidate; break; fi; \
+	  done; \
+	  if [ -z "$${python:-}" ]; then \
+	    echo "setup: none of '$(PYTHONS)' is Python 3.11 or newer; install one, or: make setup PYTHONS=/path/to/python" >&2; \
+	    exit 1; \
+	  fi; \
+	  echo "setup: $$("$$python" --version) makes .venv"; \
+	  "$$python" -m venv --clear .venv; \
+	fi
+	@echo "setup: fetching and installing the locked dependencies (about a minute, once)"
+	@if ! $(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements-dev.lock 2>&1 \
+	  | tee .venv/install.log \
+	  | awk -v all="$$(grep -cE '^[a-z0-9]' requirements-dev.lock)" \
+	    '/^(Collecting|Processing|Requirement already satisfied:) .* \(line/ { n++; if (n % 20 == 0) { print "setup: " n " of " all; fflush() } }'; \
+	then cat .venv/install.log >&2; exit 1; fi
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps -e . 2>>.venv/install.log \
+	  || { cat .venv/install.log >&2; exit 1; }
 	@touch $@

@@ -20,6 +20,8 @@ _DROPPED_WHEN_NULL = frozenset({"encoding_format", "dimensions", "user", "stop",
 """Some clients send null for "not set", which llama.cpp refuses with 400."""
 
 _CHOICES_LIMIT = 128
+_TOKENS_LIMIT = 10**9
+"""No model answers more; a larger cap would reserve more money than the ledger's integers hold."""
 
 
 class _Part(msgspec.Struct):
@@ -57,8 +59,8 @@ class _Known(msgspec.Struct):
     input: str | list[JsonValue] | None = None
     temperature: float | None = None
     n: Annotated[int, msgspec.Meta(ge=1, le=_CHOICES_LIMIT)] | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
+    max_tokens: Annotated[int, msgspec.Meta(le=_TOKENS_LIMIT)] | None = None
+    max_completion_tokens: Annotated[int, msgspec.Meta(le=_TOKENS_LIMIT)] | None = None
     logprobs: bool | int | None = None
     tools: list[msgspec.Raw] | None = None
     functions: list[msgspec.Raw] | None = None
@@ -94,7 +96,7 @@ def parse_ask(surface: Surface, body: bytes) -> Ask:
         messages=_messages(surface, known),
         temperature=known.temperature,
         choices=_choices(surface, known),
-        max_output_tokens=known.max_completion_tokens or known.max_tokens,
+        max_output_tokens=_cap(known.max_completion_tokens) or _cap(known.max_tokens),
         json_schema=known.response_format.json_schema.schema
         if known.response_format and known.response_format.json_schema
         else None,
@@ -165,6 +167,11 @@ def _message(turn: _Turn) -> Message:
         has_image=any(part.type == "image_url" for part in parts),
         is_plain=turn.tool_calls is None and all(part.type == "text" for part in parts),
     )
+
+
+def _cap(tokens: int | None) -> int | None:
+    """Return a cap that caps: llama.cpp's -1 means that there is none, and 0 is the upstream's to refuse."""
+    return tokens if tokens is not None and tokens > 0 else None
 
 
 def _choices(surface: Surface, known: _Known) -> int:

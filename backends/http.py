@@ -13,6 +13,7 @@ import msgspec
 
 from backends.errors import (
     AskRejected,
+    BackendError,
     CredentialsRejected,
     EndpointFailed,
     EndpointTimeout,
@@ -97,6 +98,9 @@ class HttpBackend:
             raise ReplyMalformed(
                 "the upstream's answer ended before its first event", endpoint=self.endpoint
             ) from error
+        except BackendError as error:
+            error.endpoint = self.endpoint
+            raise
         finally:
             if response is not None and not is_open:
                 response.close()
@@ -159,6 +163,7 @@ class HttpReply:
         self._idle_s = idle_s
         self._decoder = EventDecoder()
         self._ready: list[Event] = []
+        self._failure: BackendError | None = None
         self._is_finished = False
         self._is_done = False
 
@@ -169,7 +174,7 @@ class HttpReply:
             ReplyMalformed: not an answer.
             StreamCut: the answer ended before an event.
         """
-        self._ready.append(await self._next())
+        self._ready.insert(0, await self._next())
 
     def __aiter__(self) -> Self:
         """Return itself: a reply is read once."""
@@ -186,6 +191,9 @@ class HttpReply:
                 return await self._next()
         except TimeoutError as error:
             raise EndpointTimeout("idle", self._idle_s, endpoint=self.endpoint) from error
+        except BackendError as error:
+            error.endpoint = self.endpoint
+            raise
 
     async def aclose(self) -> None:
         """Close the connection, unless the answer was read to its end and the connection may be used again."""
@@ -201,6 +209,8 @@ class HttpReply:
                 f"a stream was asked for and {content_type or 'no content type'!r} came", endpoint=self.endpoint
             )
         while not self._ready and not self._is_done:
+            if self._failure is not None:
+                raise self._failure
             await self._read_some()
         if self._ready:
             return self._ready.pop(0)
@@ -212,18 +222,21 @@ class HttpReply:
         return event
 
     async def _read_some(self) -> None:
-        """Take one read's worth of bytes and queue the events in it."""
+        """Take one read's worth of bytes and queue the events in it; what breaks after them is raised after them."""
         received = await _read_any(self._response)
-        if not received:
-            self._end()
-            return
-        for payload in self._decoder.feed(received):
-            if payload == DONE:
+        try:
+            if not received:
                 self._end()
                 return
-            chunk = read_chunk(payload)
-            self._note(chunk)
-            self._ready.append(chunk)
+            for payload in self._decoder.feed(received):
+                if payload == DONE:
+                    self._end()
+                    return
+                chunk = read_chunk(payload)
+                self._note(chunk)
+                self._ready.append(chunk)
+        except BackendError as error:
+            self._failure = error
 
     def _note(self, chunk: Chunk) -> None:
         if chunk.finish_reason is not None:

@@ -60,6 +60,9 @@ class _Reply(msgspec.Struct):
 
 _decode = msgspec.json.Decoder(_Reply).decode
 
+_TOKENS_LIMIT = 10**9
+"""No attempt reads or writes more tokens."""
+
 
 def read_chunk(payload: bytes) -> Chunk:
     """Read one event of a stream.
@@ -136,6 +139,8 @@ def _usage(usage: _Usage | None) -> Usage | None:
     if usage is None or usage.prompt_tokens is None:
         return None
     total_in, total_out = max(0, usage.prompt_tokens), max(0, usage.completion_tokens or 0)
+    if max(total_in, total_out) > _TOKENS_LIMIT:
+        return None  # broken: such a charge would not fit the ledger's integers
     details_in, details_out = usage.prompt_tokens_details, usage.completion_tokens_details
     # A part larger than its whole is a broken report: the whole bounds it, so that no class becomes negative.
     cached = min(total_in, max(0, (details_in.cached_tokens or 0) if details_in else 0))

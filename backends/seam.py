@@ -5,7 +5,7 @@ Contract (tests/contracts/test_backend.py runs it against every implementation):
   that failing over is always possible until `open` has returned and never after;
 - a reply yields events until its end; an end before the `finish_reason` raises `StreamCut`, silence `EndpointTimeout`;
 - `aclose` may be called at any time, more than once, and frees the upstream (which stops generating) at once;
-- cancelling `open` or an iteration frees the upstream as well.
+- cancelling `open` frees the upstream as well; cancelling an iteration loses no event: it can be gone on with or closed.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""The side door, on FastAPI: models, health, metrics, and the admin pages with their own key."""
+"""The side door, on FastAPI: models, health, metrics, and the admin pages with their own key.
 
-from __future__ import annotations
+No postponed annotations here: FastAPI reads the signatures of functions that are local to `side_door`.
+"""
 
 from typing import Annotated
 

@@ -29,7 +29,7 @@ from backends.words import JsonValue
 from router.train_outcomes import Question, grade
 
 SEED = 20261121
-KNOWING, READING = 600, 400
+KNOWING, READING = 450, 250
 """How many questions are asked whose answer must be known, and whose answer stands in the prompt."""
 Draft: TypeAlias = tuple[str, list[str]]
 """A question without its instruct, and the answers it accepts."""

@@ -209,7 +209,9 @@ def _end_of_word(text: str, at: int) -> int:
         if is_number and character.isalpha():
             # "5km", "7am": the unit is a word of its own; "2fa" is put together again by PHRASES.
             break
-        inner = (is_number and character in ",.:" and following.isdigit()) or (character == "'" and following.isalpha())
+        inner = (is_number and character in ",.:" and following.isdigit()) or (
+            character == "'" and following.isalpha() and not is_number
+        )
         if not (character.isalnum() or inner):
             break
         end += 1
@@ -264,7 +266,9 @@ def _resolve_contractions(tokens: Iterable[_Token]) -> list[_Token]:
         if word in _CONTRACTIONS:
             resolved.extend(_Token(part) for part in _CONTRACTIONS[word])
         elif word.endswith("n't"):
-            resolved.extend((_Token(word[:-3]), _Token("not")))
+            # "n't" may also stand alone, cut off its verb.
+            resolved.extend([_Token(word[:-3])] if word[:-3] else [])
+            resolved.append(_Token("not"))
         elif "'" in word:
             host, _, tail = word.partition("'")
             resolved.append(_Token(host, token.is_name))
@@ -276,6 +280,7 @@ def _resolve_contractions(tokens: Iterable[_Token]) -> list[_Token]:
 
 
 _LONGEST_PHRASE = max(len(phrase) for phrase in lex.PHRASES)
+_PHRASE_OPENINGS = frozenset(phrase[0] for phrase in lex.PHRASES)
 
 
 def _resolve_phrases(tokens: Sequence[_Token]) -> list[_Token]:
@@ -286,7 +291,8 @@ def _resolve_phrases(tokens: Sequence[_Token]) -> list[_Token]:
             resolved.extend(_Token(word) for word in lex.PHRASES[("2fa",)])
             at += 2
             continue
-        for length in range(min(_LONGEST_PHRASE, len(tokens) - at), 1, -1):
+        longest = min(_LONGEST_PHRASE, len(tokens) - at) if tokens[at].word in _PHRASE_OPENINGS else 0
+        for length in range(longest, 1, -1):
             replacement = lex.PHRASES.get(tuple(token.word for token in tokens[at : at + length]))
             if replacement is not None:
                 resolved.extend(_Token(word, word in lex.PLACES) for word in replacement)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -44,6 +44,8 @@ _COLUMNS = (
 )
 _SHELVED_ROWS = 200_000
 """Vectors kept in memory over all partitions: 300 MB at 384 dimensions."""
+_LOOKED_AT = 1_024
+"""Candidates read at most, expired and dropped ones included: they are forgotten as they are met."""
 
 
 class SqliteStore:
@@ -89,14 +91,17 @@ class SqliteStore:
         """Return the nearest entries of a partition that have not expired, nearest first."""
         shelf = self._shelf(partition)
         found: list[Neighbour] = []
+        gone: list[bytes] = []
         for key, similarity in shelf.nearest(vector):
             entry = _find(self._writes, key, now)
-            if entry is None:
-                shelf.drop(key)
+            if entry is None or entry.partition != partition:
+                gone.append(key)
                 continue
             found.append(Neighbour(entry=entry, similarity=similarity))
             if len(found) == limit:
                 break
+        for key in gone:
+            shelf.drop(key)
         return found
 
     def close(self) -> None:
@@ -172,14 +177,14 @@ class _Shelf:
             self._places[last] = place
             self._matrix[place] = self._matrix[len(self._keys)]
 
-    def nearest(self, vector: Vector) -> list[tuple[bytes, float]]:
-        """Return keys and cosines, nearest first."""
+    def nearest(self, vector: Vector) -> Iterator[tuple[bytes, float]]:
+        """Yield keys and cosines, nearest first; nothing may be added or dropped meanwhile."""
         count = len(self._keys)
         if count == 0:
-            return []
+            return
         similarities = self._matrix[:count] @ vector
-        order = np.argsort(-similarities, kind="stable")[:64]
-        return [(self._keys[place], float(similarities[place])) for place in order]
+        for place in np.argsort(-similarities, kind="stable")[:_LOOKED_AT]:
+            yield self._keys[place], float(similarities[place])
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -27,8 +27,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from scipy.optimize import minimize  # type: ignore[import-untyped]
-from scipy.stats import beta  # type: ignore[import-untyped]
+from scipy.optimize import minimize
+from scipy.stats import beta
 from sklearn.model_selection import StratifiedGroupKFold
 
 from backends.embedder import MiniLM, known_words

@@ -25,6 +25,7 @@ DIFFERENT = [
     (Objection.NEGATION, "Is ibuprofen safe?", "Is ibuprofen unsafe?"),
     (Objection.NEGATION, "What's the price for members?", "What's the price for non-members?"),
     (Objection.NEGATION, "Should I water cacti?", "Should I stop watering cacti?"),
+    (Objection.NEGATION, "Is argon a harmful gas?", "Is argon a harmless gas?"),
     (Objection.ANTONYM, "What is the largest planet?", "What is the smallest planet?"),
     (Objection.ANTONYM, "How do I turn on the light?", "How do I turn the light off?"),
     (Objection.ANTONYM, "What is the check-in time?", "What is the check-out time?"),
@@ -40,7 +41,7 @@ DIFFERENT = [
     (Objection.ORDER, "Does Brazil beat Germany?", "Does Germany beat Brazil?"),
     (Objection.QUESTION, "Who invented the telephone?", "When was the telephone invented?"),
     (Objection.QUESTION, "What is gold mined for?", "Why is gold mined?"),
-    (Objection.QUESTION, "Is Paris the capital of France?", "What is the capital of France?"),
+    (Objection.QUESTION, "Is the sun a star?", "Why is the sun a star?"),
     (Objection.FORMAT, "Describe HTTP as a table", "Describe HTTP as a list"),
     (Objection.FORMAT, "Give me the planets", "Give me the planets in JSON"),
     (Objection.FORMAT, "Explain the theory", "Translate the theory"),
@@ -66,6 +67,9 @@ ALIKE = [
     ("What separates a virus and bacteria?", "What separates bacteria and a virus?"),
     ("How far is the Moon from the Earth?", "What is the distance from the Earth to the Moon?"),
     ("I can't log in", "I cannot log in"),
+    ("How do I set up 2FA?", "How do I set up two-factor authentication?"),
+    ("Is there a way to export it?", "How do I export it?"),
+    ("Why does n't it work?", "Why does it not work?"),
     ("Hi, how do I bleed a radiator? Thanks!", "How do I bleed a radiator?"),
     ("Explain rain in 1 sentence", "Explain rain in one sentence"),
 ]
@@ -121,6 +125,7 @@ def test_a_decimal_point_ends_no_sentence():
         ("an 18-year-old", "216 month"),
         ("the 3rd try", "3"),
         ("a dozen", "12"),
+        ("the 20's", "20"),
     ],
 )
 def test_numbers_are_read_in_digits_and_words(text: str, shown: str):
@@ -129,9 +134,11 @@ def test_numbers_are_read_in_digits_and_words(text: str, shown: str):
 
 TEXTS = st.one_of(
     st.text(max_size=80),
-    st.lists(st.sampled_from([*"£$%+-:.,?'", "5", "9:15", "1.2.3", "two", "hundred", "and", "km", "not", "Paris"])).map(
-        " ".join
-    ),
+    st.lists(
+        st.sampled_from(
+            [*"£$%+-:.,?'", "5", "9:15", "1.2.3", "two", "hundred", "and", "km", "not", "n't", "it's", "Paris"]
+        )
+    ).map(" ".join),
 )
 
 

@@ -125,94 +125,82 @@ def _table(bill: Bill) -> str:
 
 
 def _parts(bill: Bill) -> list[RenderableType]:
-    totals = bill.totals
     since = bill.since.isoformat() if bill.since else "the beginning"
     until = bill.until.isoformat() if bill.until else "now"
     whose = f", tenant {bill.tenant}" if bill.tenant else ""
-    parts: list[RenderableType] = [f"Bill from {since} to {until}{whose} (UTC, USD)"]
-    parts += [f"Note: {note}" for note in bill.notes]
-    parts.append(
-        _grid(
-            "Total",
-            ("", "USD"),
-            [
-                ("cost of all attempts", _short(totals.cost_nusd)),
-                ("  of it rejected by the judge", _short(totals.rejected_nusd)),
-                ("the baseline would have cost", _short(totals.baseline_nusd)),
-                ("  at least", _short(totals.baseline_low_nusd)),
-                ("  at most", _short(totals.baseline_high_nusd)),
-                ("saved", _short(totals.savings_nusd)),
-            ],
+    totals = bill.totals
+    parts: list[RenderableType] = [
+        f"Bill from {since} to {until}{whose} (UTC, USD)",
+        *(f"Note: {note}" for note in bill.notes),
+        f"{totals.requests} requests, {totals.served} served, {totals.refused} refused; {totals.attempts} attempts",
+        _totals_grid(bill),
+        _savings_grid(bill),
+        _kinds_grid(bill),
+        _models_grid(bill),
+        _group_grid("tenant", bill.by_tenant),
+        _group_grid("route", bill.by_route),
+        _group_grid("path", bill.by_path),
+        _group_grid("day", bill.by_day),
+    ]
+    return [*parts, _pools_grid(bill)] if bill.pools else parts
+
+
+def _totals_grid(bill: Bill) -> RenderableType:
+    totals = bill.totals
+    rows = [
+        ("cost of all attempts", totals.cost_nusd),
+        ("  of it rejected by the judge", totals.rejected_nusd),
+        ("the baseline would have cost", totals.baseline_nusd),
+        ("  at least", totals.baseline_low_nusd),
+        ("  at most", totals.baseline_high_nusd),
+        ("saved", totals.savings_nusd),
+    ]
+    return _grid("Total", ("", "USD"), [(words, _short(amount)) for words, amount in rows])
+
+
+def _savings_grid(bill: Bill) -> RenderableType:
+    rows = [(name.removesuffix("_nusd"), _short(amount)) for name, amount in asdict(bill.savings).items()]
+    return _grid("Savings by cause", ("cause", "USD"), [*rows, ("total", _short(bill.savings.total_nusd))])
+
+
+def _kinds_grid(bill: Bill) -> RenderableType:
+    rows = [(line.kind, str(line.attempts), _short(line.cost_nusd)) for line in bill.by_kind]
+    return _grid("Attempts by outcome", ("outcome", "attempts", "USD"), rows)
+
+
+def _models_grid(bill: Bill) -> RenderableType:
+    columns = ("model", "attempts", "input", "cached", "written", "output", "reasoning", "USD")
+    rows = [
+        (
+            line.model,
+            str(line.attempts),
+            str(line.input_tokens),
+            str(line.cached_input_tokens),
+            str(line.cache_write_tokens),
+            str(line.output_tokens),
+            str(line.reasoning_tokens),
+            _short(line.cost_nusd),
         )
-    )
-    parts.append(
-        f"{totals.requests} requests, {totals.served} served, {totals.refused} refused; {totals.attempts} attempts"
-    )
-    savings = asdict(bill.savings).items()
-    parts.append(
-        _grid(
-            "Savings by cause",
-            ("cause", "USD"),
-            [
-                *((name.removesuffix("_nusd"), _short(amount)) for name, amount in savings),
-                ("total", _short(bill.savings.total_nusd)),
-            ],
+        for line in bill.by_model
+    ]
+    return _grid("By model", columns, rows)
+
+
+def _pools_grid(bill: Bill) -> RenderableType:
+    columns = ("pool", "hours", "busy hours", "bill", "charged", "idle", "variance")
+    rows = [
+        (
+            line.pool,
+            _hours(line.up_us),
+            _hours(line.busy_us),
+            _short(line.bill_nusd),
+            _short(line.charged_nusd),
+            _short(line.idle_nusd),
+            _short(line.variance_nusd),
         )
-    )
-    parts.append(
-        _grid(
-            "Attempts by outcome",
-            ("outcome", "attempts", "USD"),
-            [(line.kind, str(line.attempts), _short(line.cost_nusd)) for line in bill.by_kind],
-        )
-    )
-    parts.append(
-        _grid(
-            "By model",
-            ("model", "attempts", "input", "cached", "written", "output", "reasoning", "USD"),
-            [
-                (
-                    line.model,
-                    str(line.attempts),
-                    str(line.input_tokens),
-                    str(line.cached_input_tokens),
-                    str(line.cache_write_tokens),
-                    str(line.output_tokens),
-                    str(line.reasoning_tokens),
-                    _short(line.cost_nusd),
-                )
-                for line in bill.by_model
-            ],
-        )
-    )
-    for name, lines in (
-        ("tenant", bill.by_tenant),
-        ("route", bill.by_route),
-        ("path", bill.by_path),
-        ("day", bill.by_day),
-    ):
-        parts.append(_group_grid(name, lines))
-    if bill.pools:
-        columns = ("pool", "hours", "busy hours", "bill", "charged", "idle", "variance")
-        parts.append(
-            _grid(
-                "Pools (bill = charged + idle + variance)",
-                columns,
-                [
-                    (
-                        line.pool,
-                        _hours(line.up_us),
-                        _hours(line.busy_us),
-                        _short(line.bill_nusd),
-                        _short(line.charged_nusd),
-                        _short(line.idle_nusd),
-                        _short(line.variance_nusd),
-                    )
-                    for line in bill.pools
-                ],
-            )
-        )
-    return parts
+        for line in bill.pools
+    ]
+    return _grid("Pools (bill = charged + idle + variance)", columns, rows)
 
 
 def _group_grid(name: str, lines: Sequence[GroupLine]) -> RenderableType:

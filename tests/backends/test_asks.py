@@ -112,6 +112,11 @@ def test_the_last_user_turn_is_the_text():
         (Surface.CHAT, b'{"model":"m","messages":[{"role":"user","content":"x"}],"n":129}', "n"),
         (Surface.CHAT, b'{"model":"m","messages":[{"role":"user","content":"x"}],"temperature":"hot"}', "temperature"),
         (Surface.CHAT, b'{"model":"m","messages":[{"role":"user","content":"x"}],"max_tokens":1e30}', "max_tokens"),
+        (
+            Surface.CHAT,
+            b'{"model":"m","messages":[{"role":"user","content":"x"}],"max_tokens":99999999999}',
+            "max_tokens",
+        ),
         (Surface.COMPLETIONS, b'{"model":"m"}', "prompt"),
         (Surface.EMBEDDINGS, b'{"model":"m"}', "input"),
     ],

@@ -55,7 +55,9 @@ def test_comments_names_and_ids_are_no_events():
     assert EventDecoder().feed(b": ping\n\nevent: x\nid: 3\nretry: 10\n\ndata: a\n\n") == [b"a"]
 
 
-@pytest.mark.parametrize(("line", "value"), [(b"data:a", b"a"), (b"data: a", b"a"), (b"data:  a", b" a"), (b"data", b"")])
+@pytest.mark.parametrize(
+    ("line", "value"), [(b"data:a", b"a"), (b"data: a", b"a"), (b"data:  a", b" a"), (b"data", b"")]
+)
 def test_one_space_after_the_colon_is_dropped(line: bytes, value: bytes):
     assert EventDecoder().feed(line + b"\n\n") == [value]
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gateway.ledger.errors import JournalCorrupt, LedgerUnavailable
 from gateway.ledger.journal import Journal, OsFiles, RecordKind, Segment, segments
-from gateway.ledger.journaled import JournaledLedger
+from gateway.ledger.journaled import MOST_PENDING_REQUESTS, JournaledLedger
 from gateway.ledger.report import Books
 from gateway.ledger.rows import ChargeKind
 from tests.ledger.world import INFO, OwnClock, SmallDisk, a_charge, a_hold, a_request
@@ -230,3 +230,40 @@ def test_folding_a_segment_again_changes_nothing(folder: Path, reopen: Opener):
 
     assert again.status().duplicates == 1
     assert Books(folder).bill().totals.cost_nusd == 5_000
+
+
+def test_damage_to_the_live_journal_stops_spending_and_says_where(ledger: JournaledLedger, folder: Path):
+    ledger.settle(a_charge(1))
+    assert ledger.flush(5)
+    (live,) = segments(folder / "journal")
+    with (folder / "journal" / live.name).open("ab") as file:
+        file.write(b"garbage\n")
+
+    assert not ledger.flush(0.3)
+    with pytest.raises(LedgerUnavailable, match=r"damaged at byte \d+"):
+        ledger.hold(a_hold(2))
+    assert "damaged" in str(ledger.status().error)
+
+
+def test_too_many_refused_requests_are_dropped_and_counted_but_no_charge_is(
+    ledger: JournaledLedger, disk: SmallDisk, folder: Path
+):
+    disk.room = 0
+    for number in range(MOST_PENDING_REQUESTS + 3):
+        ledger.book(a_request(number))
+    ledger.settle(a_charge(1))
+    dropped = ledger.status().dropped
+    disk.room = None
+
+    assert ledger.flush(30)
+    totals = Books(folder).bill().totals
+    assert (dropped, totals.requests, totals.attempts) == (3, MOST_PENDING_REQUESTS, 1)
+
+
+def test_a_pool_is_billed_until_the_gateways_last_sign_of_life(ledger: JournaledLedger, clock: OwnClock, folder: Path):
+    clock.move(3600)
+
+    assert ledger.flush(5)
+
+    (pool,) = Books(folder).bill().pools
+    assert (pool.up_us, pool.bill_nusd, pool.idle_nusd) == (3_600_000_000, 360_000_000, 360_000_000)

@@ -94,4 +94,4 @@ def test_every_hold_ends_as_one_charge_or_none(tmp_path: Path):
     class InFolder(Spending):
         root = tmp_path
 
-    run_state_machine_as_test(InFolder, settings=settings(max_examples=30, stateful_step_count=30, deadline=None))
+    run_state_machine_as_test(InFolder, settings=settings(max_examples=20, stateful_step_count=25, deadline=None))

@@ -88,6 +88,40 @@ def test_a_second_gateway_on_the_folder_is_refused_with_the_first_ones_pid(
     assert ledger.status().is_writable
 
 
+def test_a_lock_without_a_readable_owner_is_still_a_lock(ledger: JournaledLedger, folder: Path, clock: OwnClock):
+    (folder / "lock").write_text("")
+
+    with pytest.raises(FolderInUse, match="process unknown"):
+        JournaledLedger.open(folder, clock, INFO)
+
+    assert ledger.status().is_writable
+
+
+def test_a_lock_that_is_a_folder_is_refused(folder: Path, clock: OwnClock):
+    (folder / "lock").mkdir(parents=True)
+
+    with pytest.raises(FolderUnusable, match=r"cannot open .*lock: Is a directory"):
+        JournaledLedger.open(folder, clock, INFO)
+
+
+def test_a_store_that_is_a_folder_is_refused(folder: Path, clock: OwnClock):
+    (folder / "ledger.db").mkdir(parents=True)
+
+    with pytest.raises(FolderUnusable, match=r"cannot open .*ledger.db"):
+        JournaledLedger.open(folder, clock, INFO)
+
+
+def test_a_store_locked_by_another_program_at_the_start_is_told(
+    ledger: JournaledLedger, db: sqlite3.Connection, folder: Path, clock: OwnClock
+):
+    ledger.close()
+    db.execute("PRAGMA locking_mode = EXCLUSIVE")
+    db.execute("BEGIN EXCLUSIVE")
+
+    with pytest.raises(FolderUnusable, match="lock"):
+        JournaledLedger.open(folder, clock, INFO)
+
+
 def test_a_newer_ledger_is_refused_and_left_alone(ledger: JournaledLedger, folder: Path, clock: OwnClock):
     ledger.close()
     with closing(sqlite3.connect(folder / "ledger.db")) as connection:

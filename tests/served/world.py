@@ -137,14 +137,14 @@ class Served:
         async with self.session.request(
             method, self.origin + path, data=data, headers={**known, **(headers or {})}
         ) as response:
-            parts: list[bytes] = []
+            received = bytearray()
             is_cut = False
             try:
                 async for part in response.content.iter_any():
-                    parts.append(part)
+                    received += part
             except aiohttp.ClientPayloadError:
                 is_cut = True
-            return Seen(status=response.status, headers=response.headers, body=b"".join(parts), is_cut=is_cut)
+            return Seen(status=response.status, headers=response.headers, body=bytes(received), is_cut=is_cut)
 
     async def ask(
         self,
@@ -159,6 +159,18 @@ class Served:
         messages = [{"role": "user", "content": question}]
         body = {"model": model, "messages": messages, "temperature": 0, **fields}
         return await self.send("/v1/chat/completions", body, tenant=tenant, headers=headers)
+
+    async def rows_of(self, *answers: Seen) -> Rows:
+        """Return the ledger's rows of these answers' requests once they are booked, in the answers' order."""
+        ids = [seen.headers["x-request-id"] for seen in answers]
+        async with asyncio.timeout(20):
+            while True:
+                await asyncio.to_thread(self.opened.ledger.flush, 5.0)
+                rows = read_rows(self.folder)
+                requests = {row["request_id"]: row for row in rows.requests}
+                if requests.keys() >= set(ids):
+                    charges = [row for name in ids for row in rows.charges if row["request_id"] == name]
+                    return Rows(requests=[requests[name] for name in ids], charges=charges)
 
     async def rows(self, requests: int = 1) -> Rows:
         """Return the ledger's rows once so many requests are booked."""

@@ -1,0 +1,87 @@
+"""The contract of `Strategy`, for every implementation, over all kinds of requests."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backends.asks import parse_ask
+from backends.words import Ask, Capability, JsonValue, ModelId, Surface
+from router.judge import Judge
+from router.strategy import Candidate, Cascade, NoEligibleModel, Pinned, Strategy
+from tests.served.world import a_judge
+
+LADDER = [
+    Candidate(
+        model=ModelId("small"),
+        capabilities=frozenset({Capability.CHAT, Capability.LOGPROBS, Capability.JSON_SCHEMA}),
+        context_tokens=2000,
+    ),
+    Candidate(
+        model=ModelId("middle"), capabilities=frozenset({Capability.CHAT, Capability.TOOLS}), context_tokens=None
+    ),
+    Candidate(
+        model=ModelId("large"),
+        capabilities=frozenset({Capability.CHAT, Capability.TOOLS, Capability.LOGPROBS}),
+        context_tokens=8000,
+    ),
+]
+
+
+def judged(**changes: JsonValue) -> Judge:
+    judge = a_judge(**changes).judge(max_loss=0.05, confidence=0.9)
+    assert isinstance(judge, Judge)
+    return judge
+
+
+STRATEGIES: dict[str, Strategy] = {
+    "pinned": Pinned(LADDER[2]),
+    "one rung": Cascade(LADDER[2:], small=None, judge=None, temperature=0.0),
+    "uncalibrated": Cascade(LADDER, small=None, judge=None, temperature=0.0),
+    "calibrated": Cascade(LADDER, small=ModelId("small"), judge=judged(), temperature=0.0),
+    "cautious": Cascade(LADDER, small=ModelId("small"), judge=judged(start_small=False), temperature=0.0),
+}
+
+
+@st.composite
+def asks(draw: st.DrawFn) -> Ask:
+    fields = draw(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "temperature": st.sampled_from([0, 0.7]),
+                "n": st.integers(1, 3),
+                "tools": st.just([{"type": "function"}]),
+                "logprobs": st.booleans(),
+                "max_tokens": st.integers(1, 10_000),
+                "response_format": st.just({"type": "json_schema", "json_schema": {"schema": {}}}),
+            },
+        )
+    )
+    turns = draw(st.integers(1, 3))
+    text = "word " * draw(st.sampled_from([1, 100, 4000, 20_000]))
+    body = {"model": "auto", "messages": [{"role": "user", "content": text}] * turns, **fields}
+    return parse_ask(Surface.CHAT, json.dumps(body).encode())
+
+
+@pytest.mark.parametrize("name", list(STRATEGIES))
+@given(ask=asks(), has_vector=st.booleans())
+def test_a_plan_keeps_the_contract(name: str, ask: Ask, has_vector: bool):
+    strategy = STRATEGIES[name]
+    vector = np.eye(1, 384, dtype=np.float32)[0] if has_vector else None
+    by_model = {candidate.model: candidate for candidate in LADDER}
+    try:
+        plan = strategy.plan(ask, vector)
+    except NoEligibleModel:
+        return
+    models = [rung.model for rung in plan.rungs]
+    assert models == [m for m in by_model if m in models]  # in the ladder's order, none twice
+    assert models
+    assert not plan.rungs[-1].is_judged
+    assert all(ask.needs <= by_model[model].capabilities for model in models)
+    assert strategy.plan(ask, vector) == plan
+    assert strategy.needs_vector(ask) or strategy.plan(ask, None) == plan

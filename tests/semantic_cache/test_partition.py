@@ -1,0 +1,159 @@
+"""Which requests are the same, and which may be compared."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backends.asks import parse_ask
+from backends.words import Ask, JsonValue, Surface, TenantId
+from semantic_cache.partition import Keys, Scope, keys_of, semantic_bypass
+from semantic_cache.seam import Bypass, BypassReason
+
+SCOPE = Scope(tenant=TenantId("acme"), answers=("large=huge",))
+
+
+def ask(question: str = "What is it?", **fields: JsonValue) -> Ask:
+    body = {"model": "m", "messages": [{"role": "user", "content": question}], "temperature": 0, **fields}
+    return parse_ask(Surface.CHAT, json.dumps(body).encode())
+
+
+def keys(asked: Ask, scope: Scope = SCOPE) -> Keys:
+    made = keys_of(asked, scope, max_temperature=0.0)
+    assert isinstance(made, Keys)
+    return made
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"user": "someone"},
+        {"stream": True},
+        {"stream_options": {"include_usage": True}},
+        {"metadata": {"a": "b"}},
+        {"model": "another name for it"},
+        {"stop": None},
+    ],
+)
+def test_what_does_not_change_an_answer_does_not_change_the_keys(fields: JsonValue):
+    assert keys(ask(**fields)) == keys(ask())
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"seed": 1},
+        {"max_tokens": 5},
+        {"stop": ["x"]},
+        {"top_p": 0.5},
+        {"n": 2},
+        {"logprobs": True},
+        {"response_format": {"type": "json_object"}},
+        {"tools": [{"type": "function", "function": {"name": "f"}}]},
+        {"x_unknown": 1},
+        {"messages": [{"role": "system", "content": "S"}, {"role": "user", "content": "What is it?"}]},
+        {"messages": [{"role": "user", "content": "What is it?", "name": "bob"}]},
+    ],
+)
+def test_what_may_change_an_answer_changes_both_keys(fields: JsonValue):
+    one, other = keys(ask(**fields)), keys(ask())
+    assert one.exact != other.exact
+    assert one.partition != other.partition
+
+
+def test_another_last_text_is_another_key_in_the_same_partition():
+    one, other = keys(ask("What is it?")), keys(ask("What's that?"))
+    assert one.exact != other.exact
+    assert one.partition == other.partition
+
+
+def test_an_earlier_turn_is_part_of_the_partition():
+    def turns(first: str) -> JsonValue:
+        return [
+            {"role": "user", "content": first},
+            {"role": "assistant", "content": "b"},
+            {"role": "user", "content": "c"},
+        ]
+
+    assert keys(ask(messages=turns("a"))).partition != keys(ask(messages=turns("x"))).partition
+
+
+def test_an_image_is_part_of_the_partition():
+    def parts(url: str, text: str) -> JsonValue:
+        image = {"type": "image_url", "image_url": {"url": url}}
+        return [{"role": "user", "content": [{"type": "text", "text": text}, image]}]
+
+    one, same = keys(ask(messages=parts("data:,a", "x"))), keys(ask(messages=parts("data:,a", "y")))
+    assert one.partition == same.partition
+    assert one.partition != keys(ask(messages=parts("data:,b", "x"))).partition
+
+
+def test_the_order_of_fields_and_blanks_do_not_matter():
+    body = b'{ "temperature":0, "messages":[{"content":"What is it?","role":"user"}],  "model":"m"}'
+    assert keys(parse_ask(Surface.CHAT, body)) == keys(ask())
+
+
+names = st.text(max_size=6)
+scopes = st.builds(Scope, tenant=names.map(TenantId), answers=st.lists(names, max_size=3).map(tuple))
+
+
+@given(scopes, scopes, st.text(max_size=20))
+def test_equal_keys_exactly_when_equal_scopes(one: Scope, other: Scope, question: str):
+    first, second = keys(ask(question), one), keys(ask(question), other)
+    assert (first.exact == second.exact) == (one == other)
+    assert (first.partition == second.partition) == (one == other)
+
+
+@given(st.text(max_size=30), st.text(max_size=30))
+def test_equal_exact_keys_exactly_when_equal_texts(one: str, other: str):
+    assert (keys(ask(one)).exact == keys(ask(other)).exact) == (one == other)
+
+
+def test_exact_key_and_partition_are_never_the_same():
+    made = keys(ask(""))
+    assert made.exact != made.partition
+
+
+@pytest.mark.parametrize(("temperature", "is_kept"), [(0, True), (0.1, False), (None, False), (1, False)])
+def test_answers_that_vary_by_wish_have_no_key(temperature: float | None, is_kept: bool):
+    made = keys_of(ask(temperature=temperature), SCOPE, max_temperature=0.0)
+    assert (
+        made != Bypass(reason=BypassReason.TEMPERATURE) if is_kept else made == Bypass(reason=BypassReason.TEMPERATURE)
+    )
+
+
+def test_the_route_may_allow_warmer_answers():
+    assert isinstance(keys_of(ask(temperature=0.7), SCOPE, max_temperature=0.7), Keys)
+
+
+def test_embeddings_and_completions_have_an_exact_key_only():
+    embedding = parse_ask(Surface.EMBEDDINGS, b'{"model":"m","input":"x"}')
+    completion = parse_ask(Surface.COMPLETIONS, b'{"model":"m","prompt":"x","temperature":0}')
+    assert keys(embedding).partition == keys(completion).partition == b""
+    assert keys(embedding).exact != keys(completion).exact
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        (ask(), None),
+        (ask("What is the weather today?"), BypassReason.TIME_SENSITIVE),
+        (ask("Who is the CURRENT president?"), BypassReason.TIME_SENSITIVE),
+        (ask("x" * 2001), BypassReason.LENGTH),
+        (ask("  "), BypassReason.NOT_PLAIN_TEXT),
+        (ask(n=2), BypassReason.CHOICES),
+        (ask(logprobs=True), BypassReason.CHOICES),
+        (ask(tools=[{"type": "function"}]), BypassReason.TOOLS),
+        (ask(messages=[{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]), BypassReason.TURNS),
+        (
+            ask(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}]),
+            BypassReason.NOT_PLAIN_TEXT,
+        ),
+        (parse_ask(Surface.EMBEDDINGS, b'{"model":"m","input":"x"}'), BypassReason.SURFACE),
+    ],
+)
+def test_only_one_plain_question_is_compared(asked: Ask, reason: BypassReason | None):
+    assert semantic_bypass(asked) is reason

@@ -1,0 +1,89 @@
+"""What only the embedded store does: two threads, shelves of vectors, a folder that fails."""
+
+from __future__ import annotations
+
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from semantic_cache.partition import Keys
+from semantic_cache.seam import Hit, Miss, MissReason, Tier
+from semantic_cache.sqlite_store import SqliteStore
+from semantic_cache.tiers import lookup_exact, lookup_semantic
+from tests.contracts.test_store import LATER, entry, names, unit
+from tests.served.world import an_acceptance
+
+
+def a_store(folder: Path) -> SqliteStore:
+    return SqliteStore(folder / "cache.db", max_entries=10_000, max_bytes=10**8)
+
+
+def test_a_reader_and_a_writer_work_at_once(tmp_path: Path):
+    store = a_store(tmp_path)
+    with ThreadPoolExecutor(1) as worker:
+        jobs = [worker.submit(store.put, entry(f"e{n}", vector=unit(1, n / 100))) for n in range(200)]
+        while not jobs[-1].done():
+            store.get(entry("e0").key, LATER)
+        for job in jobs:
+            job.result()
+    assert all(store.get(entry(f"e{n}").key, LATER) for n in range(200))
+    store.close()
+
+
+def test_random_puts_and_drops_leave_the_same_neighbours_as_a_fresh_store(tmp_path: Path):
+    random = np.random.default_rng(7)
+    store = SqliteStore(tmp_path / "cache.db", max_entries=50, max_bytes=10**8)
+    probe = unit(1)
+    for n in range(300):
+        store.put(entry(f"e{random.integers(80)}", vector=unit(*random.normal(size=8))))
+        if n % 10 == 0:
+            names(store, probe)
+    seen = names(store, probe, limit=20)
+    store.close()
+    fresh = SqliteStore(tmp_path / "cache.db", max_entries=50, max_bytes=10**8)
+    assert names(fresh, probe, limit=20) == seen
+    fresh.close()
+
+
+def test_a_store_that_fails_is_a_miss(tmp_path: Path):
+    store = a_store(tmp_path)
+    store.close()
+    assert lookup_exact(store, b"k", now=LATER) == Miss(reason=MissReason.STORE_FAILED)
+
+
+def test_a_damaged_file_is_told_at_the_start(tmp_path: Path):
+    (tmp_path / "cache.db").write_bytes(b"no database" * 1000)
+    with pytest.raises(sqlite3.DatabaseError):
+        a_store(tmp_path)
+
+
+def test_an_exact_hit_brings_its_entry(tmp_path: Path):
+    store = a_store(tmp_path)
+    stored = entry("a")
+    store.put(stored)
+    hit = lookup_exact(store, stored.key, now=LATER)
+    assert isinstance(hit, Hit)
+    assert (hit.tier, hit.entry.payload, hit.similarity) == (Tier.EXACT, stored.payload, None)
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("asked", "vector", "outcome"),
+    [("What is 12?", unit(1), Hit), ("What is 13?", unit(1), Miss), ("What is 12?", unit(0, 1), Miss)],
+)
+def test_a_neighbour_serves_only_when_it_means_the_same(
+    tmp_path: Path, asked: str, vector: np.ndarray, outcome: type[object]
+):
+    store = a_store(tmp_path)
+    store.put(entry("12", vector=unit(1)))
+    keys = Keys(exact=b"x", partition=b"p")
+    found = lookup_semantic(
+        store, an_acceptance(), partition=keys.partition, asked=asked, vector=vector, max_error=0.05, now=LATER
+    )
+    assert isinstance(found, outcome)
+    if isinstance(found, Miss):
+        assert (found.reason, found.detail is None) == (MissReason.DECLINED, False)
+    store.close()

@@ -1,0 +1,244 @@
+"""The judge: what it keeps, what it refuses to look at, where it starts, and what its artefact promises."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from backends.words import TokenLogprob
+from router.judge import (
+    FEATURES,
+    Calibration,
+    CalibrationError,
+    Evidence,
+    Judge,
+    NoThreshold,
+    Outside,
+    Rates,
+    Task,
+    features,
+)
+from router.train_judge import FEWEST, Pairs, fit, pair, promises
+from router.train_outcomes import Outcome, TrainingError
+
+SURE = TokenLogprob(-0.01, (-0.01, -5.0, -7.0))
+TORN = TokenLogprob(-1.0, (-0.9, -1.0, -2.0))
+TOKENS = st.builds(
+    lambda values: TokenLogprob(values[0], tuple(sorted(values, reverse=True))),
+    st.lists(st.floats(-30, 0), min_size=1, max_size=5),
+)
+Damage = Callable[[str], str] | None
+SHIPPED = Path("router/calibrations/qwen2.5-coder-0.5b-1.5b.json")
+
+
+def outcome(index: int, model: str, *, quality: float, token: TokenLogprob, count: int = 12) -> Outcome:
+    return Outcome(
+        key=f"q{index}", task="easy" if index % 2 else "hard", prompt=f"{'easy' if index % 2 else 'hard'} {index}",
+        model=model, quality=quality, text="x", finish_reason="stop", input_tokens=20, output_tokens=count,
+        seconds=1.0, tokens=(token,) * count,
+    )  # fmt: skip
+
+
+def embed(texts: list[str]) -> NDArray[np.float32]:
+    draw = np.random.default_rng(0)
+    rows = draw.normal(0, 0.01, (len(texts), 384))
+    rows[:, 0] += [text.startswith("easy") for text in texts]
+    rows[:, 1] += [text.startswith("hard") for text in texts]
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), dtype=np.float32)
+
+
+@pytest.fixture(scope="module")
+def pairs() -> Pairs:
+    """A small model that is sure and right on easy questions, torn and mostly wrong on hard ones."""
+    draw = np.random.default_rng(1)
+    small, large = [], []
+    for index in range(FEWEST + 200):
+        is_easy = index % 2 == 1
+        count = int(draw.integers(6, 40))
+        token = SURE if draw.random() < (0.9 if is_easy else 0.1) else TORN
+        right = draw.random() < (0.99 if token is SURE else 0.4)
+        small.append(outcome(index, "small", quality=float(right), token=token, count=count))
+        large.append(outcome(index, "large", quality=1.0, token=SURE, count=count))
+    return Pairs(small=small, large=large)
+
+
+@pytest.fixture(scope="module")
+def calibration(pairs: Pairs) -> Calibration:
+    return fit(
+        pairs,
+        small_rates=Rates(uncached_input_s=0.01, output_s=0.03),
+        large_rates=Rates(uncached_input_s=0.03, output_s=0.09),
+        embed=embed, embedder="fake", made="2026-11-21", source="made up", grid=(0.99, 0.95, 0.9, 0.8, 0.5, 0.1),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def judge(calibration: Calibration) -> Judge:
+    found = calibration.judge(max_loss=0.03, confidence=0.9)
+    assert isinstance(found, Judge)
+    return found
+
+
+def finished(*tokens: TokenLogprob, reason: str = "stop") -> Evidence:
+    return Evidence(tokens=tokens, is_finished=True, finish_reason=reason)
+
+
+def test_a_sure_answer_is_kept_and_a_torn_one_is_not(judge: Judge):
+    kept, climbed = judge.weigh(finished(*[SURE] * 12)), judge.weigh(finished(*[TORN] * 12))
+
+    assert (kept.is_kept, kept.window, kept.reason) == (True, "whole", "above_threshold")
+    assert (climbed.is_kept, climbed.reason) == (False, "below_threshold")
+    assert climbed.confidence < judge.promise.threshold <= kept.confidence
+
+
+@pytest.mark.parametrize(("seen", "window"), [(7, "none"), (8, "8"), (15, "8"), (16, "16"), (32, "32"), (60, "32")])
+def test_an_unfinished_answer_is_judged_by_the_largest_window_it_fills(judge: Judge, seen: int, window: str):
+    verdict = judge.weigh(Evidence(tokens=[SURE] * seen, is_finished=False, finish_reason=None))
+
+    assert verdict.window == window
+    assert verdict.is_kept == (window != "none")
+
+
+def test_tokens_beyond_the_window_change_nothing(judge: Judge):
+    early = judge.weigh(Evidence(tokens=[SURE] * 8, is_finished=False, finish_reason=None))
+    late = judge.weigh(Evidence(tokens=[*[SURE] * 8, TORN, TORN], is_finished=False, finish_reason=None))
+
+    assert early == late
+
+
+@pytest.mark.parametrize(
+    ("evidence", "reason"),
+    [
+        (finished(), "no_logprobs"),
+        (finished(*[SURE] * 12, reason="content_filter"), "unusual_end"),
+        (finished(*[SURE] * 500), "longer_than_calibrated"),
+        (Evidence(tokens=[SURE] * 12, is_finished=False, finish_reason=None, is_json=True), "json_unfinished"),
+        (Evidence(tokens=[SURE] * 12, is_finished=True, finish_reason="length", is_json=True), "json_cut"),
+        (
+            Evidence(tokens=[SURE] * 12, is_finished=True, finish_reason="stop", is_json=True, is_valid=False),
+            "json_invalid",
+        ),
+    ],
+)
+def test_what_cannot_be_weighed_is_never_kept(judge: Judge, evidence: Evidence, reason: str):
+    verdict = judge.weigh(evidence)
+
+    assert (verdict.is_kept, verdict.confidence, verdict.window, verdict.reason) == (False, 0.0, "none", reason)
+
+
+def test_a_question_starts_small_only_where_that_pays(judge: Judge):
+    easy, hard = (judge.place(vector) for vector in embed(["easy one", "hard one"]))
+
+    assert isinstance(easy, Task)
+    assert isinstance(hard, Task)
+    assert easy.name.startswith("easy")
+    assert (easy.start_small, hard.start_small) == (True, False)
+    assert easy.keep_rate > hard.keep_rate
+
+
+def test_a_question_like_none_of_the_calibrations_is_outside(judge: Judge):
+    stranger = np.zeros(384, dtype=np.float32)
+    stranger[200] = 1.0
+
+    place = judge.place(stranger)
+
+    assert isinstance(place, Outside)
+    assert place.similarity < place.cutoff
+
+
+def test_a_promise_names_its_bound_and_no_window_breaks_it(judge: Judge):
+    promise = judge.promise
+
+    assert promise.mean_loss < promise.bound <= promise.max_loss == 0.03
+    assert all(kept.bounds["0.9"] <= 0.03 for kept in promise.windows.values())
+    assert promise.savings_low <= promise.savings <= promise.savings_high
+    assert promise.share_kept > 0.3
+
+
+def test_a_looser_promise_never_keeps_less(calibration: Calibration):
+    judges = [calibration.judge(max_loss=loss, confidence=0.9) for loss in (0.02, 0.05, 0.2)]
+
+    thresholds = [judge.promise.threshold for judge in judges if isinstance(judge, Judge)]
+    assert thresholds == sorted(thresholds, reverse=True)
+
+
+def test_more_confidence_is_never_rounded_down(calibration: Calibration):
+    judge = calibration.judge(max_loss=0.05, confidence=0.92)
+
+    assert isinstance(judge, Judge)
+    assert judge.promise.confidence == 0.95
+
+
+def test_a_promise_that_cannot_be_kept_is_a_fact_with_its_best_bound(calibration: Calibration):
+    refused = calibration.judge(max_loss=0.0001, confidence=0.9)
+
+    assert isinstance(refused, NoThreshold)
+    assert refused.needed == 0.0001 < (refused.best_bound or 0)
+    assert "calibrate with more questions" in refused.reason
+
+
+def test_a_confidence_beyond_the_computed_ones_promises_nothing(calibration: Calibration):
+    refused = calibration.judge(max_loss=0.5, confidence=0.999)
+
+    assert isinstance(refused, NoThreshold)
+    assert refused.best_bound is None
+
+
+def test_an_artefact_survives_its_file(calibration: Calibration, tmp_path: Path):
+    path = tmp_path / "calibration.json"
+    path.write_text(calibration.dump(), encoding="utf-8")
+
+    assert Calibration.load(path) == calibration
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda text: text[:-9], "is not JSON"),
+        (lambda text: text.replace('"threshold":0.99', '"threshold":0.09'), "was changed or cut"),
+        (None, "cannot be read"),
+    ],
+    ids=["cut", "changed", "missing"],
+)
+def test_a_damaged_artefact_is_refused(calibration: Calibration, tmp_path: Path, damage: Damage, says: str):
+    path = tmp_path / "calibration.json"
+    if damage:
+        path.write_text(damage(calibration.dump()), encoding="utf-8")
+
+    with pytest.raises(CalibrationError, match=says):
+        Calibration.load(path)
+
+
+def test_too_few_questions_are_not_fitted(pairs: Pairs):
+    with pytest.raises(TrainingError, match="at least 400"):
+        pair(pairs.small[:10], pairs.large)
+
+
+def test_the_table_shows_every_promise(calibration: Calibration):
+    table = promises(calibration)
+
+    assert table.row_count >= 4
+    assert [column.header for column in table.columns][:3] == ["max_loss", "threshold", "window"]
+
+
+@given(st.lists(TOKENS, min_size=1, max_size=40), st.booleans())
+def test_any_tokens_give_finite_features(tokens: list[TokenLogprob], is_json: bool):
+    row = features(tokens, is_json=is_json)
+
+    assert row.shape == (len(FEATURES),)
+    assert np.isfinite(row).all()
+
+
+def test_the_shipped_calibration_promises_what_the_demo_states():
+    calibration = Calibration.load(SHIPPED)
+    judge = calibration.judge(max_loss=0.03, confidence=0.9)
+
+    assert calibration.questions >= 400
+    assert json.loads(SHIPPED.read_text(encoding="utf-8"))["made"] == "2026-11-21"
+    assert isinstance(judge, Judge)
+    assert judge.promise.bound <= 0.03
