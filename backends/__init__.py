@@ -1,1 +1,16 @@
-"""backends."""
+"""The floor: the shared words, and everything that runs a model, embeddings included.
+
+Rooms:
+    words, clock, errors   what every package speaks in
+    asks, replies, sse     reading and writing the OpenAI protocol, pure
+    seam                   `Backend` and `Reply`, the seam to whatever runs a model
+    http, pool             one endpoint over HTTP; several of them behind failover
+    prices                 rates in integer femto-dollars, costs in integer nano-dollars
+    embedder               all-MiniLM-L6-v2 in int8, shipped in `minilm/`, built by `build_embedder`
+    fetch, llamacpp        model files, and a local server for them (the demo's and the tests')
+
+Decided here, other than the design to start from:
+- An answer that is not asked for as a stream is not asked upstream as one either: a body that was collected from events
+  would lose the fields we do not know. The price: a hang-up's unseen tokens are estimated from the time they took.
+- Top-level fields of a request are kept as raw bytes; only what the gateway changes is decoded and written again.
+"""

@@ -43,6 +43,9 @@ DIGESTS: Mapping[str, str] = {
 }
 """sha256 of the files whose vectors every stored vector and calibration was made with."""
 
+EMBEDDER_ID = f"all-MiniLM-L6-v2-int8@{DIGESTS[MODEL_FILE][:12]}"
+"""What calibrations and vector stores name the shipped embedder by."""
+
 
 class EmbedderError(FloorError):
     """The embedder's files are missing, are not the ones this version was calibrated with, or do not run."""
@@ -99,7 +102,7 @@ class MiniLM:
     @property
     def id(self) -> str:
         """Name the exact weights, e.g. for the partition of a vector store."""
-        return f"all-MiniLM-L6-v2-int8@{DIGESTS[MODEL_FILE][:12]}"
+        return EMBEDDER_ID
 
     @property
     def dimensions(self) -> int:

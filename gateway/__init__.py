@@ -1,1 +1,24 @@
-"""gateway."""
+"""HTTP in, the order of the steps, settlement, telemetry, commands: the one package that acts.
+
+Rooms, in the order a request meets them:
+    asgi                   the front door: `/v1` data paths in plain ASGI; `side` serves the rest on FastAPI
+    calls, errors          a request free of ASGI; every error's HTTP form, in one table
+    pipeline               the way up to the first event: `Gateway.answer(call, sink)`
+    caching, worker        the caches on that way, and the one thread that embeds
+    ladder                 opens rungs and asks the judge; nothing has been sent while it runs
+    relay                  the way after the first event
+    settlement, ledger/    holds, charges, request rows; the journal and the store under them
+    journey                the record of one request that all of these write
+    telemetry, log         metrics, spans, events
+    prepare, compose       from a policy to lanes and rates; opening and closing everything
+    serve, cli, check, keys_command, calibrate, demo/
+                           the commands
+
+Decided here, other than the design to start from:
+- Settlement is synchronous (a journal append is one `write(2)`), so a `finally` cannot be cancelled inside it: that is
+  the shield, without a shielded task.
+- All files of a gateway are in one folder (`storage.folder`): lock, journal, ledger, cache, keys. Keys are not in the
+  policy: a policy is often mounted read-only, and revoking must not need a reload.
+- `x-faregate-explain: true` puts the reasons in a response header, which streams and errors have as well.
+- The confidence header is the judge's word on the last answer it saw: of `small>large` it is the rejected one's.
+"""

@@ -5,12 +5,10 @@ Everything here fails open: a cache or an embedder that fails is a counted miss,
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Callable
 from datetime import datetime, timedelta
-
-import structlog
-from semantic_cache.acceptance import Acceptance, AcceptanceError
 
 from backends.embedder import Embedder, EmbedderError
 from backends.words import Ask, ModelId, Surface
@@ -18,11 +16,12 @@ from gateway.journey import Journey, Lane
 from gateway.relay import Told
 from gateway.worker import Worker, WorkerFull
 from policies.schema import Cache
+from semantic_cache.acceptance import Acceptance, AcceptanceError
 from semantic_cache.partition import Keys, Scope, keys_of, semantic_bypass
 from semantic_cache.seam import Bypass, BypassReason, Entry, Hit, Lookup, Miss, MissReason, Store, Vector
 from semantic_cache.tiers import lookup_exact, lookup_semantic
 
-_log = structlog.get_logger("faregate")
+_log = logging.getLogger("faregate")
 
 _STORED_FINISHES = frozenset({"stop", "tool_calls", "function_call"})
 """Answers that ended of themselves; one cut at its length or by a filter is not the answer to a question."""
@@ -145,7 +144,7 @@ class Caches:
         except WorkerFull:
             return None
         except EmbedderError as error:
-            _log.error("embedder_failed", error=str(error))
+            _log.error("embedder_failed", extra={"error": str(error)})
             return None
         vector: Vector = vectors[0]
         return vector
@@ -165,7 +164,7 @@ class Caches:
         except WorkerFull:
             return Miss(reason=MissReason.STORE_FAILED)
         except AcceptanceError as error:
-            _log.error("acceptance_failed", error=str(error))
+            _log.error("acceptance_failed", extra={"error": str(error)})
             return Miss(reason=MissReason.STORE_FAILED)
         return self._fresh(journey, found)
 
@@ -200,4 +199,4 @@ def _put(store: Store, entry: Entry) -> None:
     try:
         store.put(entry)
     except sqlite3.Error as error:
-        _log.warning("cache_store_failed", error=type(error).__name__)
+        _log.warning("cache_store_failed", extra={"error": type(error).__name__})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from backends.seam import Timeouts
 from backends.words import ModelId
 from gateway.caching import Caches
 from gateway.journey import CatalogModel
+from gateway.ledger.journal import Files
 from gateway.ledger.journaled import JournaledLedger
 from gateway.ledger.rows import PoolPrice
 from gateway.ledger.seam import EpochInfo, Ledger
@@ -113,7 +113,10 @@ async def open_gateway(
         store = SqliteStore(folder / CACHE_FILE, max_entries=limits.max_entries, max_bytes=limits.max_bytes)
         worker = Worker()
         caches = Caches(
-            store=store, acceptance=functools.cache(Acceptance.load), embedder=LazyEmbedder(), worker=worker
+            store=store,
+            acceptance=functools.cache(Acceptance.load) if acceptance is None else lambda: acceptance,
+            embedder=embedder or LazyEmbedder(),
+            worker=worker,
         )
         telemetry = Telemetry(environ)
         try:

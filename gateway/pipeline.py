@@ -9,11 +9,12 @@ Identity, routing, limits and the ledger fail closed; caches, the embedder and t
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import structlog
 from pydantic import SecretStr
 
 from backends.asks import parse_ask
@@ -35,7 +36,7 @@ from policies.schema import Policy
 from router.strategy import Candidate, Pinned, Strategy
 from semantic_cache.seam import Hit
 
-_log = structlog.get_logger("faregate")
+_log = logging.getLogger("faregate")
 
 _CLIENT_GONE = 499
 """nginx's status for a client that hung up: nobody receives it, the request row says it."""
@@ -176,12 +177,13 @@ class Gateway:
         if problem.status >= 500:
             _log.warning(
                 "request_failed",
-                request_id=journey.request_id,
-                code=problem.code,
-                error=type(error).__name__,
-                endpoint=getattr(error, "endpoint", ""),
-                # The trace of a bug is code and line numbers; its values, which could hold prompts, are not shown.
-                exc_info=problem.code == "internal_error",
+                extra={
+                    "request_id": journey.request_id,
+                    "code": problem.code,
+                    "error": type(error).__name__,
+                    "endpoint": getattr(error, "endpoint", ""),
+                    "where": _places(error) if problem.code == "internal_error" else None,
+                },
             )
         if sink.is_started:
             await sink.write(encode_event(problem.body()))
@@ -205,3 +207,8 @@ _REFUSALS = {
     Refusal.UNKNOWN: "the API key is not known here; check it, or ask the operator for one (`faregate keys create`)",
     Refusal.REVOKED: "the API key was revoked; ask the operator for a new one (`faregate keys create`)",
 }
+
+
+def _places(error: BaseException) -> list[str]:
+    """Return where a bug was raised, without its message or values: they could hold a prompt."""
+    return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]

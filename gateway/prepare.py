@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from backends.embedder import EMBEDDER_ID
 from backends.prices import PriceBook, PriceError, Rates, override_rates, pool_rates, provider_rates
 from backends.words import ModelId
 from gateway.journey import Lane, OutputRatio
@@ -100,57 +101,81 @@ def _rates(policy: Policy, model: Model, at: datetime) -> Rates:
 
 def _lane(policy: Policy, route: Route, known: Mapping[ModelId, Candidate], book: PriceBook) -> PreparedLane:
     baseline = route.ladder[-1]
-    judge: Judge | None = None
-    small: ModelId | None = None
-    ratio = OutputRatio()
-    temperature = 0.0
-    warnings: list[str] = []
-    promise = "baseline only" if len(route.ladder) > 1 else "one model"
-    file = policy.calibration_file(route)
-    if route.quality is not None and file is not None:
-        calibration = Calibration.load(file)
-        small = _calibrated_rung(policy, route, calibration)
-        temperature = calibration.temperature
-        ratio = OutputRatio(
-            low=calibration.output_ratio.p10, middle=calibration.output_ratio.p50, high=calibration.output_ratio.p90
-        )
-        answer = calibration.judge(max_loss=route.quality.max_loss, confidence=route.quality.confidence)
-        if isinstance(answer, NoThreshold):
-            warnings.append(f"route {route.name}: {answer.reason}; every request goes to {baseline}")
-        else:
-            judge = answer
-            stated = route.quality
-            promise = f"loss ≤ {stated.max_loss:g} at {stated.confidence:.0%} (prior, n={calibration.questions})"
-    unused = [model for model in route.ladder[:-1] if judge is None or model != small]
+    judged = _judged(policy, route)
+    warnings = list(judged.warnings)
+    unused = [model for model in route.ladder[:-1] if judged.judge is None or model != judged.small]
     if unused:
         warnings.append(
             f"route {route.name}: {', '.join(unused)} answers nothing, since no calibration says when its answers are "
             "good enough; make one with `faregate calibrate`"
         )
-    strategy = Cascade([known[model] for model in route.ladder], small=small, judge=judge, temperature=temperature)
+    strategy = Cascade(
+        [known[model] for model in route.ladder],
+        small=judged.small,
+        judge=judged.judge,
+        temperature=judged.temperature,
+    )
     lane = Lane(
         route=route,
         strategy=strategy,
         baseline=baseline,
         baseline_rates=book.of(baseline),
         answers=(route.name, *(f"{model}={policy.models[model].name}" for model in route.ladder)),
-        judge=judge,
-        output_ratio=ratio,
+        judge=judged.judge,
+        output_ratio=judged.output_ratio,
     )
-    return PreparedLane(lane=lane, promise=promise, warnings=tuple(warnings))
+    return PreparedLane(lane=lane, promise=judged.promise, warnings=tuple(warnings))
 
 
-def _calibrated_rung(policy: Policy, route: Route, calibration: Calibration) -> ModelId:
-    """Return the rung a calibration speaks for.
+_SAME_LENGTH = OutputRatio()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Judged:
+    """What a route's calibration gives it; without a judge everything goes to the baseline."""
+
+    promise: str
+    small: ModelId | None = None
+    judge: Judge | None = None
+    temperature: float = 0.0
+    output_ratio: OutputRatio = _SAME_LENGTH
+    warnings: tuple[str, ...] = ()
+
+
+def _judged(policy: Policy, route: Route) -> _Judged:
+    """Return what the route's calibration gives it.
 
     Raises:
-        CalibrationError: it speaks for other models.
+        CalibrationError: the calibration cannot be read, or places questions with another embedder.
     """
+    nothing = "baseline only" if len(route.ladder) > 1 else "one model"
+    file = policy.calibration_file(route)
+    if route.quality is None or file is None:
+        return _Judged(promise=nothing)
+    calibration = Calibration.load(file)
+    if calibration.embedder != EMBEDDER_ID:
+        raise CalibrationError(
+            f"it was made with the embedder {calibration.embedder}, and this version has {EMBEDDER_ID}; "
+            "make it again with `faregate calibrate`"
+        )
     names = {policy.models[model].name: model for model in route.ladder[:-1]}
     baseline = policy.models[route.ladder[-1]].name
     if calibration.small not in names or calibration.large != baseline:
-        raise CalibrationError(
-            f"it was made for {calibration.small} below {calibration.large}, and the ladder has "
-            f"{', '.join(names) or 'nothing'} below {baseline}; make one for these models with `faregate calibrate`"
+        # Safe, so no refusal: without a judge that speaks for its models the route answers with its baseline.
+        warning = (
+            f"route {route.name}: its calibration was made for {calibration.small} below {calibration.large}, and the "
+            f"ladder has {', '.join(names)} below {baseline}"
         )
-    return names[calibration.small]
+        return _Judged(promise=nothing, warnings=(warning,))
+    stated = route.quality
+    answer = calibration.judge(max_loss=stated.max_loss, confidence=stated.confidence)
+    if isinstance(answer, NoThreshold):
+        return _Judged(promise=nothing, warnings=(f"route {route.name}: {answer.reason}",))
+    ratio = calibration.output_ratio
+    return _Judged(
+        promise=f"loss ≤ {stated.max_loss:g} at {stated.confidence:.0%} (prior, n={calibration.questions})",
+        small=names[calibration.small],
+        judge=answer,
+        temperature=calibration.temperature,
+        output_ratio=OutputRatio(low=ratio.p10, middle=ratio.p50, high=ratio.p90),
+    )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import errno
+import logging
 import signal
 import socket
 from collections.abc import Callable, Mapping
 
-import structlog
 import uvicorn
 import uvloop
 
@@ -17,7 +17,7 @@ from gateway.compose import open_gateway
 from gateway.side import side_door
 from policies.schema import Policy
 
-_log = structlog.get_logger("faregate")
+_log = logging.getLogger("faregate")
 
 _DRAIN_S = 20
 """How long requests in flight may go on after SIGTERM: most answers are done by then; Kubernetes kills at 30."""
@@ -93,6 +93,6 @@ async def _serve(
         )
         host, port = listening.getsockname()[:2]
         for warning in opened.warnings:
-            _log.warning("policy_warning", warning=warning)
+            _log.warning("policy_warning", extra={"warning": warning})
         on_ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
         await uvicorn.Server(config).serve(sockets=[listening])

@@ -20,7 +20,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from programs import BenchFailed, Starter, core_busy_s, cpu_s, free_port, get, output_of, pins, stop, tree
+from programs import BenchFailed, Starter, core_busy_s, cpu_s, free_port, get, output_of, pins, tree
 from results import CELLS, Books, Cell, Run, facts, show, uneven
 from rich.console import Console
 

@@ -1,1 +1,16 @@
-"""router."""
+"""Which model: the plan before a call, the judge after it, and what trains them offline.
+
+Rooms:
+    strategy               the seam `Strategy`: a request to a `Plan` of rungs; `Pinned` and `Cascade`
+    judge                  a calibration read and used: is this question inside it, is this answer to be kept
+    evidence               collects what a judge looks at from an answer's events
+    train_questions, train_outcomes, train_judge
+                           questions with known answers, graded replies, and the fit (scikit-learn; never when serving)
+    calibrations/          shipped artefacts, by the two models' names
+
+Decided here, other than the design to start from:
+- Nothing below the baseline answers without a calibration for the two models concerned: a question or a form of request
+  that the calibration does not speak for goes to the baseline at once, and the request's row says why.
+- Difficulty is not guessed from words: a question is placed among the calibration's clusters by its embedding, and each
+  cluster starts small where that is cheaper in core time, rejected attempts paid.
+"""

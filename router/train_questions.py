@@ -29,7 +29,7 @@ from backends.words import JsonValue
 from router.train_outcomes import Question, grade
 
 SEED = 20261121
-KNOWING, READING = 450, 250
+KNOWING, READING = 450, 400
 """How many questions are asked whose answer must be known, and whose answer stands in the prompt."""
 Draft: TypeAlias = tuple[str, list[str]]
 """A question without its instruct, and the answers it accepts."""
@@ -926,7 +926,7 @@ def _kinds(draw: random.Random) -> Iterator[Choice]:
         for thing in things:
             others = draw.sample([other for other in _KINDS if other != kind], 2)
             x, y, z = (f"{_article(name)} {name}" for name in draw.sample([kind, *others], 3))
-            yield draw.choice(forms).format(a=_article(thing), thing=thing, x=x, y=y, z=z), [kind], others
+            yield draw.choice(forms).format(a=_article(thing), thing=thing, x=x, y=y, z=z), [kind, f"{kind}s"], others
 
 
 def _article(noun: str) -> str:
@@ -943,11 +943,14 @@ def _headlines(draw: random.Random) -> Iterator[Choice]:
             yield form.format(f"{listed[0]}, {listed[1]} or {listed[2]}", f'"{text}"'), [topic], others
 
 
+_OWN_NAMES = {"Japanese": ["日本語"], "Chinese": ["中文", "汉语", "Mandarin"], "Russian": ["русский"]}
+
+
 def _languages(draw: random.Random) -> Iterator[Choice]:
     forms = ('In which language is this written: "{}"', 'Which language is this sentence in? "{}"')
     for line in _SENTENCES.strip().splitlines():
         language, text = line.split("|")
-        yield draw.choice(forms).format(text), [language], []
+        yield draw.choice(forms).format(text), [language, *_OWN_NAMES.get(language, [])], []
 
 
 def _passages(draw: random.Random) -> Iterator[Choice]:

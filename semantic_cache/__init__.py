@@ -1,1 +1,16 @@
-"""semantic_cache."""
+"""Has this been answered: keys and partitions, the exact tier, the semantic tier, replay.
+
+Rooms:
+    seam                   the words (`Hit`, `Miss`, `Bypass`, `Entry`) and the seam `Store`
+    partition              which requests are the same, and which may be compared
+    tiers                  asking a store, exactly and semantically
+    guard, lexicon         deterministic objections: numbers, dates, negation, entities, order, format
+    acceptance             the calibrated score and the threshold that keeps `max_error`
+    sqlite_store           the embedded store
+    replay                 a stored answer as JSON or as a stream
+    train_acceptance       fits the acceptance from labelled pairs (scikit-learn; never when serving)
+    calibrations/          the shipped artefact
+
+Decided here, other than the design to start from: vectors are a numpy matrix per partition, read from SQLite when the
+partition is first asked; a vector index comes when partitions outgrow it (0.2 ms at 10,000 vectors).
+"""

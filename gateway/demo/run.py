@@ -25,7 +25,7 @@ from backends.fetch import LARGE, SMALL, Fetched, default_sources, ensure_models
 from backends.llamacpp import LocalServer, MeasuredThroughput, free_port, measure_throughput
 from backends.llamacpp import serve as serve_model
 from gateway.demo.show import show_keep, show_rows
-from gateway.demo.workload import WORKLOAD, Question
+from gateway.demo.workload import WORKLOAD, Kind, Question
 from gateway.ledger.render import BillFormat, bill_json, render_bill
 from gateway.ledger.report import Bill, Books
 from gateway.settings import cache_folder, environment
@@ -234,6 +234,8 @@ async def _ask(client: AsyncOpenAI, question: Question) -> Row:
     if question.schema is not None:
         schema = {"name": "person", "schema": question.schema, "strict": True}
         request["response_format"] = {"type": "json_schema", "json_schema": schema}
+    if question.kind is Kind.AGAIN:
+        request["extra_headers"] = {"x-faregate-cache": "no-store"}
     create = client.chat.completions.with_raw_response.create
     ttft: float | None = None
     if question.is_stream:

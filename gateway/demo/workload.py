@@ -21,6 +21,8 @@ class Kind(StrEnum):
     PARAPHRASE = "paraphrase"
     NEAR_MISS = "near-miss"
     JSON = "json"
+    AGAIN = "again"
+    """Asked before, now past the caches (`no-store`) and in the other form: stream and collected text must be equal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +47,10 @@ _PERSON = {
 
 def _ask(kind: Kind, text: str, *, stream: bool = False) -> Question:
     return Question(kind=kind, text=f"{text} {_SENTENCE}", is_stream=stream)
+
+
+def _again(text: str, *, stream: bool) -> Question:
+    return Question(kind=Kind.AGAIN, text=f"{text} {_SENTENCE}", is_stream=stream)
 
 
 def _extract(text: str, *, kind: Kind = Kind.JSON, stream: bool = False) -> Question:
@@ -99,4 +105,6 @@ WORKLOAD: tuple[Question, ...] = (
     _ask(Kind.EASY, "What is 12 times 12?"),
     _ask(Kind.HARD, "Write a haiku about an invoice.", stream=True),
     _ask(Kind.REPEAT, "How many days does a leap year have?", stream=True),
+    _again("What is the capital of Japan?", stream=False),
+    _again("What is the square root of 1764?", stream=True),
 )

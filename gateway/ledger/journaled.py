@@ -10,6 +10,7 @@ Rules:
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import threading
 from collections import deque
@@ -17,7 +18,6 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
 import msgspec
-import structlog
 
 from gateway.ledger.errors import FolderUnusable, JournalCorrupt, LedgerUnavailable
 from gateway.ledger.fold import Fold
@@ -44,7 +44,7 @@ HEARTBEAT_S: Final = 5.0
 MOST_PENDING_REQUESTS: Final = 10_000
 """About 10 MB of request rows."""
 
-_log = structlog.get_logger(__name__)
+_log = logging.getLogger("faregate")
 _encode: Final = msgspec.json.Encoder().encode
 
 
@@ -131,7 +131,7 @@ class JournaledLedger:
             ledger._owned = owned.pop_all()
         ledger._thread.start()
         if estimated:
-            _log.warning("holds_estimated", holds=estimated, folder=str(folder))
+            _log.warning("holds_estimated", extra={"holds": estimated, "folder": str(folder)})
         return ledger
 
     def hold(self, row: HoldRow) -> None:
@@ -251,7 +251,7 @@ class JournaledLedger:
 
     def _try_pending(self) -> None:
         if self._is_closed:  # the folder may be another gateway's by now; the next start books the hold as estimated
-            _log.error("settled_after_close", pending=len(self._pending))
+            _log.error("settled_after_close", extra={"pending": len(self._pending)})
             return
         try:
             self._write_pending()
@@ -279,7 +279,10 @@ class JournaledLedger:
 
     def _refuse(self, error: OSError) -> None:
         if self._refusal is None:
-            _log.error("journal_refused", error=str(error), folder=str(self._folder), pending=len(self._pending))
+            _log.error(
+                "journal_refused",
+                extra={"error": str(error), "folder": str(self._folder), "pending": len(self._pending)},
+            )
         self._refusal = error
 
     def _heartbeat(self, now: datetime) -> bytes:
@@ -303,11 +306,11 @@ class JournaledLedger:
             self._fold.drain(live=live)
         except JournalCorrupt as error:
             if self._damage is None:
-                _log.error("journal_corrupt", error=str(error))
+                _log.error("journal_corrupt", extra={"error": str(error)})
             self._damage = error
         except (sqlite3.Error, OSError) as error:
             if self._retrying is None:
-                _log.warning("fold_retried", error=str(error), folder=str(self._folder))
+                _log.warning("fold_retried", extra={"error": str(error), "folder": str(self._folder)})
             self._retrying = error
         else:
             self._retrying = None

@@ -6,11 +6,17 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 
 from backends.errors import BackendError
-from backends.seam import Outbound
+from backends.seam import Outbound, Reply
 from backends.words import Chunk, Event, RequestId, Surface
 
 OUT = Outbound(surface=Surface.CHAT, body=b"{}", is_stream=True, request_id=RequestId("req-1"))
 NOON = datetime(2026, 11, 2, 12, 0, tzinfo=UTC)
+
+
+async def drain(reply: Reply, into: list[Event]) -> None:
+    """Read a reply to its end; what came before an error is in the list."""
+    async for event in reply:
+        into.append(event)  # noqa: PERF401 - a comprehension would lose what came before an error
 
 
 class OwnClock:

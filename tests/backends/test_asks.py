@@ -13,6 +13,8 @@ from backends.asks import estimate_input_tokens, outbound_body, parse_ask
 from backends.errors import AskInvalid
 from backends.words import Ask, Capability, JsonValue, Surface
 
+PLAIN = b'{"model":"m","messages":[{"role":"user","content":"x"}],'
+
 
 def chat(**fields: JsonValue) -> Ask:
     body = {"model": "m", "messages": [{"role": "user", "content": "Hello"}], **fields}
@@ -108,15 +110,11 @@ def test_the_last_user_turn_is_the_text():
         (Surface.CHAT, b'{"model":"m","messages":[]}', "messages"),
         (Surface.CHAT, b'{"model":"m","messages":[{"content":"x"}]}', "role"),
         (Surface.CHAT, b'{"model":"m","messages":"x"}', "messages"),
-        (Surface.CHAT, b'{"model":"m","messages":[{"role":"user","content":"x"}],"n":0}', "n"),
-        (Surface.CHAT, b'{"model":"m","messages":[{"role":"user","content":"x"}],"n":129}', "n"),
-        (Surface.CHAT, b'{"model":"m","messages":[{"role":"user","content":"x"}],"temperature":"hot"}', "temperature"),
-        (Surface.CHAT, b'{"model":"m","messages":[{"role":"user","content":"x"}],"max_tokens":1e30}', "max_tokens"),
-        (
-            Surface.CHAT,
-            b'{"model":"m","messages":[{"role":"user","content":"x"}],"max_tokens":99999999999}',
-            "max_tokens",
-        ),
+        (Surface.CHAT, PLAIN + b'"n":0}', "n"),
+        (Surface.CHAT, PLAIN + b'"n":129}', "n"),
+        (Surface.CHAT, PLAIN + b'"temperature":"hot"}', "temperature"),
+        (Surface.CHAT, PLAIN + b'"max_tokens":1e30}', "max_tokens"),
+        (Surface.CHAT, PLAIN + b'"max_tokens":99999999999}', "max_tokens"),
         (Surface.COMPLETIONS, b'{"model":"m"}', "prompt"),
         (Surface.EMBEDDINGS, b'{"model":"m"}', "input"),
     ],

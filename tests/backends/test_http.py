@@ -21,6 +21,7 @@ from backends.errors import (
 from backends.http import HttpBackend
 from backends.seam import Outbound, Reply, Timeouts
 from backends.words import Chunk, Event, JsonValue, RequestId, Surface
+from tests.backends.fakes import drain
 from tests.upstream import Act, Answers, Drops, Flavour, Says, Stalls, Upstream, refuses, says, unused_url
 
 SOON = Timeouts(connect_s=5, first_byte_s=0.2, idle_s=0.2)
@@ -189,8 +190,7 @@ async def test_a_stream_that_breaks_gives_what_came_before(
         reply = await backend(session, upstream.url).open(out())
         events: list[Event] = []
         with pytest.raises(error) as raised:
-            async for event in reply:
-                events.append(event)  # noqa: PERF401 - the events before the error are wanted
+            await drain(reply, events)
         await reply.aclose()
     assert text_of(events) == "one two"
     assert raised.value.endpoint == upstream.url
@@ -235,13 +235,9 @@ async def test_an_iteration_that_is_cancelled_can_be_gone_on_with(session: aioht
     async with Upstream(slow) as upstream:
         reply = await backend(session, upstream.url).open(out())
         seen: list[Event] = []
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.2):
-                async for event in reply:
-                    seen.append(event)  # noqa: PERF401 - the events before the time-out are wanted
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.05):
-                await anext(reply)
+        for _ in range(2):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(drain(reply, seen), 0.2)
         await reply.aclose()
     assert text_of(seen) == "one two three"
 

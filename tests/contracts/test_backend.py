@@ -14,7 +14,8 @@ from backends.errors import BackendError, StreamCut
 from backends.http import HttpBackend
 from backends.pool import Pool
 from backends.seam import Backend, Outbound, Timeouts
-from backends.words import Chunk, RequestId, Surface, Whole
+from backends.words import Chunk, Event, RequestId, Surface, Whole
+from tests.backends.fakes import drain
 from tests.upstream import Stalls, Upstream, refuses, says
 
 Maker = Callable[[str], Backend]
@@ -75,12 +76,11 @@ async def test_what_is_no_answer_raises_in_open(make: Maker, upstream: Upstream)
 
 async def test_an_end_before_the_finish_reason_raises_after_what_came(make: Maker, upstream: Upstream):
     reply = await make(upstream.url).open(out("cut", stream=True))
-    contents: list[str] = []
+    events: list[Event] = []
     with pytest.raises(StreamCut):
-        async for event in reply:
-            contents.append(event.content)  # noqa: PERF401 - the events before the error are wanted
+        await drain(reply, events)
     await reply.aclose()
-    assert "".join(contents) == "one two"
+    assert "".join(event.content for event in events) == "one two"
 
 
 async def test_the_reply_names_its_endpoint(make: Maker, upstream: Upstream):
@@ -107,14 +107,12 @@ async def test_cancelling_open_frees_the_upstream(make: Maker, upstream: Upstrea
 
 async def test_a_cancelled_iteration_loses_no_event(make: Maker, upstream: Upstream):
     reply = await make(upstream.url).open(out("slow", stream=True))
-    contents: list[str] = []
+    events: list[Event] = []
     for _ in range(2):
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.1):
-                async for event in reply:
-                    contents.append(event.content)  # noqa: PERF401 - the events before the time-out are wanted
+            await asyncio.wait_for(drain(reply, events), 0.1)
     await reply.aclose()
-    assert "".join(contents) == "one"
+    assert "".join(event.content for event in events) == "one"
 
 
 async def test_closing_a_backend_twice_is_closing_it_once(make: Maker, upstream: Upstream):

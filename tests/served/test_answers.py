@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from backends.words import JsonValue
-from tests.served.world import LARGE_NAME, a_policy, serving
+from tests.served.world import LARGE_NAME, Served, a_policy, serving
 from tests.upstream import Flavour, Says, Upstream, says
 
 CALL = {"id": "call-1", "type": "function", "function": {"name": "weather", "arguments": '{"city":"Oslo"}'}}
@@ -115,9 +115,7 @@ async def test_tags_and_session_are_booked(gateway: Served):
     assert request["session"] == "s-1"
 
 
-async def test_unknown_fields_reach_the_upstream_untouched_and_secrets_do_not(
-    gateway: Served, upstream: Upstream
-):
+async def test_unknown_fields_reach_the_upstream_untouched_and_secrets_do_not(gateway: Served, upstream: Upstream):
     body = (
         b'{"model":"plain","temperature":0,"big":12345678901234567890,"tiny":1e-7,"zero":-0.0,"deep":{"a":[1.50]},'
         b'"api_key":"sk-theirs","api_base":"http://evil","base_url":"http://evil",'
@@ -194,9 +192,7 @@ async def test_tool_calls_come_back(gateway: Served, stream: bool):
         {"max_tokens": -1},
     ],
 )
-async def test_parameters_reach_the_upstream(
-    gateway: Served, upstream: Upstream, fields: dict[str, JsonValue]
-):
+async def test_parameters_reach_the_upstream(gateway: Served, upstream: Upstream, fields: dict[str, JsonValue]):
     assert (await gateway.ask("count", **fields)).status == 200
     sent = upstream.last.json
     assert {name: sent[name] for name in fields} == fields

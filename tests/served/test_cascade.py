@@ -5,23 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
-from tests.served.world import WINDOW_TOKENS, a_policy, serving
-from tests.upstream import UNSURE, Says, Stalls, Upstream, refuses, says
+from backends.words import JsonValue
+from tests.served.world import WINDOW_TOKENS, Served, a_policy, serving
+from tests.upstream import UNSURE, Says, Upstream, refuses, says
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # one gateway serves all of these
 
-SCHEMA = {
-    "type": "json_schema",
-    "json_schema": {
-        "name": "n",
-        "schema": {"type": "object", "required": ["n"], "properties": {"n": {"type": "integer"}}},
-    },
-}
+WANTED = {"type": "object", "required": ["n"], "properties": {"n": {"type": "integer"}}}
+SCHEMA = {"type": "json_schema", "json_schema": {"name": "n", "schema": WANTED}}
 SMALL = {
     "sure": says("yes it is a small answer"),
     "unsure": says("perhaps it could be secretly wrong or something", logprob=UNSURE),
@@ -32,14 +27,22 @@ SMALL = {
     "refused": refuses(400, "too long for me"),
     "down": refuses(500, "down"),
     "cut": says("yes it is cut here and now", cut_after=2),
-    "silent": Stalls(),
+    "both fail": refuses(500, "x"),
     "short": says("yes"),
 }
 LARGE = {
     "": says("the large answer of several words"),
     "bad json": Says(tokens=('{"n": 12}',)),
     "no json": Says(tokens=('{"n": 12}',)),
+    "both fail": refuses(400, "large says no"),
 }
+
+
+def hasty(policy: JsonValue) -> JsonValue:
+    """Add a route whose window is full after a moment, whatever has come."""
+    route = policy["routes"][2] | {"name": "hasty", "match": {"model": "hasty-alias"}}
+    route["stream"] = {"holdback_tokens": 1000, "holdback_ms": 150}
+    return policy | {"routes": [route, *policy["routes"]]}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -47,7 +50,7 @@ async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tupl
     async with (
         Upstream(SMALL) as small,
         Upstream(LARGE) as large,
-        serving(tmp_path_factory.mktemp("cascade"), a_policy([large.url], [small.url])) as gateway,
+        serving(tmp_path_factory.mktemp("cascade"), hasty(a_policy([large.url], [small.url]))) as gateway,
     ):
         yield small, large, gateway
 
@@ -70,7 +73,7 @@ def gateway(shared: tuple[Upstream, Upstream, Served]) -> Served:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_sure_small_answer_is_kept(gateway: Served, small: Upstream, large: Upstream, stream: bool):
+async def test_a_sure_small_answer_is_kept(gateway: Served, large: Upstream, stream: bool):
     seen = await gateway.ask("sure", model="auto", stream=stream)
     rows = await gateway.rows_of(seen)
     assert seen.text == "yes it is a small answer"
@@ -84,9 +87,7 @@ async def test_a_sure_small_answer_is_kept(gateway: Served, small: Upstream, lar
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_an_unsure_small_answer_is_replaced_by_the_large_one(
-    gateway: Served, small: Upstream, large: Upstream, stream: bool
-):
+async def test_an_unsure_small_answer_is_replaced_by_the_large_one(gateway: Served, stream: bool):
     seen = await gateway.ask("unsure", model="auto", stream=stream)
     rows = await gateway.rows_of(seen)
     assert seen.text == "the large answer of several words"
@@ -100,9 +101,7 @@ async def test_an_unsure_small_answer_is_replaced_by_the_large_one(
     assert request["baseline_nusd"] == rows.charges[1]["cost_nusd"]
 
 
-async def test_the_small_upstream_is_closed_as_soon_as_the_judge_climbs(
-    gateway: Served, small: Upstream, large: Upstream
-):
+async def test_the_small_upstream_is_closed_as_soon_as_the_judge_climbs(gateway: Served, small: Upstream):
     seen = await gateway.ask("endless", model="auto", stream=True)
     await asyncio.wait_for(small.last.closed.wait(), 10)
     rows = await gateway.rows_of(seen)
@@ -114,9 +113,7 @@ async def test_the_small_upstream_is_closed_as_soon_as_the_judge_climbs(
     assert (rejected["input_tokens"], rejected["input_provenance"]) == (7, "estimated")
 
 
-async def test_usage_is_the_committed_answers_and_the_cost_is_the_sum(
-    gateway: Served, small: Upstream, large: Upstream
-):
+async def test_usage_is_the_committed_answers_and_the_cost_is_the_sum(gateway: Served):
     seen = await gateway.ask("unsure", model="auto", stream=True, stream_options={"include_usage": True})
     rows = await gateway.rows_of(seen)
     usage = seen.chunks[-1]["usage"]
@@ -128,9 +125,7 @@ async def test_usage_is_the_committed_answers_and_the_cost_is_the_sum(
 
 
 @pytest.mark.parametrize("question", ["sure", "unsure"])
-async def test_a_judged_stream_has_one_role_one_end_and_no_logprobs(
-    gateway: Served, small: Upstream, large: Upstream, question: str
-):
+async def test_a_judged_stream_has_one_role_one_end_and_no_logprobs(gateway: Served, question: str):
     seen = await gateway.ask(question, model="auto", stream=True)
     choices = [choice for chunk in seen.chunks for choice in chunk["choices"]]
     assert "role" in choices[0]["delta"]
@@ -141,16 +136,14 @@ async def test_a_judged_stream_has_one_role_one_end_and_no_logprobs(
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_logprobs_the_client_asked_for_stay(gateway: Served, small: Upstream, large: Upstream, stream: bool):
+async def test_logprobs_the_client_asked_for_stay(gateway: Served, stream: bool):
     seen = await gateway.ask("sure", model="auto", stream=stream, logprobs=True, top_logprobs=1)
     choices = [c for body in (seen.chunks if stream else [seen.json]) for c in body["choices"]]
     tokens = [token for c in choices if c.get("logprobs") for token in c["logprobs"]["content"]]
     assert [len(token["top_logprobs"]) for token in tokens] == [1] * 6
 
 
-async def test_the_judge_gets_its_logprobs_from_the_small_rung_only(
-    gateway: Served, small: Upstream, large: Upstream
-):
+async def test_the_judge_gets_its_logprobs_from_the_small_rung_only(gateway: Served, small: Upstream, large: Upstream):
     await gateway.ask("unsure", model="auto")
     assert (small.last.json["logprobs"], small.last.json["top_logprobs"]) == (True, 5)
     assert "logprobs" not in large.last.json
@@ -160,55 +153,42 @@ async def test_the_judge_gets_its_logprobs_from_the_small_rung_only(
 @pytest.mark.parametrize(
     ("question", "path"), [("good json", "small"), ("bad json", "small>large"), ("no json", "small>large")]
 )
-async def test_json_is_judged_whole_and_kept_only_when_it_fits(
-    gateway: Served, small: Upstream, large: Upstream, question: str, path: str, stream: bool
-):
+async def test_json_is_judged_whole_and_kept_only_when_it_fits(gateway: Served, question: str, path: str, stream: bool):
     seen = await gateway.ask(question, model="auto", stream=stream, response_format=SCHEMA)
     assert seen.headers["x-faregate-path"] == path
     assert json.loads(seen.text) == {"n": 12}
 
 
 @pytest.mark.parametrize("question", ["refused", "down"])
-async def test_a_small_rung_that_does_not_answer_is_climbed_over_and_costs_nothing(
-    gateway: Served, small: Upstream, large: Upstream, question: str
-):
+async def test_a_small_rung_that_does_not_answer_is_climbed_over_and_costs_nothing(gateway: Served, question: str):
     seen = await gateway.ask(question, model="auto")
     rows = await gateway.rows_of(seen)
     assert (seen.status, seen.headers["x-faregate-path"]) == (200, "large")
     assert [(c["kind"], c["model"], c["attempt"]) for c in rows.charges] == [("answer", "large", 1)]
 
 
-async def test_a_small_stream_that_breaks_while_held_back_is_climbed_over_and_paid_for(
-    gateway: Served, small: Upstream, large: Upstream
-):
+async def test_a_small_stream_that_breaks_while_held_back_is_climbed_over_and_paid_for(gateway: Served):
     seen = await gateway.ask("cut", model="auto", stream=True)
     rows = await gateway.rows_of(seen)
     assert seen.text == "the large answer of several words"
     assert [(c["kind"], c["output_tokens"]) for c in rows.charges] == [("failed", 2), ("answer", 6)]
 
 
-async def test_when_the_windows_time_is_over_what_is_known_decides(
-    gateway: Served, small: Upstream, large: Upstream
-):
-    policy = a_policy([large.url], [small.url])
-    policy["routes"][2]["stream"] = {"holdback_tokens": 1000, "holdback_ms": 150}
-    async with serving(tmp_path, policy) as gateway:
-        seen = await gateway.ask("endless", model="auto", stream=True)
+async def test_when_the_windows_time_is_over_what_is_known_decides(gateway: Served):
+    seen = await gateway.ask("endless", model="hasty", stream=True)
     assert seen.headers["x-faregate-path"] == "small>large"
     assert seen.text == "the large answer of several words"
 
 
-async def test_an_answer_shorter_than_the_window_is_judged_whole(gateway: Served, small: Upstream, large: Upstream):
+async def test_an_answer_shorter_than_the_window_is_judged_whole(gateway: Served):
     seen = await gateway.ask("short", model="auto", stream=True, headers={"x-faregate-explain": "1"})
     assert (seen.text, seen.is_done) == ("yes", True)
     assert json.loads(seen.headers["x-faregate-explain"])["judge"]["window"] == "whole"
 
 
-async def test_when_every_rung_fails_the_last_ones_error_is_told(tmp_path: Path):
-    async with Upstream({"": refuses(500, "x")}) as small, Upstream({"": refuses(400, "large says no")}) as large:
-        async with serving(tmp_path, a_policy([large.url], [small.url])) as gateway:
-            seen = await gateway.ask("sure", model="auto")
-            rows = await gateway.rows_of(seen)
+async def test_when_every_rung_fails_the_last_ones_error_is_told(gateway: Served):
+    seen = await gateway.ask("both fail", model="auto")
+    rows = await gateway.rows_of(seen)
     assert (seen.status, seen.error["message"]) == (400, "large says no")
     assert rows.charges == []
     assert (rows.requests[0]["status"], rows.requests[0]["path"]) == (400, "")

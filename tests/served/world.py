@@ -13,14 +13,17 @@ import sqlite3
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
 
 import aiohttp
 import numpy as np
 import uvicorn
+from typing_extensions import override
 
 from backends.clock import Clock, SystemClock
+from backends.embedder import EMBEDDER_ID
 from backends.words import JsonValue
 from gateway.asgi import FrontDoor
 from gateway.compose import LazyEmbedder, Opened, open_gateway
@@ -47,6 +50,16 @@ SMALL_NAME, LARGE_NAME = "tiny-1b", "huge-70b"
 _ALL = ["chat", "completions", "embeddings", "json_schema", "logprobs", "tools", "vision"]
 EMBEDDER = LazyEmbedder()
 """The real one, loaded once for all tests."""
+
+
+class AheadClock(SystemClock):
+    """The machine's clocks, some seconds ahead."""
+
+    ahead = timedelta(0)
+
+    @override
+    def now(self) -> datetime:
+        return super().now() + self.ahead
 
 
 @dataclass(kw_only=True)
@@ -160,6 +173,10 @@ class Served:
         body = {"model": model, "messages": messages, "temperature": 0, **fields}
         return await self.send("/v1/chat/completions", body, tenant=tenant, headers=headers)
 
+    async def stored(self) -> None:
+        """Wait until the answers given so far are in the cache: they are stored by a thread, after the answer."""
+        await self.opened.gateway.parts.caches._worker.run(lambda: None)
+
     async def rows_of(self, *answers: Seen) -> Rows:
         """Return the ledger's rows of these answers' requests once they are booked, in the answers' order."""
         ids = [seen.headers["x-request-id"] for seen in answers]
@@ -244,7 +261,7 @@ def a_judge(*, start_small: bool = True, cutoff: float = -1.0, bound: float = 0.
         small_rates=Rates(uncached_input_s=0.001, output_s=0.01),
         large_rates=Rates(uncached_input_s=0.002, output_s=0.02),
         output_ratio=Quantiles(p10=0.5, p50=1.0, p90=2.0),
-        embedder="any",
+        embedder=EMBEDDER_ID,
         tasks=(Group(name="everything", questions=400),),
         centroids=base64.b64encode(centroid.tobytes()).decode(),
         cutoff=cutoff,
@@ -272,7 +289,7 @@ def an_acceptance() -> Acceptance:
     zeros, ones = tuple(0.0 for _ in ACCEPTED), tuple(1.0 for _ in ACCEPTED)
     calibration = AcceptanceCalibration(
         format=FORMAT,
-        embedder=EMBEDDER.id,
+        embedder=EMBEDDER_ID,
         made="2026-11-01",
         confidence=0.9,
         pairs=1000,
@@ -308,13 +325,13 @@ async def serving(
     keys = KeyStore(loaded.storage.folder, clock=clock)
     secrets = {t: keys.create(t, tenants=loaded.tenant_ids)[1] for t in loaded.tenant_ids}
     secrets["admin"] = keys.create(None, tenants=loaded.tenant_ids, is_admin=True)[1]
-    socket = listen("127.0.0.1", 0)
     async with (
         open_gateway(
             loaded, environ={}, clock=clock, embedder=EMBEDDER, acceptance=an_acceptance(), files=files
         ) as opened,
         asyncio.TaskGroup() as group,
     ):
+        listening = listen("127.0.0.1", 0)
         config = uvicorn.Config(
             FrontDoor(opened.gateway, side_door(opened)),
             http="httptools",
@@ -324,11 +341,11 @@ async def serving(
             timeout_graceful_shutdown=5,
         )
         server = uvicorn.Server(config)
-        group.create_task(server.serve(sockets=[socket]))
+        group.create_task(server.serve(sockets=[listening]))
         try:
             async with aiohttp.ClientSession() as session:
                 yield Served(
-                    origin=f"http://127.0.0.1:{socket.getsockname()[1]}",
+                    origin=f"http://127.0.0.1:{listening.getsockname()[1]}",
                     folder=loaded.storage.folder,
                     keys=keys,
                     opened=opened,
