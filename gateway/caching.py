@@ -66,8 +66,10 @@ class Caches:
             journey.lookups["exact"] = exact
             if isinstance(exact, Hit):
                 return exact
-        may_be_semantic = bypass is None and self._may_be_semantic(journey, ask, settings)
-        if may_be_semantic or wants_vector:
+        is_semantic = journey.call.cache.may_store and self._may_be_semantic(journey, ask, settings)
+        may_be_semantic = bypass is None and is_semantic
+        # A no-cache answer takes the old one's place in both tiers, so it needs its vector although none is looked up.
+        if is_semantic or wants_vector:
             with journey.step("embed"):
                 journey.vector = await self._embed(ask.last_user_text)
         if not may_be_semantic or settings.semantic is None or journey.keys is None or journey.vector is None:

@@ -1,1 +1,13 @@
-"""policies."""
+"""The YAML and what it promises: schema, loading with all mistakes at once, keys, and the statistics of promises.
+
+Rooms:
+    schema                 every key, its bounds and its default; nothing is parsed and ignored
+    document, loader       YAML with positions and `${NAME}`; a file to a `Policy` or to all of its mistakes
+    checks                 what spans two parts: a route's models, a pool's price, a match's tenant
+    keys                   API keys as digests in the storage folder
+    promise                bounds and fixed-sequence testing (numpy only)
+    *.yaml                 `default`, `demo`, `example-providers`
+
+Decided here, other than the design to start from: the baseline is always the ladder's last rung; tenants are named in
+the policy and their keys are not (see `gateway`); `storage` is one folder.
+"""

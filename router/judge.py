@@ -196,10 +196,15 @@ class Window:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """A task: a cluster of calibration questions, named after what most of them are."""
+    """A task: a cluster of calibration questions, named after what most of them are.
+
+    Attributes:
+        prior: log-odds that the small answer to one of its questions is not worse, pulled towards the whole's.
+    """
 
     name: str
     questions: int
+    prior: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -332,19 +337,25 @@ class Calibration:
 class Judge:
     """Decides about a small rung's answers; make one with `Calibration.judge`. Stateless, microseconds a call."""
 
-    __slots__ = ("_calibration", "_centres", "_models", "_step", "promise")
+    __slots__ = ("_calibration", "_centres", "_models", "_priors", "_step", "promise")
 
     def __init__(self, calibration: Calibration, step: Step, promise: Promise) -> None:
         self.promise = promise
         self._calibration = calibration
         self._step = step
         self._centres = calibration.centres()
+        self._priors = {group.name: group.prior for group in calibration.tasks}
         whole = next(window for window in calibration.windows if window.tokens is None)
         partial = sorted((w.tokens, _Logistic(w)) for w in calibration.windows if w.tokens is not None)
         self._models = (_Logistic(whole), tuple(reversed(partial)))
 
-    def weigh(self, evidence: Evidence) -> Verdict:
-        """Return the verdict on an answer as far as it is known; call it once, when the hold-back ends."""
+    def weigh(self, evidence: Evidence, task: str | None = None) -> Verdict:
+        """Return the verdict on an answer as far as it is known; call it once, when the hold-back ends.
+
+        Args:
+            evidence: the answer.
+            task: the name that `place` gave; without it the question counts as one of the least promising task's.
+        """
         refusal = self._refusal(evidence)
         if refusal is not None:
             return Verdict(confidence=0.0, is_kept=False, window="none", reason=refusal)
@@ -354,7 +365,8 @@ class Judge:
             model, seen = whole, count
         else:
             seen, model = next((size, model) for size, model in partial if size <= count)
-        confidence = model.confidence(features(evidence.tokens[:seen], is_json=evidence.is_json))
+        prior = self._priors.get(task or "", min(self._priors.values()))
+        confidence = model.confidence(features(evidence.tokens[:seen], is_json=evidence.is_json, prior=prior))
         is_kept = confidence >= self._step.threshold
         reason = Reason.ABOVE if is_kept else Reason.BELOW
         return Verdict(confidence=confidence, is_kept=is_kept, window=model.name, reason=reason)
@@ -395,8 +407,10 @@ class Judge:
         return next((reason for is_so, reason in checks if is_so), None)
 
 
-def features(tokens: Sequence[TokenLogprob], *, is_json: bool) -> NDArray[np.float64]:
+def features(tokens: Sequence[TokenLogprob], *, is_json: bool, prior: float) -> NDArray[np.float64]:
     """Return float64[len(FEATURES)]: what the logistic models look at. Natural logarithms, at least one token.
+
+    The task's `prior` is among them: the same log-probabilities mean more on a message to read than on a capital to know.
 
     Where the upstream gave no alternatives, the rest of the probability stands for one alternative.
     """
@@ -416,6 +430,7 @@ def features(tokens: Sequence[TokenLogprob], *, is_json: bool) -> NDArray[np.flo
             entropies.max(),
             np.log(len(tokens)),
             float(is_json),
+            prior,
         ]
     )
 
@@ -432,6 +447,7 @@ FEATURES = (
     "max_entropy",
     "log_length",
     "is_json",
+    "task_prior",
 )
 _FLOOR = -20.0
 """A constrained token can be all but impossible to the model; one such must not drown the rest."""

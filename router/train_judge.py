@@ -40,6 +40,7 @@ from sklearn.preprocessing import StandardScaler
 from backends.embedder import MiniLM
 from policies.promise import upper_bound
 from router.judge import (
+    FEATURES,
     WHOLE,
     Calibration,
     Group,
@@ -67,10 +68,13 @@ FEWEST = 400
 """Fewer questions promise nothing worth stating."""
 _FOLDS = 5
 _SEED = 20261121
-_TASKS = 16
+_TASKS = 24
 _OUTSIDE = 0.02
 """This share of the calibration's own questions would be called outside when left out of their task's centroid."""
 _RESAMPLES = 400
+_PRIOR_WEIGHT = 4.0
+"""A task's prior counts the whole's mean as this many questions of its own."""
+_PRIOR = len(FEATURES) - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +151,7 @@ def fit(
     vectors = embed([outcome.prompt for outcome in pairs.small])
     centroids, tasks, is_inside, cutoff = _cluster(vectors)
     folds = _folds(len(pairs))
-    windows, confidences = _windows(pairs, folds)
+    windows, confidences = _windows(pairs, folds, tasks)
     small_s = np.array([_seconds(outcome, small_rates, outcome.output_tokens) for outcome in pairs.small])
     rows = _Rows(
         loss=np.array([big.quality - little.quality for little, big in zip(pairs.small, pairs.large, strict=True)]),
@@ -175,7 +179,7 @@ def fit(
         large_rates=large_rates,
         output_ratio=Quantiles(p10=low, p50=middle, p90=high),
         embedder=embedder,
-        tasks=_groups(pairs.small, tasks),
+        tasks=_groups(pairs, tasks),
         centroids=base64.b64encode(centroids.tobytes()).decode(),
         cutoff=round(cutoff, 4),
         windows=windows,
@@ -190,30 +194,57 @@ def _folds(n: int) -> NDArray[np.int64]:
     return folds
 
 
-def _windows(pairs: Pairs, folds: NDArray[np.int64]) -> tuple[tuple[Window, ...], dict[str, Floats]]:
-    is_kept_right = np.array([s.quality >= b.quality for s, b in zip(pairs.small, pairs.large, strict=True)])
+def _windows(
+    pairs: Pairs, folds: NDArray[np.int64], tasks: NDArray[np.int64]
+) -> tuple[tuple[Window, ...], dict[str, Floats]]:
+    target = _not_worse(pairs)
     is_json = np.array([outcome.is_json for outcome in pairs.small])
     lengths = np.array([len(outcome.tokens) for outcome in pairs.small])
     everything = np.ones(len(pairs), dtype=bool)
-    whole = _out_of_fold(_looks(pairs.small, None), is_kept_right, everything, folds)
+    whole = _out_of_fold(_looks(pairs.small, None), target, everything, folds, tasks)
     whole[_unfit(pairs.small)] = 0.0
     windows, confidences = [], {}
     for name, size in WINDOWS:
         looks = _looks(pairs.small, size)
         # Only text is judged before its end.
         rows = everything if size is None else ~is_json
-        scores = whole if size is None else _out_of_fold(looks, is_kept_right, rows, folds)
+        scores = whole if size is None else _out_of_fold(looks, target, rows, folds, tasks)
         reaches = everything if size is None else ~is_json & (lengths > size)
         confidences[name] = np.where(reaches, scores, whole)
-        windows.append(_window(name, size, looks[rows], is_kept_right[rows], _auc(is_kept_right, scores, reaches)))
+        looks[:, _PRIOR] = _prior_column(target, everything, folds, tasks)
+        windows.append(_window(name, size, looks[rows], target[rows], _auc(target, scores, reaches)))
     return tuple(windows), confidences
+
+
+def _not_worse(pairs: Pairs) -> Flags:
+    return np.array([s.quality >= b.quality for s, b in zip(pairs.small, pairs.large, strict=True)])
+
+
+def _priors(target: Flags, tasks: NDArray[np.int64], sample: Flags) -> Floats:
+    """Return each task's log-odds of a small answer that is not worse, from the sample only."""
+    count = int(tasks.max()) + 1
+    sizes = np.bincount(tasks[sample], minlength=count)
+    goods = np.bincount(tasks[sample], weights=target[sample], minlength=count)
+    shares = (goods + _PRIOR_WEIGHT * target[sample].mean()) / (sizes + _PRIOR_WEIGHT)
+    shares = np.clip(shares, 0.01, 0.99)  # a sample without one bad answer is still no certainty
+    return np.asarray(np.log(shares / (1 - shares)), dtype=np.float64)
+
+
+def _prior_column(target: Flags, train: Flags, folds: NDArray[np.int64], tasks: NDArray[np.int64]) -> Floats:
+    """Return each row's prior from training rows of other folds: no row's own outcome is in its features."""
+    column = _priors(target, tasks, train)[tasks]
+    for fold in np.unique(folds[train]):
+        here = train & (folds == fold)
+        column[here] = _priors(target, tasks, train & (folds != fold))[tasks[here]]
+    return column
 
 
 def _looks(outcomes: Sequence[Outcome], size: int | None) -> Floats:
     # An empty answer has no features; it is never kept (`_unfit`).
-    blank = features(outcomes[0].tokens[:1], is_json=False) * 0
+    blank = np.zeros(len(FEATURES))
     return np.array(
-        [features(o.tokens[:size], is_json=o.is_json) if o.tokens else blank for o in outcomes], dtype=np.float64
+        [features(o.tokens[:size], is_json=o.is_json, prior=0.0) if o.tokens else blank for o in outcomes],
+        dtype=np.float64,
     )
 
 
@@ -238,9 +269,12 @@ def _model(looks: Floats, target: Flags) -> tuple[StandardScaler, LogisticRegres
     return scaler, LogisticRegression(C=0.1, max_iter=1000).fit(scaler.transform(looks), target)
 
 
-def _out_of_fold(looks: Floats, target: Flags, rows: Flags, folds: NDArray[np.int64]) -> Floats:
+def _out_of_fold(
+    looks: Floats, target: Flags, rows: Flags, folds: NDArray[np.int64], tasks: NDArray[np.int64]
+) -> Floats:
     scores = np.zeros(len(target))
     for fold in range(_FOLDS):
+        looks[:, _PRIOR] = _prior_column(target, folds != fold, folds, tasks)
         train, test = rows & (folds != fold), rows & (folds == fold)
         scaler, model = _model(looks[train], target[train])
         scores[test] = model.predict_proba(scaler.transform(looks[test]))[:, 1]
@@ -307,14 +341,15 @@ def _cluster(vectors: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np
     return centroids, tasks, nearest >= cutoff, cutoff
 
 
-def _groups(outcomes: Sequence[Outcome], tasks: NDArray[np.int64]) -> tuple[Group, ...]:
+def _groups(pairs: Pairs, tasks: NDArray[np.int64]) -> tuple[Group, ...]:
+    priors = _priors(_not_worse(pairs), tasks, np.ones(len(pairs), dtype=bool))
     groups: list[Group] = []
     seen: Counter[str] = Counter()
-    for task in range(int(tasks.max()) + 1):
-        members = Counter(o.task for o, one in zip(outcomes, tasks, strict=True) if one == task)
+    for task, prior in enumerate(_rounded(priors)):
+        members = Counter(o.task for o, one in zip(pairs.small, tasks, strict=True) if one == task)
         name = members.most_common(1)[0][0] if members else "empty"
         seen[name] += 1
-        groups.append(Group(name=f"{name}-{seen[name]}", questions=members.total()))
+        groups.append(Group(name=f"{name}-{seen[name]}", questions=members.total(), prior=prior))
     return tuple(groups)
 
 

@@ -89,7 +89,7 @@ def finished(*tokens: TokenLogprob, reason: str = "stop") -> Evidence:
 
 
 def test_a_sure_answer_is_kept_and_a_torn_one_is_not(judge: Judge):
-    kept, climbed = judge.weigh(finished(*[SURE] * 12)), judge.weigh(finished(*[TORN] * 12))
+    kept, climbed = (judge.weigh(finished(*[token] * 12), "easy-1") for token in (SURE, TORN))
 
     assert (kept.is_kept, kept.window, kept.reason) == (True, "whole", "above_threshold")
     assert (climbed.is_kept, climbed.reason) == (False, "below_threshold")
@@ -98,7 +98,7 @@ def test_a_sure_answer_is_kept_and_a_torn_one_is_not(judge: Judge):
 
 @pytest.mark.parametrize(("seen", "window"), [(7, "none"), (8, "8"), (15, "8"), (16, "16"), (32, "32"), (60, "32")])
 def test_an_unfinished_answer_is_judged_by_the_largest_window_it_fills(judge: Judge, seen: int, window: str):
-    verdict = judge.weigh(Evidence(tokens=[SURE] * seen, is_finished=False, finish_reason=None))
+    verdict = judge.weigh(Evidence(tokens=[SURE] * seen, is_finished=False, finish_reason=None), "easy-1")
 
     assert verdict.window == window
     assert verdict.is_kept == (window != "none")
@@ -109,6 +109,12 @@ def test_tokens_beyond_the_window_change_nothing(judge: Judge):
     late = judge.weigh(Evidence(tokens=[*[SURE] * 8, TORN, TORN], is_finished=False, finish_reason=None))
 
     assert early == late
+
+
+def test_a_question_of_no_known_task_counts_as_one_of_the_least_promising(judge: Judge):
+    answer = finished(*[SURE] * 12)
+
+    assert judge.weigh(answer).confidence < judge.weigh(answer, "easy-1").confidence
 
 
 @pytest.mark.parametrize(
@@ -228,7 +234,7 @@ def test_the_table_shows_every_promise(calibration: Calibration):
 
 @given(st.lists(TOKENS, min_size=1, max_size=40), st.booleans())
 def test_any_tokens_give_finite_features(tokens: list[TokenLogprob], is_json: bool):
-    row = features(tokens, is_json=is_json)
+    row = features(tokens, is_json=is_json, prior=0.0)
 
     assert row.shape == (len(FEATURES),)
     assert np.isfinite(row).all()

@@ -54,7 +54,7 @@ def path(seen: Seen) -> str:
 async def test_the_same_question_is_answered_from_the_exact_cache(
     gateway: Served, upstream: Upstream, first: bool, second: bool
 ):
-    question = f"Which mountain is the highest, {first} or {second}?"
+    question = f"Which mountain is number {2 * first + second + 10}?"
     fresh = await ask(gateway, question, stream=first)
     asked = len(upstream.requests)
     hit = await ask(gateway, question, stream=second)
@@ -116,12 +116,12 @@ async def test_a_near_miss_is_asked(gateway: Served, one: str, other: str):
     assert '"semantic":"miss:declined' in missed.headers["x-faregate-explain"]
 
 
-@pytest.mark.parametrize("question", ["What is moss?", "How do I clean moss?"])
-async def test_another_tenants_answers_are_never_served(gateway: Served, question: str):
-    await ask(gateway, question)
-    assert path(await ask(gateway, question, tenant="other")) == "large"
-    assert path(await ask(gateway, question.replace("do I", "can I"), tenant="other")) != "cache:exact" or True
-    assert path(await ask(gateway, question)) == "cache:exact"
+async def test_another_tenants_answers_are_never_served(gateway: Served):
+    await ask(gateway, "How do I clean moss?")
+    assert path(await ask(gateway, "How do I clean moss?", tenant="other")) == "large"
+    await ask(gateway, "How do I clean a chimney?")
+    assert path(await ask(gateway, "How can I clean a chimney?", tenant="other")) == "large"
+    assert path(await ask(gateway, "How can I clean a chimney?")) == "cache:semantic"
 
 
 @pytest.mark.parametrize(
