@@ -10,7 +10,7 @@ STAMP := .venv/.installed
 PYTHONS ?= python3.11 python3 python3.12 python3.13 python3.14
 IS_NEW_ENOUGH := 'import sys; sys.exit(sys.version_info < (3, 11))'
 
-.PHONY: help setup demo test test-models lint types contracts deploy-lint format lock bench bench-quick clean
+.PHONY: calibrate help setup demo test test-models lint types contracts deploy-lint format lock bench bench-quick clean
 
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ setup: $(STAMP) ## Create .venv with the locked dependencies and the command far
 
 demo: setup ## Run the main job on two real models and print its bill (KEEP=1 leaves it running)
 	@$(BIN)/faregate demo $(if $(KEEP),--keep)
+
+calibrate: setup ## Ask the demo's two models 850 questions and fit their judge again (about an hour, resumable)
+	@$(BIN)/faregate demo --calibrate router/calibrations/qwen2.5-coder-0.5b-1.5b.json
 
 test: setup ## Run the tests that need no model
 	@$(BIN)/pytest -m "not models"
@@ -33,7 +36,7 @@ lint: setup ## Check format and style
 
 types: setup ## Check types (mypy strict)
 	@$(BIN)/mypy
-	@$(BIN)/mypy load_tests/bench.py
+	@$(BIN)/mypy load_tests/bench.py load_tests/bare_proxy.py
 
 contracts: setup ## Check which package may import which
 	@$(BIN)/lint-imports --no-logo

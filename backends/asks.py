@@ -20,6 +20,8 @@ _DROPPED_WHEN_NULL = frozenset({"encoding_format", "dimensions", "user", "stop",
 """Some clients send null for "not set", which llama.cpp refuses with 400."""
 
 _CHOICES_LIMIT = 128
+
+_OUTPUT_LIMIT_TOKENS = 10_000_000
 _TOKENS_LIMIT = 10**9
 """No model answers more; a larger cap would reserve more money than the ledger's integers hold."""
 
@@ -89,7 +91,7 @@ def parse_ask(surface: Surface, body: bytes) -> Ask:
         surface=surface,
         fields=fields,
         model=known.model,
-        is_stream=bool(known.stream),
+        is_stream=bool(known.stream) and surface is not Surface.EMBEDDINGS,
         wants_usage=bool(known.stream_options and known.stream_options.include_usage),
         # Legacy completions ask with a number of alternatives, and 0 is a number: only false and null mean no.
         wants_logprobs=known.logprobs is not None and known.logprobs is not False,
@@ -170,8 +172,8 @@ def _message(turn: _Turn) -> Message:
 
 
 def _cap(tokens: int | None) -> int | None:
-    """Return a cap that caps: llama.cpp's -1 means that there is none, and 0 is the upstream's to refuse."""
-    return tokens if tokens is not None and tokens > 0 else None
+    """Return a cap that caps: llama.cpp's -1 means none, 0 is the upstream's to refuse, millions say nothing."""
+    return min(tokens, _OUTPUT_LIMIT_TOKENS) if tokens is not None and tokens > 0 else None
 
 
 def _choices(surface: Surface, known: _Known) -> int:

@@ -7,6 +7,8 @@ proxies from the environment are not trusted, and the operator's key leaves only
 from __future__ import annotations
 
 import asyncio
+import io
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self, TypeAlias
 
 import msgspec
@@ -35,6 +37,12 @@ BODY_LIMIT_BYTES = 100 * 2**20
 
 _ERROR_LIMIT_BYTES = 64 * 2**10
 
+_PIECE_BYTES = 2**20
+
+_TAIL_S = 0.05
+"""The chunk that ends a stream is often a packet of its own after `[DONE]` (uvicorn's is). Without it the connection
+cannot be used again, and a handshake with a provider costs more than this wait, which the client does not see."""
+
 Session: TypeAlias = "aiohttp.ClientSession"
 """What upstream connections are kept in; `open_session` makes one."""
 
@@ -55,8 +63,9 @@ def open_session(connect_s: float) -> Session:
     import aiohttp
 
     # Deadlines are the backends' own: one clock decides. aiohttp's connector limit would be a second, hidden queue.
+    # vLLM's uvicorn and llama.cpp close idle connections after 5 s: a request sent at that moment would be lost.
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_s),
         cookie_jar=aiohttp.DummyCookieJar(),
         skip_auto_headers=("User-Agent", "Accept-Encoding"),
@@ -114,7 +123,8 @@ class HttpBackend:
         try:
             return await self._session.post(
                 f"{self._base_url}/{outbound.surface.value}",
-                data=outbound.body,
+                # aiohttp sends large bytes in one piece, during which nothing else moves, and warns of it.
+                data=outbound.body if len(outbound.body) <= _PIECE_BYTES else io.BytesIO(outbound.body),
                 headers={**self._headers, "x-request-id": outbound.request_id},
                 allow_redirects=False,
             )
@@ -195,10 +205,25 @@ class HttpReply:
             error.endpoint = self.endpoint
             raise
 
+    def ready(self) -> Sequence[Event]:
+        """Return the events of the last read that have not been iterated."""
+        events, self._ready = self._ready, []
+        return events
+
     async def aclose(self) -> None:
-        """Close the connection, unless the answer was read to its end and the connection may be used again."""
-        if not self._is_done:
-            self._response.close()
+        """Close the connection, unless the answer was read to its end: then it may be used again."""
+        if self._response.closed:
+            return
+        try:
+            if self._is_done:
+                async with asyncio.timeout(_TAIL_S):
+                    while await _read_any(self._response):
+                        pass
+        except (TimeoutError, StreamCut):
+            pass  # a server that does not end its answer gets a new connection next time
+        finally:
+            if not self._response.content.at_eof():
+                self._response.close()
 
     async def _next(self) -> Event:
         if not self._is_stream:
@@ -246,8 +271,6 @@ class HttpReply:
         if not self._is_finished:
             raise StreamCut("the stream ended before its finish_reason", endpoint=self.endpoint)
         self._is_done = True
-        # The terminating chunk may still be on its way: the connection is given back only when it has come.
-        self._response.release()
 
 
 async def _read_any(response: aiohttp.ClientResponse) -> bytes:

@@ -96,6 +96,9 @@ class _PooledReply:
     async def __anext__(self) -> Event:
         return await self._reply.__anext__()
 
+    def ready(self) -> Sequence[Event]:
+        return self._reply.ready()
+
     async def aclose(self) -> None:
         if self._member is not None:
             self._member.in_flight -= 1

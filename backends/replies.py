@@ -83,10 +83,13 @@ def read_chunk(payload: bytes) -> Chunk:
         usage=_usage(reply.usage),
         finish_reason=first.finish_reason if first is not None else None,
         has_choices=bool(choices),
-        has_other=len(choices) > 1
-        or (first is None and bool(choices))
-        or (delta is not None and any((delta.tool_calls, delta.function_call, delta.refusal, delta.reasoning_content))),
+        has_other=len(choices) > 1 or (first is None and bool(choices)) or (delta is not None and _has_more(delta)),
     )
+
+
+def _has_more(delta: _Delta) -> bool:
+    # vLLM calls its reasoning `reasoning` since 0.11; others still say `reasoning_content`.
+    return any((delta.tool_calls, delta.function_call, delta.refusal, delta.reasoning_content, delta.reasoning))
 
 
 def read_whole(payload: bytes) -> Whole:

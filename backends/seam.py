@@ -5,11 +5,12 @@ Contract (tests/contracts/test_backend.py runs it against every implementation):
   that failing over is always possible until `open` has returned and never after;
 - a reply yields events until its end; an end before the `finish_reason` raises `StreamCut`, silence `EndpointTimeout`;
 - `aclose` may be called at any time, more than once, and frees the upstream (which stops generating) at once;
-- cancelling `open` frees the upstream as well; cancelling an iteration loses no event: it can be gone on with or closed.
+- cancelling `open` frees the upstream as well; cancelling an iteration loses no event: it may be gone on with.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -53,6 +54,10 @@ class Reply(Protocol):
             EndpointTimeout: silence for longer than `idle_s`.
             ReplyMalformed: an event that is none.
         """
+        ...
+
+    def ready(self) -> Sequence[Event]:
+        """Return the events that have been received and not been iterated, without waiting; often none."""
         ...
 
     async def aclose(self) -> None:

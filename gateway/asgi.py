@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 from backends.words import Surface
@@ -19,6 +20,9 @@ Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_LINGER_S = 2.0
+"""How long the rest of a refused body is read and thrown away."""
 
 _SURFACES = {f"/v1/{surface.value}": surface for surface in Surface}
 
@@ -43,9 +47,9 @@ class AsgiSink:
         """Send some of the body."""
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
-    async def finish(self) -> None:
-        """End the body cleanly."""
-        await self._send({"type": "http.response.body", "body": b""})
+    async def finish(self, data: bytes) -> None:
+        """Send the last of the body and end it cleanly."""
+        await self._send({"type": "http.response.body", "body": data})
 
 
 class FrontDoor:
@@ -72,8 +76,12 @@ class FrontDoor:
             call = read_call(surface, scope["headers"], body)
         except ClientGone:
             return
-        except (NotServed, BodyTooLarge, HeaderInvalid) as error:
-            await _refuse(sink, problem_of(error))
+        except HeaderInvalid as error:
+            await _refuse(sink, problem_of(error), unread=None)
+            return
+        except (NotServed, BodyTooLarge) as error:
+            expects = any(name == b"expect" for name, _ in scope["headers"])
+            await _refuse(sink, problem_of(error), unread=None if expects else receive)
             return
         await _until_answered_or_gone(self._gateway.answer(call, sink), receive)
 
@@ -125,11 +133,20 @@ async def _read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
             return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-async def _refuse(sink: AsgiSink, problem: Problem) -> None:
+async def _refuse(sink: AsgiSink, problem: Problem, *, unread: Receive | None) -> None:
     body = problem.body()
-    # Whatever is left of an unread body is not worth reading: the connection ends with the answer.
     closing = (b"connection", b"close")
     length = (b"content-length", b"%d" % len(body))
     await sink.start(problem.status, [(b"content-type", b"application/json"), length, closing, *problem.headers])
     await sink.write(body)
-    await sink.finish()
+    if unread is not None:
+        await _discard(unread)
+    await sink.finish(b"")
+
+
+async def _discard(receive: Receive) -> None:
+    """Read on for a moment: closing on a client that still sends resets its connection, and our answer with it."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_LINGER_S):
+            while (await receive()).get("more_body", False):
+                pass

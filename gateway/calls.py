@@ -62,8 +62,11 @@ class Sink(Protocol):
         """Send some of the body."""
         ...
 
-    async def finish(self) -> None:
-        """End the body cleanly. A body that is never finished is cut, and its reader can tell."""
+    async def finish(self, data: bytes) -> None:
+        """Send the last of the body and end it cleanly, in one step: clients hang up the moment they have `[DONE]`.
+
+        A body that is never finished is cut, and its reader can tell.
+        """
         ...
 
 

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 DEFAULT_POLICY = Path(__file__).parent.parent / "policies" / "default.yaml"
 
-SHIPPED_QUESTIONS = Path(__file__).parent.parent / "router" / "questions.jsonl"
 
 _policy = click.option(
     "--policy",
@@ -60,6 +59,7 @@ def serve(policy_file: Path, host: str | None, port: int | None, log_level: str)
     from gateway.serve import PortUnavailable
     from gateway.serve import serve as run
     from gateway.settings import environment
+    from policies.errors import PoliciesError
 
     set_up_logging(level=log_level)
     policy = _load(policy_file, host=host, port=port)
@@ -69,7 +69,7 @@ def serve(policy_file: Path, host: str | None, port: int | None, log_level: str)
 
     try:
         run(policy, environ=environment(), on_ready=on_ready)
-    except (PortUnavailable, PolicyUnusable, LedgerError, OSError) as error:
+    except (PortUnavailable, PolicyUnusable, PoliciesError, LedgerError, OSError) as error:
         _fail(str(error))
 
 
@@ -182,7 +182,6 @@ def report(  # noqa: PLR0917 - click passes options by name
 @click.option(
     "--questions",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    default=SHIPPED_QUESTIONS,
     show_default="the shipped ones",
     help="Questions with known answers, one JSON object a line: key, task, prompt, answers, schema.",
 )
@@ -196,45 +195,60 @@ def report(  # noqa: PLR0917 - click passes options by name
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The calibration to write.")
 @click.option("--source", help="Where your questions come from, with their licence; needed with --questions.")
 def calibrate(  # noqa: PLR0917 - as above
-    policy_file: Path, route_name: str, questions: Path, work: Path, out: Path, source: str | None
+    policy_file: Path, route_name: str, questions: Path | None, work: Path, out: Path, source: str | None
 ) -> None:
     """Fit a route's judge to its models, and print what it can promise.
 
     Asks the route's first rung and its baseline every question (running, as the policy says where), grades the answers,
-    and writes the calibration that `quality.calibration` names. With the shipped 1,600 questions it takes about an hour
+    and writes the calibration that `quality.calibration` names. The shipped 850 questions take about half an hour
     for two small models on two cores.
     """
-    import importlib.util
+    import asyncio
 
     from rich.console import Console
 
-    if importlib.util.find_spec("sklearn") is None:
-        _fail("calibrating needs scikit-learn; install it with `pip install 'faregate[train]'`")
-    from gateway.calibrate import Job
+    _need("sklearn", extra="train")
+    from gateway.calibrate import SHIPPED_QUESTIONS, SHIPPED_SOURCE, Job
     from gateway.calibrate import calibrate as run
-    from router.train_questions import SOURCE
 
     policy = _load(policy_file)
     route = next((route for route in policy.routes if route.name == route_name), None)
     if route is None:
         _fail(f"unknown route {route_name!r}; the policy has: {', '.join(route.name for route in policy.routes)}")
-    if source is None and questions != SHIPPED_QUESTIONS:
+    if source is None and questions is not None:
         raise click.UsageError("say where the questions come from with --source")
-    job = Job(policy=policy, route=route, questions=questions, work=work, out=out, source=source or SOURCE)
-    sys.exit(run(job, Console(stderr=True)))
+    job = Job(
+        policy=policy,
+        route=route,
+        questions=questions or SHIPPED_QUESTIONS,
+        work=work,
+        out=out,
+        source=source or SHIPPED_SOURCE,
+    )
+    sys.exit(asyncio.run(run(job, Console(stderr=True))))
 
 
 @main.command()
 @_json
 @click.option("--keep", is_flag=True, help="Leave models and gateway running at the end, and print how to use them.")
-def demo(as_json: bool, keep: bool) -> None:
+@click.option(
+    "--calibrate",
+    "calibration",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Instead of the workload, ask both models the shipped questions and write the judge's calibration here.",
+)
+def demo(as_json: bool, keep: bool, calibration: Path | None) -> None:
     """Run the main job on this machine: two real models, a gateway, a mixed workload, the bill.
 
     Fetches the models once (1.6 GB, into the user's cache folder), starts them and a gateway on free ports, sends the
     workload through the official OpenAI client, and stops everything it started, on Ctrl-C too.
     """
-    from gateway.demo.run import run_demo
+    _need("openai", "xllamacpp", extra="demo")
+    from gateway.demo.run import run_calibration, run_demo
 
+    if calibration is not None:
+        _need("sklearn", extra="train")
+        sys.exit(run_calibration(calibration))
     sys.exit(run_demo(as_json=as_json, keep=keep))
 
 
@@ -249,6 +263,13 @@ def _load(file: Path, *, host: str | None = None, port: int | None = None) -> Po
         _fail(str(error))
     changes = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     return policy.model_copy(update={"server": policy.server.model_copy(update=changes)}) if changes else policy
+
+
+def _need(*modules: str, extra: str) -> None:
+    import importlib.util
+
+    if any(importlib.util.find_spec(module) is None for module in modules):
+        _fail(f"this command needs more packages; install them with `pip install 'faregate[{extra}]'`")
 
 
 def _fail(message: str) -> NoReturn:

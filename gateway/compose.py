@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sqlite3
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from backends.seam import Timeouts
 from backends.words import ModelId
 from gateway.caching import Caches
 from gateway.journey import CatalogModel
+from gateway.ledger.errors import FolderUnusable
 from gateway.ledger.journal import Files
 from gateway.ledger.journaled import JournaledLedger
 from gateway.ledger.rows import PoolPrice
@@ -110,7 +112,12 @@ async def open_gateway(
     ledger = JournaledLedger.open(folder, clock, EpochInfo(policy_digest=policy.digest, pools=pools), files=files)
     try:
         limits = policy.storage.cache
-        store = SqliteStore(folder / CACHE_FILE, max_entries=limits.max_entries, max_bytes=limits.max_bytes)
+        try:
+            store = SqliteStore(folder / CACHE_FILE, max_entries=limits.max_entries, max_bytes=limits.max_bytes)
+        except sqlite3.Error as error:
+            raise FolderUnusable(
+                f"{folder / CACHE_FILE} cannot be used ({error}); delete it: it holds nothing but cached answers"
+            ) from error
         worker = Worker()
         caches = Caches(
             store=store,

@@ -85,6 +85,7 @@ class Attempt:
     endpoint: str = ""
     usage: Usage | None = None
     seen_tokens: int = 0
+    seen_bytes: int = 0
     finish_reason: str | None = None
     kind: ChargeKind | None = None
     ended: float | None = None
@@ -98,6 +99,9 @@ class Attempt:
         if isinstance(event, Chunk):
             # An event without log-probabilities is one token on vLLM and llama.cpp, more on some providers.
             self.seen_tokens += len(event.tokens) or int(bool(event.content) or event.has_other)
+        else:
+            self.seen_tokens = len(event.tokens)
+            self.seen_bytes = len(event.content.encode())
 
     def end(self, kind: ChargeKind | None, now: float) -> None:
         """Say what became of the attempt; only the first word counts."""
@@ -122,6 +126,7 @@ class Journey:
     Attributes:
         waited_s: time spent waiting for upstreams: what is left of the total is the gateway's own overhead.
         path_models: the rungs whose answers arrived, in order; the last one is committed.
+        is_answered: the whole answer was handed over; a client that leaves now leaves with it.
     """
 
     request_id: RequestId
@@ -144,6 +149,7 @@ class Journey:
     error_code: str | None = None
     waited_s: float = 0.0
     first_byte: float | None = None
+    is_answered: bool = False
     steps: list[Step] = field(default_factory=list)
 
     @property

@@ -108,7 +108,7 @@ class Ladder:
             with journey.step(f"judge {rung.model}"), journey.waiting():
                 events, answering = await _listen(reply, ask, attempt, lane.route.stream)
             journey.path_models.append(rung.model)
-            journey.verdict = lane.judge.weigh(answering.evidence())
+            journey.verdict = lane.judge.weigh(answering.evidence(), task=journey.plan.task if journey.plan else None)
             is_kept = journey.verdict.is_kept
         except BackendError as error:
             attempt.end(ChargeKind.FAILED, journey.clock.monotonic())

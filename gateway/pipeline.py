@@ -28,7 +28,7 @@ from gateway.errors import KeyRefused, ModelNotFound, Overloaded, problem_of
 from gateway.journey import Caller, CatalogModel, Journey, Lane
 from gateway.ladder import Committed, Ladder
 from gateway.ledger.rows import ChargeKind
-from gateway.relay import JSON_TYPE, Told, answer_headers, relay_hit, relay_stream, relay_whole
+from gateway.relay import JSON_TYPE, answer_headers, relay_hit, relay_stream, relay_whole
 from gateway.settlement import Cashier, baseline_nusd
 from gateway.telemetry import Telemetry
 from policies.keys import KeyRing, Refusal
@@ -84,7 +84,8 @@ class Gateway:
             async with asyncio.timeout(self.parts.policy.timeouts.total_s):
                 await self._travel(journey, sink)
         except asyncio.CancelledError:
-            journey.status, journey.error_code = _CLIENT_GONE, "client_gone"
+            if not journey.is_answered:
+                journey.status, journey.error_code = _CLIENT_GONE, "client_gone"
             raise
         except Exception as error:  # noqa: BLE001 - the last resort: every class has its row in gateway.errors
             await self._tell(journey, error, sink)
@@ -110,8 +111,7 @@ class Gateway:
         with journey.step("plan"):
             journey.plan = plan = strategy.plan(ask, journey.vector)
         committed = await self._ladder.climb(journey, ask, plan.rungs)
-        told = await self._relay(journey, ask, committed, sink)
-        self.parts.caches.offer(journey, ask, told, committed.attempt.model.id, baseline_nusd(journey))
+        await self._relay(journey, ask, committed, sink)
 
     def identify(self, secret: SecretStr | None) -> Caller:
         """Return who pays for calls made with a secret.
@@ -152,11 +152,13 @@ class Gateway:
         )
         return journey.lane.strategy
 
-    async def _relay(self, journey: Journey, ask: Ask, committed: Committed, sink: Sink) -> Told:
+    async def _relay(self, journey: Journey, ask: Ask, committed: Committed, sink: Sink) -> None:
         relay = relay_stream if ask.is_stream else relay_whole
         attempt = committed.attempt
         try:
-            return await relay(journey, ask, committed, self.parts.cashier, sink)
+            told = await relay(journey, ask, committed, self.parts.cashier, sink)
+            # Before any further await: clients hang up the moment they have their answer, which cancels us.
+            self.parts.caches.offer(journey, ask, told, attempt.model.id, baseline_nusd(journey))
         except BackendError:
             attempt.end(ChargeKind.FAILED, journey.clock.monotonic())
             raise
@@ -188,11 +190,11 @@ class Gateway:
         if sink.is_started:
             await sink.write(encode_event(problem.body()))
             return
+        journey.path_models.clear()  # nothing was served, whatever had begun to answer
         body = problem.body()
         length = (b"content-length", b"%d" % len(body))
         await sink.start(problem.status, [JSON_TYPE, length, *answer_headers(journey), *problem.headers])
-        await sink.write(body)
-        await sink.finish()
+        await sink.finish(body)
 
     def _finish(self, journey: Journey) -> None:
         now = journey.clock.monotonic()

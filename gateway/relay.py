@@ -63,9 +63,9 @@ async def relay_whole(journey: Journey, ask: Ask, committed: Committed, cashier:
         (b"x-faregate-cost-usd", cost),
     ]
     journey.status = 200
+    journey.is_answered = True
     await sink.start(200, headers)
-    await sink.write(body)
-    await sink.finish()
+    await sink.finish(body)
     return Told(body=plain, usage=usage, finish_reason=whole.finish_reason)
 
 
@@ -88,14 +88,17 @@ async def relay_stream(journey: Journey, ask: Ask, committed: Committed, cashier
                 event = await anext(committed.reply, None)
             if event is None:
                 break
-            attempt.note(event)
-            if data := editor.edit(event):
+            # One write for all the events of one read: a fast upstream sends dozens at once.
+            events = (event, *committed.reply.ready())
+            for each in events:
+                attempt.note(each)
+            if data := b"".join(map(editor.edit, events)):
                 await _write(journey, sink, data)
     attempt.end(ChargeKind.ANSWER, journey.clock.monotonic())
     cashier.settle(journey)
     usage = usage_of(journey, attempt)
-    await sink.write(_stream_end(journey, ask, editor.last_payload, editor.usage_payload, usage))
-    await sink.finish()
+    journey.is_answered = True
+    await sink.finish(_stream_end(journey, ask, editor.last_payload, editor.usage_payload, usage))
     return Told(body=editor.assembled(usage), usage=usage, finish_reason=editor.finish_reason)
 
 
@@ -103,6 +106,7 @@ async def relay_hit(journey: Journey, ask: Ask, payload: bytes, usage: Usage, si
     """Send a stored answer as JSON, or as the stream it would have been."""
     now = journey.clock.now()
     journey.status = 200
+    journey.is_answered = True
     journey.first_byte = journey.clock.monotonic()
     cost = (b"x-faregate-cost-usd", b"0")
     if not ask.is_stream:
@@ -110,14 +114,12 @@ async def relay_hit(journey: Journey, ask: Ask, payload: bytes, usage: Usage, si
         body = _with_cost(stored, journey, usage, ask)
         length = (b"content-length", b"%d" % len(body))
         await sink.start(200, [JSON_TYPE, length, *answer_headers(journey), cost])
-        await sink.write(body)
-        await sink.finish()
+        await sink.finish(body)
         return
     events = list(replay_chunks(payload, request_id=journey.request_id, now=now))
     await sink.start(200, [STREAM_TYPE, (b"cache-control", b"no-cache"), *answer_headers(journey), cost])
     end = _stream_end(journey, ask, events[-1], None, usage)
-    await sink.write(b"".join(map(encode_event, events)) + end)
-    await sink.finish()
+    await sink.finish(b"".join(map(encode_event, events)) + end)
 
 
 def answer_headers(journey: Journey) -> list[tuple[bytes, bytes]]:

@@ -11,10 +11,13 @@ from dataclasses import replace
 
 from backends.asks import estimate_input_tokens
 from backends.prices import PriceBook
-from backends.words import Ask, Provenance, TenantId, Usage
+from backends.words import Ask, Provenance, Surface, TenantId, Usage
 from gateway.journey import Attempt, Caller, Journey, Lane
 from gateway.ledger.rows import ChargeKind, ChargeRow, HoldRow, RequestRow
 from gateway.ledger.seam import Ledger
+
+_BYTES_PER_TOKEN = 4
+"""English prose in today's vocabularies; only for numbers that nobody told and that are booked as estimated."""
 
 NOBODY = TenantId("")
 """The tenant of requests whose key opened nothing."""
@@ -147,8 +150,8 @@ def usage_of(journey: Journey, attempt: Attempt) -> Usage:
         return attempt.usage
     ask, _, _ = _known(journey)
     told = next((a.usage for a in journey.attempts if a.usage is not None), None)
-    input_tokens = told.total_input_tokens if told is not None else -(-ask.input_bytes // 4)
-    is_counted = ask.is_stream
+    input_tokens = told.total_input_tokens if told is not None else -(-ask.input_bytes // _BYTES_PER_TOKEN)
+    is_counted = ask.is_stream or attempt.seen_tokens > 0
     return Usage(
         input_tokens=input_tokens,
         output_tokens=attempt.seen_tokens if is_counted else _unseen_output(ask, attempt, journey),
@@ -181,7 +184,11 @@ def baseline_nusd(journey: Journey) -> tuple[int, int, int]:
 
 
 def _unseen_output(ask: Ask, attempt: Attempt, journey: Journey) -> int:
-    """Estimate what a whole answer that never arrived had cost: the pool's speed times the time it ran."""
+    """Estimate the output of an answer that came without usage: by its text, else by the time its pool took."""
+    if ask.surface is Surface.EMBEDDINGS:
+        return 0
+    if attempt.seen_bytes:
+        return -(-attempt.seen_bytes // _BYTES_PER_TOKEN)
     cap = (ask.max_output_tokens or _UNCAPPED_OUTPUT_TOKENS) * ask.choices
     speed = attempt.model.output_tokens_per_s
     ended = attempt.ended if attempt.ended is not None else journey.clock.monotonic()

@@ -144,7 +144,7 @@ def _measure(
         start("mock", [*load_core, str(HERE / "bin" / "mock_upstream"), str(upstream)], upstream, "/health")
         targets = [
             Target(name="direct", port=upstream, model="mock-model"),
-            *_peer(start, folder, upstream, gateway_core),
+            *_peers(start, folder, upstream, gateway_core),
             *_gateway(start, folder, upstream, gateway_core),
         ]
         for turn in range(rounds):
@@ -175,14 +175,19 @@ def _gateway(start: Starter, folder: Path, upstream: int, core: list[str]) -> li
     ]
 
 
-def _peer(start: Starter, folder: Path, upstream: int, core: list[str]) -> list[Target]:
-    """Start nginx as a bare proxy where it is installed: what any hop costs."""
-    if (nginx := shutil.which("nginx")) is None:
-        return []
-    port, config = free_port(), folder / "nginx.conf"
-    config.write_text(NGINX.format(upstream=upstream, port=port, folder=folder))
-    peer = start("nginx", [*core, nginx, "-e", "stderr", "-c", str(config)], port, "/health")
-    return [Target(name="nginx", port=port, model="mock-model", pid=peer.pid)]
+def _peers(start: Starter, folder: Path, upstream: int, core: list[str]) -> list[Target]:
+    """Start what says what any hop costs: a bare proxy in Python, and nginx where it is installed."""
+    port = free_port()
+    bare = start(
+        "bare proxy", [*core, sys.executable, str(HERE / "bare_proxy.py"), str(port), str(upstream)], port, "/"
+    )
+    targets = [Target(name="bare Python proxy", port=port, model="mock-model", pid=bare.pid)]
+    if (nginx := shutil.which("nginx")) is not None:
+        port, config = free_port(), folder / "nginx.conf"
+        config.write_text(NGINX.format(upstream=upstream, port=port, folder=folder))
+        peer = start("nginx", [*core, nginx, "-e", "stderr", "-c", str(config)], port, "/")
+        targets.insert(0, Target(name="nginx", port=port, model="mock-model", pid=peer.pid))
+    return targets
 
 
 def _load(target: Target, cell: Cell, folder: Path, load_core: list[str], *, seconds: float, warm_up_s: float) -> Run:

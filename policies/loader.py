@@ -246,7 +246,10 @@ def _good(
     for place, value in raw.items():
         if (section, place) in broken:
             continue
-        for candidate in (value, {key: item for key, item in _mapping(value).items() if key not in _SPARED}):
+        # An unknown key, reported already, must not hide that the entry names a model that is not there.
+        known = {key: item for key, item in _mapping(value).items() if key in kind.model_fields}
+        spared = {key: item for key, item in known.items() if key not in _SPARED}
+        for candidate in (value, known, spared):
             with suppress(ValidationError):
                 parts[place] = kind.model_validate(candidate)
                 break

@@ -410,7 +410,7 @@ class Judge:
 def features(tokens: Sequence[TokenLogprob], *, is_json: bool, prior: float) -> NDArray[np.float64]:
     """Return float64[len(FEATURES)]: what the logistic models look at. Natural logarithms, at least one token.
 
-    The task's `prior` is among them: the same log-probabilities mean more on a message to read than on a capital to know.
+    The task's `prior` is among them: equal log-probabilities mean more on a message to read than on a capital to know.
 
     Where the upstream gave no alternatives, the rest of the probability stands for one alternative.
     """

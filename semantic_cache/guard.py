@@ -7,6 +7,8 @@ Rules:
 - When in doubt the guard objects: a wrong objection costs one model call, a missing one a wrong answer.
 - Sentences that close both texts alike ("Answer in one short sentence.") are set aside first: they say nothing about
   whether the questions are the same.
+- Two questions about one passage ("Omar is 44 … Where does Lucy live?") are told apart by a word that both texts have:
+  where both open with the same sentences and go on differently, the guard objects.
 - English. A text in another language meets only what needs no words: numbers, capitals, symbols.
 
 What the guard lets pass has not been accepted: `semantic_cache.acceptance` still scores it.
@@ -50,6 +52,7 @@ class Objection(StrEnum):
     QUESTION = "question"
     FORMAT = "format"
     LENGTH = "length"
+    PASSAGE = "passage"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +124,7 @@ def difference(asked: str, stored: str) -> Difference | None:
         values = check(left, right)
         if values is not None:
             return Difference(objection=objection, asked=values[0], stored=values[1])
-    return None
+    return _passage(asked, stored)
 
 
 def without_shared_ending(asked: str, stored: str) -> tuple[str, str]:
@@ -133,6 +136,18 @@ def without_shared_ending(asked: str, stored: str) -> tuple[str, str]:
     if not shared:
         return asked, stored
     return " ".join(left[:-shared]), " ".join(right[:-shared])
+
+
+def _passage(asked: str, stored: str) -> Difference | None:
+    """Object to texts that open with the same sentences and go on differently."""
+    left, right = _sentences(asked), _sentences(stored)
+    shared = 0
+    while shared < min(len(left), len(right)) and left[shared].casefold() == right[shared].casefold():
+        shared += 1
+    if not shared or (shared == len(left) == len(right)):
+        return None
+    rest = (" ".join(sentences[shared:]) for sentences in (left, right))
+    return Difference(objection=Objection.PASSAGE, asked=next(rest), stored=next(rest))
 
 
 def _sentences(text: str) -> list[str]:

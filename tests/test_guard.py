@@ -158,3 +158,22 @@ def test_a_repetitive_text_is_compared_quickly(word: str):
     text = (word * MAX_CHARACTERS)[: MAX_CHARACTERS - 1]
     for _ in range(20):
         object_to(text, text[: MAX_CHARACTERS // 2] + "x" + text[MAX_CHARACTERS // 2 :])
+
+
+@pytest.mark.parametrize(
+    ("asked", "stored"),
+    [
+        ("Rita is 51. Paul is 23. How old is Rita?", "Rita is 51. Paul is 23. How old is Paul?"),
+        (
+            "A sofa is $340, a mirror $75. What does the sofa cost?",
+            "A sofa is $340, a mirror $75. What does the mirror cost?",
+        ),
+        ("Send it to Vienna by Thursday. On which day?", "Send it to Vienna by Thursday. To which city?"),
+    ],
+)
+def test_two_questions_about_one_passage_are_two_questions(asked: str, stored: str):
+    assert object_to(asked, stored) is not None
+
+
+def test_the_same_passage_and_question_in_other_case_is_no_objection():
+    assert object_to("Rita is 51. How old is Rita?", "Rita is 51. How old is Rita?") is None

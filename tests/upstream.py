@@ -37,8 +37,10 @@ class Says:
         tokens: what is said, one chunk each when streamed.
         logprob: of every token.
         tool_calls: in place of text.
+        tells_usage: whether usage is told when it is asked for.
+        says_done: whether a stream ends with `[DONE]`.
         fields: further top-level fields of the body or of every chunk.
-        stall_after: sends so many tokens, then waits until the client is gone.
+        stall_after: sends so many tokens, then waits until the client is gone, or until `gate` opens.
         cut_after: sends so many tokens, then drops the connection.
         break_after: sends so many tokens, then something that is no JSON.
         ends_line: the line end of events.
@@ -51,8 +53,11 @@ class Says:
     tool_calls: tuple[JsonValue, ...] = ()
     prompt_tokens: int = 7
     cached_tokens: int = 0
+    tells_usage: bool = True
+    says_done: bool = True
     fields: Mapping[str, JsonValue] = field(default_factory=dict)
     stall_after: int | None = None
+    gate: asyncio.Event | None = None
     cut_after: int | None = None
     break_after: int | None = None
     ends_line: str = "\n"
@@ -66,12 +71,16 @@ class Says:
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """A response written out by the test: a status, another content type, an error in a stream's place."""
+    """A response written out by the test: a status, another content type, an error in a stream's place.
+
+    `is_endless` promises one byte more than ever comes.
+    """
 
     status: int = 200
     body: bytes = b"{}"
     content_type: str = "application/json"
     headers: Mapping[str, str] = field(default_factory=dict)
+    is_endless: bool = False
 
 
 @dataclass(frozen=True)
@@ -269,10 +278,12 @@ class _Talk:
         extra = "".join(f"{name}: {value}\r\n" for name, value in answer.headers.items())
         self.writer.write(
             f"HTTP/1.1 {answer.status} X\r\ncontent-type: {answer.content_type}\r\n{extra}"
-            f"content-length: {len(answer.body)}\r\n\r\n".encode()
+            f"content-length: {len(answer.body) + answer.is_endless}\r\n\r\n".encode()
             + answer.body
         )
         await self.writer.drain()
+        if answer.is_endless:
+            await self.until_closed()
 
     async def until_closed(self) -> None:
         """Wait until the client hangs up."""
@@ -307,8 +318,11 @@ class _Talk:
         sent = 0
         for chunk in _chunks(self.received, said, self.flavour):
             if sent == said.stall_after and _has_text(chunk):
-                await self.until_closed()
-                return False
+                await self.writer.drain()
+                if said.gate is None:
+                    await self.until_closed()
+                    return False
+                await said.gate.wait()
             if sent == said.cut_after and _has_text(chunk):
                 await self.writer.drain()
                 return False
@@ -321,10 +335,14 @@ class _Talk:
             if said.cut_after is not None:
                 await self.writer.drain()
                 return False
-            if said.stall_after is not None:
+            if said.stall_after is not None and said.gate is None:
                 await self.until_closed()
                 return False
-            self._event(b"[DONE]", said)
+            if said.says_done:
+                self._event(b"[DONE]", said)
+        # The end of a chunked body is a packet of its own, as with uvicorn.
+        await self.writer.drain()
+        await asyncio.sleep(0)
         self.writer.write(b"0\r\n\r\n")
         await self.writer.drain()
         return not closes
@@ -355,7 +373,8 @@ def _whole(received: Received, said: Says, flavour: Flavour) -> JsonValue:
                 choice["logprobs"] = _legacy_logprobs(said)
         choices.append(choice)
     kind = "chat.completion" if is_chat else "text_completion"
-    return _head(received, said, flavour, kind) | {"choices": choices, "usage": _usage(said, body)} | _timings(flavour)
+    usage = {"usage": _usage(said, body)} if said.tells_usage else {}
+    return _head(received, said, flavour, kind) | {"choices": choices} | usage | _timings(flavour)
 
 
 def _chunks(received: Received, said: Says, flavour: Flavour) -> list[JsonValue]:
@@ -379,7 +398,7 @@ def _chunks(received: Received, said: Says, flavour: Flavour) -> list[JsonValue]
         seen = {"content": [_token(token, said, body)]} if is_chat and body.get("logprobs") else None
         chunks += [chunk(index, {"content": token}, None, seen) for index in indices]
     chunks += [chunk(index, {}, _finish(said)) for index in indices]
-    if (body.get("stream_options") or {}).get("include_usage"):
+    if said.tells_usage and (body.get("stream_options") or {}).get("include_usage"):
         chunks.append(head | {"choices": [], "usage": _usage(said, body)} | _timings(flavour))
     return chunks
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import secrets
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from gateway.ledger.render import BillFormat, bill_json, render_bill
 from gateway.ledger.report import Bill, Books
 from gateway.settings import cache_folder, environment
 from policies.keys import KeyStore
+from policies.loader import load_policy
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -71,14 +71,18 @@ class Running:
 
 def run_demo(*, as_json: bool, keep: bool) -> int:
     """Run the demo and return the exit status; everything it started is stopped when it returns."""
-    if importlib.util.find_spec("openai") is None or importlib.util.find_spec("xllamacpp") is None:
-        click.echo(
-            "faregate: the demo needs two more packages; install them with `pip install 'faregate[demo]'`", err=True
-        )
-        return 1
+    return _run(_demo(as_json=as_json, keep=keep))
+
+
+def run_calibration(out: Path) -> int:
+    """Make the judge's calibration for the demo's two models; about an hour on two cores, resumable."""
+    return _run(_calibrate(out))
+
+
+def _run(work: Coroutine[object, object, int]) -> int:
     try:
-        return asyncio.run(_demo(as_json=as_json, keep=keep))
-    except KeyboardInterrupt:
+        return asyncio.run(work)
+    except (KeyboardInterrupt, asyncio.CancelledError):
         click.echo("stopped; nothing is left running", err=True)
         return 130
     except (DemoError, FloorError, OSError) as error:
@@ -87,18 +91,10 @@ def run_demo(*, as_json: bool, keep: bool) -> int:
 
 
 async def _demo(*, as_json: bool, keep: bool) -> int:
-    environ = environment()
     console = Console(stderr=True)
-    cache = cache_folder(environ)
-    fetched = await asyncio.to_thread(_fetch, cache / "models", environ)
-    if fetched.fallback is not None:
-        console.print(f"[yellow]{fetched.fallback.name} stands in for both models: {fetched.reason}[/yellow]")
-    folder = cache / "demo" / secrets.token_hex(4)
-    folder.mkdir(parents=True, mode=0o700)
     async with AsyncExitStack() as stack:
-        _stop_on_sigterm()
-        models = await _start_models(stack, fetched, folder, console)
-        running = await stack.enter_async_context(_gateway(models, folder, environ, console))
+        variables, folder = await _models(stack, console)
+        running = await stack.enter_async_context(_gateway(variables, folder, console))
         rows = await _ask_all(running, console)
         bill = await _bill(running, len(rows))
         if as_json:
@@ -112,17 +108,29 @@ async def _demo(*, as_json: bool, keep: bool) -> int:
     return 0
 
 
-def _fetch(folder: Path, environ: Mapping[str, str]) -> Fetched:
-    hub = {"hub_url": environ[_HUB_VARIABLE]} if environ.get(_HUB_VARIABLE) else {}
-    with hub_client() as client, progress_bar() as progress:
-        return ensure_models([SMALL, LARGE], folder, progress, sources=default_sources(client, **hub))
+async def _calibrate(out: Path) -> int:
+    from gateway.calibrate import Job, calibrate
+
+    console = Console(stderr=True)
+    async with AsyncExitStack() as stack:
+        variables, _ = await _models(stack, console)
+        policy = load_policy(_POLICY, {**environment(), **variables})
+        work = cache_folder(environment()) / "calibration"
+        job = Job(policy=policy, route=policy.routes[0], work=work, out=out)
+        return await calibrate(job, console)
 
 
-async def _start_models(
-    stack: AsyncExitStack, fetched: Fetched, folder: Path, console: Console
-) -> dict[str, tuple[LocalServer, MeasuredThroughput]]:
-    """Start both models' servers and measure each while the other is idle."""
-    models: dict[str, tuple[LocalServer, MeasuredThroughput]] = {}
+async def _models(stack: AsyncExitStack, console: Console) -> tuple[dict[str, str], Path]:
+    """Start both models; return what fills in the demo's policy, and a folder for this run."""
+    _stop_on_sigterm()
+    environ = environment()
+    cache = cache_folder(environ)
+    fetched = await asyncio.to_thread(_fetch, cache / "models", environ)
+    if fetched.fallback is not None:
+        console.print(f"[yellow]{fetched.fallback.name} stands in for both models: {fetched.reason}[/yellow]")
+    folder = cache / "demo" / secrets.token_hex(4)
+    folder.mkdir(parents=True, mode=0o700)
+    variables: dict[str, str] = {}
     for rung, model in (("small", SMALL), ("large", LARGE)):
         name = model.name if fetched.fallback is None else fetched.fallback.name
         with console.status(f"starting {rung} ({name}) and measuring its speed"):
@@ -130,41 +138,43 @@ async def _start_models(
                 serve_model(fetched.paths[model.name], name, port=free_port(), log=folder / f"{rung}.log")
             )
             speed = await measure_throughput(server.base_url, name)
-        models[rung] = (server, speed)
+        variables |= _variables(rung, server, speed)
         console.print(
             f"{rung}: {name}, one core, {speed.input_tokens_per_s:.0f} tokens/s read, "
             f"{speed.output_tokens_per_s:.0f} tokens/s written"
         )
-    return models
+    return variables, folder
+
+
+def _fetch(folder: Path, environ: Mapping[str, str]) -> Fetched:
+    hub = {"hub_url": environ[_HUB_VARIABLE]} if environ.get(_HUB_VARIABLE) else {}
+    with hub_client() as client, progress_bar() as progress:
+        return ensure_models([SMALL, LARGE], folder, progress, sources=default_sources(client, **hub))
+
+
+def _variables(rung: str, server: LocalServer, speed: MeasuredThroughput) -> dict[str, str]:
+    prefix = f"FAREGATE_{rung.upper()}"
+    return {
+        f"{prefix}_URL": server.base_url,
+        f"{prefix}_NAME": server.alias,
+        f"{prefix}_INPUT_TPS": f"{speed.input_tokens_per_s:.2f}",
+        f"{prefix}_CACHED_TPS": f"{speed.cached_input_tokens_per_s:.2f}",
+        f"{prefix}_OUTPUT_TPS": f"{speed.output_tokens_per_s:.2f}",
+    }
 
 
 @asynccontextmanager
-async def _gateway(
-    models: dict[str, tuple[LocalServer, MeasuredThroughput]],
-    folder: Path,
-    environ: Mapping[str, str],
-    console: Console,
-) -> AsyncIterator[Running]:
+async def _gateway(variables: Mapping[str, str], folder: Path, console: Console) -> AsyncIterator[Running]:
     """Run `faregate serve` on the demo's policy until the block ends."""
     state = folder / "state"
     state.mkdir(mode=0o700)
     _, key = KeyStore(state, clock=SystemClock()).create(_TENANT, tenants=[_TENANT], label="demo")
     port = free_port()
-    variables = {"FAREGATE_FOLDER": str(state)}
-    for rung, (server, speed) in models.items():
-        prefix = f"FAREGATE_{rung.upper()}"
-        variables |= {
-            f"{prefix}_URL": server.base_url,
-            f"{prefix}_NAME": server.alias,
-            f"{prefix}_INPUT_TPS": f"{speed.input_tokens_per_s:.2f}",
-            f"{prefix}_CACHED_TPS": f"{speed.cached_input_tokens_per_s:.2f}",
-            f"{prefix}_OUTPUT_TPS": f"{speed.output_tokens_per_s:.2f}",
-        }
     log = (folder / "gateway.log").open("wb")
     # Its own session: Ctrl-C must reach it through us, after the requests in flight, not through the terminal.
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gateway.cli", "serve", "--policy", str(_POLICY), "--port", str(port)),
-        env={**environ, **variables},
+        *(sys.executable, "-m", "gateway", "serve", "--policy", str(_POLICY), "--port", str(port)),
+        env={**environment(), **variables, "FAREGATE_FOLDER": str(state)},
         stdout=log,
         stderr=log,
         start_new_session=True,

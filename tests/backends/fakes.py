@@ -71,5 +71,9 @@ class FakeReply:
             raise StopAsyncIteration
         return self._events.pop(0)
 
+    def ready(self) -> list[Event]:
+        events, self._events = self._events, []
+        return events
+
     async def aclose(self) -> None:
         self._events = []

@@ -18,7 +18,7 @@ from backends.errors import (
     ReplyMalformed,
     StreamCut,
 )
-from backends.http import HttpBackend
+from backends.http import HttpBackend, _read_error, open_session
 from backends.seam import Outbound, Reply, Timeouts
 from backends.words import Chunk, Event, JsonValue, RequestId, Surface
 from tests.backends.fakes import drain
@@ -37,7 +37,7 @@ def out(*, stream: bool = True, **fields: JsonValue) -> Outbound:
 
 @pytest.fixture
 async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None, sock_connect=5)) as opened:
+    async with open_session(5) as opened:
         yield opened
 
 
@@ -84,11 +84,35 @@ async def test_the_key_and_the_request_id_are_sent(session: aiohttp.ClientSessio
         assert upstream.last.headers["x-request-id"] == "req-7"
 
 
+async def test_a_body_of_megabytes_is_sent_whole(session: aiohttp.ClientSession):
+    async with Upstream() as upstream:
+        await read(await backend(session, upstream.url).open(out(stream=False, image="x" * 3_000_000)))
+    assert len(upstream.last.json["image"]) == 3_000_000
+    assert "content-length" in upstream.last.headers
+
+
 async def test_a_whole_answers_connection_is_used_again(session: aiohttp.ClientSession):
     async with Upstream() as upstream:
         for _ in range(3):
             await read(await backend(session, upstream.url).open(out(stream=False)))
         assert upstream.connections == 1
+
+
+async def test_a_streams_connection_is_used_again_although_its_end_comes_late(session: aiohttp.ClientSession):
+    async with Upstream() as upstream:
+        for _ in range(5):
+            await read(await backend(session, upstream.url).open(out()))
+        assert upstream.connections == 1
+
+
+async def test_a_stream_that_never_ends_its_body_is_closed(session: aiohttp.ClientSession):
+    body = b'data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+    endless = Answers(body=body, content_type="text/event-stream", is_endless=True)
+    async with Upstream({"Hi": endless}) as upstream:
+        reply = await backend(session, upstream.url).open(out())
+        assert text_of([event async for event in reply]) == "a"
+        await reply.aclose()
+        await asyncio.wait_for(upstream.last.closed.wait(), 10)
 
 
 async def test_llamacpp_closes_after_a_stream_and_the_next_one_works(session: aiohttp.ClientSession):
@@ -154,8 +178,6 @@ async def test_a_refusals_words_are_the_upstreams(session: aiohttp.ClientSession
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b'"text"', b'{"detail":"no"}', b"\xff"])
 def test_a_refusal_without_words_says_its_status(body: bytes):
-    from backends.http import _read_error
-
     assert _read_error(body).message is None
 
 

@@ -35,7 +35,13 @@ def test_a_chunk_without_text_says_nothing(content: JsonValue):
 
 
 @pytest.mark.parametrize(
-    "delta", [{"tool_calls": [{"index": 0}]}, {"function_call": {}, "refusal": "no"}, {"reasoning_content": "hm"}]
+    "delta",
+    [
+        {"tool_calls": [{"index": 0}]},
+        {"function_call": {}, "refusal": "no"},
+        {"reasoning_content": "hm"},
+        {"reasoning": "hm"},
+    ],
 )
 def test_what_is_not_text_is_noticed(delta: JsonValue):
     assert read_chunk(chunk(delta=delta)).has_other

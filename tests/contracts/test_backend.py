@@ -6,12 +6,11 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 
-import aiohttp
 import pytest
 
 from backends.clock import SystemClock
 from backends.errors import BackendError, StreamCut
-from backends.http import HttpBackend
+from backends.http import HttpBackend, open_session
 from backends.pool import Pool
 from backends.seam import Backend, Outbound, Timeouts
 from backends.words import Chunk, Event, RequestId, Surface, Whole
@@ -23,7 +22,7 @@ Maker = Callable[[str], Backend]
 
 @pytest.fixture(params=["http", "pool"])
 async def make(request: pytest.FixtureRequest) -> AsyncIterator[Maker]:
-    async with aiohttp.ClientSession() as session:
+    async with open_session(5) as session:
 
         def maker(url: str) -> Backend:
             one = HttpBackend(session=session, base_url=url, api_key=None, timeouts=Timeouts())

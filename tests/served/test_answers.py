@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from decimal import Decimal
@@ -24,6 +25,8 @@ SCRIPT = {
     "tool": Says(tokens=(), tool_calls=(CALL,)),
     "strange": Says(fields={"service_tier": "x", "big": 12345678901234567890, "tiny": 1e-7}),
     "cached": Says(prompt_tokens=100, cached_tokens=60),
+    "silent about usage": says("one two three", tells_usage=False),
+    "without done": says("one two three", says_done=False),
     "folded": Says(ends_line="\r\n", comments=True),
 }
 
@@ -93,6 +96,46 @@ async def test_the_cost_is_the_same_everywhere_to_the_nano_dollar(gateway: Serve
     cost = bytes(msgspec.json.decode(usage, type=dict[str, msgspec.Raw])["cost"]).decode()
     assert Decimal(cost) == Decimal(seen.headers["x-faregate-cost-usd"]) == Decimal(charge["cost_nusd"]).scaleb(-9)
     assert "E" not in seen.headers["x-faregate-cost-usd"]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_without_the_upstreams_usage_tokens_are_counted_or_estimated(gateway: Served, stream: bool):
+    options = {"stream_options": {"include_usage": True}} if stream else {}
+    seen = await gateway.ask("silent about usage", stream=stream, **options)
+    (charge,) = (await gateway.rows_of(seen)).charges
+    usage = (seen.chunks[-1] if stream else seen.json)["usage"]
+    assert charge["input_provenance"] == "estimated"
+    assert charge["output_provenance"] == ("counted" if stream else "estimated")
+    assert charge["output_tokens"] == usage["completion_tokens"] > 0
+    assert charge["input_tokens"] == usage["prompt_tokens"] > 0
+    assert not stream or charge["output_tokens"] == 3
+
+
+async def test_a_stream_whose_upstream_says_no_done_ends_well(gateway: Served):
+    seen = await gateway.ask("without done", stream=True)
+    assert (seen.text, seen.is_done, seen.is_cut) == ("one two three", True, False)
+
+
+async def test_a_price_below_a_microdollar_is_written_without_an_exponent(tmp_path: Path):
+    async with Upstream(SCRIPT) as upstream:
+        policy = a_policy([upstream.url])
+        policy["models"]["large"]["price"] = {"input_usd_per_mtok": 0.001, "output_usd_per_mtok": 0.002}
+        async with serving(tmp_path, policy) as served:
+            seen = await served.ask("count")
+            stream = await served.ask("count", stream=True)
+    assert seen.headers["x-faregate-cost-usd"] == "0.000000017"
+    assert b'"cost":0.000000017' in seen.body
+    assert stream.comments == ["faregate cost_usd=0.000000017"]
+
+
+async def test_many_at_once_are_each_answered_and_booked_once(gateway: Served):
+    async with asyncio.TaskGroup() as group:
+        asking = [group.create_task(gateway.ask("count", model="plain", stream=bool(n % 2))) for n in range(60)]
+    seen = [task.result() for task in asking]
+    rows = await gateway.rows_of(*seen)
+    assert {each.text for each in seen} == {"one two three four five"}
+    assert len({row["request_id"] for row in rows.requests}) == len(rows.charges) == 60
+    assert {c["cost_nusd"] for c in rows.charges} == {170_000}
 
 
 async def test_headers_say_which_way_was_taken(gateway: Served):

@@ -194,7 +194,9 @@ async def test_embeddings_and_completions_are_kept_too(gateway: Served):
             seen.append(await gateway.send(f"/v1/{surface}", {"model": "cached", **body}))
             await gateway.stored()
         assert [path(each) for each in seen] == ["large", "cache:exact"]
-        assert seen[1].json.get("data", seen[1].json.get("choices")) == seen[0].json.get("data", seen[0].json.get("choices"))
+        assert seen[1].json.get("data", seen[1].json.get("choices")) == seen[0].json.get(
+            "data", seen[0].json.get("choices")
+        )
 
 
 async def test_a_time_sensitive_question_is_kept_exactly_only(gateway: Served):

@@ -27,6 +27,7 @@ SMALL = {
     "refused": refuses(400, "too long for me"),
     "down": refuses(500, "down"),
     "cut": says("yes it is cut here and now", cut_after=2),
+    "late cut": says("yes it is cut here and now", cut_after=5),
     "both fail": refuses(500, "x"),
     "short": says("yes"),
 }
@@ -172,6 +173,15 @@ async def test_a_small_stream_that_breaks_while_held_back_is_climbed_over_and_pa
     rows = await gateway.rows_of(seen)
     assert seen.text == "the large answer of several words"
     assert [(c["kind"], c["output_tokens"]) for c in rows.charges] == [("failed", 2), ("answer", 6)]
+
+
+async def test_a_small_stream_that_breaks_after_it_was_kept_cannot_be_replaced(gateway: Served, large: Upstream):
+    seen = await gateway.ask("late cut", model="auto", stream=True)
+    rows = await gateway.rows_of(seen)
+    assert (seen.text, seen.is_cut, seen.is_done) == ("yes it is cut here", True, False)
+    assert seen.chunks[-1]["error"]["code"] == "upstream_cut"
+    assert large.requests == []
+    assert [(c["kind"], c["model"], c["output_tokens"]) for c in rows.charges] == [("failed", "small", 5)]
 
 
 async def test_when_the_windows_time_is_over_what_is_known_decides(gateway: Served):

@@ -262,7 +262,7 @@ def a_judge(*, start_small: bool = True, cutoff: float = -1.0, bound: float = 0.
         large_rates=Rates(uncached_input_s=0.002, output_s=0.02),
         output_ratio=Quantiles(p10=0.5, p50=1.0, p90=2.0),
         embedder=EMBEDDER_ID,
-        tasks=(Group(name="everything", questions=400),),
+        tasks=(Group(name="everything", questions=400, prior=0.0),),
         centroids=base64.b64encode(centroid.tobytes()).decode(),
         cutoff=cutoff,
         windows=(_window("whole", None), _window(str(WINDOW_TOKENS), WINDOW_TOKENS)),
