@@ -279,7 +279,7 @@ async def _read_any(response: aiohttp.ClientResponse) -> bytes:
     try:
         return await response.content.readany()
     except (aiohttp.ClientError, ConnectionError) as error:
-        raise StreamCut(f"the connection to the upstream broke: {type(error).__name__}") from error
+        raise StreamCut("the connection to the upstream broke") from error
 
 
 async def _read_limited(response: aiohttp.ClientResponse, limit_bytes: int) -> bytes:

@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeAlias
 
-from backends.words import Surface
+from backends.words import RequestId, Surface
 from gateway.calls import HeaderInvalid, read_call
-from gateway.errors import BodyTooLarge, NotServed, Problem, problem_of
+from gateway.errors import BodyTooLarge, NotServed, Problem
 from gateway.pipeline import Gateway
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -76,12 +76,11 @@ class FrontDoor:
             call = read_call(surface, scope["headers"], body)
         except ClientGone:
             return
-        except HeaderInvalid as error:
-            await _refuse(sink, problem_of(error), unread=None)
-            return
-        except (NotServed, BodyTooLarge) as error:
-            expects = any(name == b"expect" for name, _ in scope["headers"])
-            await _refuse(sink, problem_of(error), unread=None if expects else receive)
+        except (HeaderInvalid, NotServed, BodyTooLarge) as error:
+            is_waiting = any(name == b"expect" for name, _ in scope["headers"])
+            is_read = isinstance(error, HeaderInvalid) or is_waiting
+            request_id, problem = self._gateway.turn_away(surface, error)
+            await _refuse(sink, request_id, problem, unread=None if is_read else receive)
             return
         await _until_answered_or_gone(self._gateway.answer(call, sink), receive)
 
@@ -133,11 +132,15 @@ async def _read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
             return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-async def _refuse(sink: AsgiSink, problem: Problem, *, unread: Receive | None) -> None:
+async def _refuse(sink: AsgiSink, request_id: RequestId, problem: Problem, *, unread: Receive | None) -> None:
     body = problem.body()
-    closing = (b"connection", b"close")
-    length = (b"content-length", b"%d" % len(body))
-    await sink.start(problem.status, [(b"content-type", b"application/json"), length, closing, *problem.headers])
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+        (b"x-request-id", request_id.encode()),
+        (b"connection", b"close"),
+    ]
+    await sink.start(problem.status, [*headers, *problem.headers])
     await sink.write(body)
     if unread is not None:
         await _discard(unread)

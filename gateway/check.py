@@ -12,6 +12,7 @@ from backends.clock import SystemClock
 from backends.prices import FEMTO_PER_USD, PriceBook
 from gateway.prepare import PolicyUnusable, PreparedLane, lanes, price_book
 from policies.schema import Policy
+from semantic_cache.acceptance import Acceptance
 
 
 def check_policy(policy: Policy, file: Path, *, as_json: bool) -> int:
@@ -51,9 +52,8 @@ def _show(policy: Policy, file: Path, book: PriceBook, prepared: dict[str, Prepa
             ", ".join(tiers) or "off",
         )
     console.print(routes)
-    for lane in prepared.values():
-        for warning in lane.warnings:
-            console.print(f"warning: {warning}", markup=False, highlight=False)
+    for warning in _warnings(policy, prepared):
+        console.print(f"warning: {warning}", markup=False, highlight=False)
     console.print(f"{file}: no mistakes; policy {policy.digest[:12]}", highlight=False)
 
 
@@ -67,10 +67,24 @@ def _facts(policy: Policy, book: PriceBook, prepared: dict[str, PreparedLane]) -
             for model_id, model in policy.models.items()
         },
         "routes": {
-            name: {"ladder": lane.lane.route.ladder, "promise": lane.promise, "warnings": lane.warnings}
-            for name, lane in prepared.items()
+            name: {"ladder": lane.lane.route.ladder, "promise": lane.promise} for name, lane in prepared.items()
         },
+        "warnings": _warnings(policy, prepared),
     }
+
+
+def _warnings(policy: Policy, prepared: dict[str, PreparedLane]) -> list[str]:
+    """Return what is allowed and probably not meant: rungs and caches that will never answer."""
+    warnings = [warning for lane in prepared.values() for warning in lane.warnings]
+    acceptance = Acceptance.load()
+    for route in policy.routes:
+        semantic = route.cache.semantic
+        if semantic is not None and acceptance.threshold(semantic.max_error) is None:
+            warnings.append(
+                f"route {route.name}: the shipped calibration of the semantic cache cannot keep max_error "
+                f"{semantic.max_error:g}, so that tier answers nothing; the smallest it can keep is 0.03"
+            )
+    return warnings
 
 
 def _per_million(femto_per_token: int) -> str:

@@ -21,10 +21,10 @@ from backends.asks import parse_ask
 from backends.clock import Clock
 from backends.errors import BackendError
 from backends.sse import encode_event
-from backends.words import Ask, ModelId, RequestId
+from backends.words import Ask, ModelId, RequestId, Surface
 from gateway.caching import Caches
 from gateway.calls import Call, Sink
-from gateway.errors import KeyRefused, ModelNotFound, Overloaded, problem_of
+from gateway.errors import KeyRefused, ModelNotFound, Overloaded, Problem, problem_of
 from gateway.journey import Caller, CatalogModel, Journey, Lane
 from gateway.ladder import Committed, Ladder
 from gateway.ledger.rows import ChargeKind
@@ -70,14 +70,7 @@ class Gateway:
 
         Cancelling this is how a client's hang-up is told: the upstream is freed and what it generated is booked.
         """
-        clock = self.parts.clock
-        journey = Journey(
-            request_id=RequestId(f"req-{secrets.token_hex(16)}"),
-            call=call,
-            clock=clock,
-            started_at=clock.now(),
-            started=clock.monotonic(),
-        )
+        journey = self._begin(call)
         self._in_flight += 1
         self.parts.telemetry.in_flight.inc()
         try:
@@ -93,6 +86,24 @@ class Gateway:
             self._in_flight -= 1
             self.parts.telemetry.in_flight.dec()
             self._finish(journey)
+
+    def turn_away(self, surface: Surface, error: Exception) -> tuple[RequestId, Problem]:
+        """Book a request that was refused before it could be read; return its id and how its client is told."""
+        journey = self._begin(Call(surface=surface, body=b"", secret=None))
+        problem = problem_of(error)
+        journey.status, journey.error_code = problem.status, problem.code
+        self._finish(journey)
+        return journey.request_id, problem
+
+    def _begin(self, call: Call) -> Journey:
+        clock = self.parts.clock
+        return Journey(
+            request_id=RequestId(f"req-{secrets.token_hex(16)}"),
+            call=call,
+            clock=clock,
+            started_at=clock.now(),
+            started=clock.monotonic(),
+        )
 
     async def _travel(self, journey: Journey, sink: Sink) -> None:
         with journey.step("identify"):

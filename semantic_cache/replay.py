@@ -15,7 +15,8 @@ _encode = msgspec.json.encode
 def replay_whole(payload: bytes, *, request_id: RequestId, now: datetime) -> bytes:
     """Return the stored body under this request's id and time."""
     fields = msgspec.json.decode(payload, type=dict[str, msgspec.Raw])
-    for name, value in (("id", _id(request_id)), ("created", int(now.timestamp()))):
+    is_chat = bytes(fields.get("object", b"")) != b'"text_completion"'
+    for name, value in (("id", _id(request_id, is_chat=is_chat)), ("created", int(now.timestamp()))):
         if name in fields:
             fields[name] = msgspec.Raw(_encode(value))
     return _encode(fields)
@@ -30,7 +31,7 @@ def replay_chunks(payload: bytes, *, request_id: RequestId, now: datetime) -> It
     body: dict[str, JsonValue] = msgspec.json.decode(payload)
     is_chat = body.get("object") == "chat.completion"
     head = {
-        "id": _id(request_id),
+        "id": _id(request_id, is_chat=is_chat),
         "object": "chat.completion.chunk" if is_chat else "text_completion",
         "created": int(now.timestamp()),
         "model": body.get("model"),
@@ -79,5 +80,5 @@ def _delta(message: dict[str, JsonValue]) -> dict[str, JsonValue]:
     return delta
 
 
-def _id(request_id: RequestId) -> str:
-    return f"chatcmpl-{request_id}"
+def _id(request_id: RequestId, *, is_chat: bool) -> str:
+    return f"{'chatcmpl' if is_chat else 'cmpl'}-{request_id}"

@@ -122,6 +122,13 @@ def test_all_mistakes_are_reported_at_once_where_they_stand():
     assert len(found) == 5
 
 
+def test_an_unknown_key_does_not_hide_an_unknown_model():
+    found = mistakes(GOOD.replace("ladder: [large]", "ladder: [lage]\n    cach: {}"))
+
+    assert any("unknown model" in mistake and "lage" in mistake for mistake in found)
+    assert any("unknown key" in mistake and "cach" in mistake for mistake in found)
+
+
 def test_the_error_reads_as_file_line_column_path_and_message():
     with pytest.raises(PolicyError) as caught:
         parse(GOOD.replace("[small, large]", "[smal, large]"))

@@ -7,7 +7,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -71,17 +71,19 @@ class Running:
 
 def run_demo(*, as_json: bool, keep: bool) -> int:
     """Run the demo and return the exit status; everything it started is stopped when it returns."""
-    return _run(_demo(as_json=as_json, keep=keep))
+    return _run(lambda fetched: _demo(fetched, as_json=as_json, keep=keep))
 
 
 def run_calibration(out: Path) -> int:
     """Make the judge's calibration for the demo's two models; about an hour on two cores, resumable."""
-    return _run(_calibrate(out))
+    return _run(lambda fetched: _calibrate(fetched, out))
 
 
-def _run(work: Coroutine[object, object, int]) -> int:
+def _run(work: Callable[[Fetched], Coroutine[object, object, int]]) -> int:
     try:
-        return asyncio.run(work)
+        # Outside the event loop: Ctrl-C ends a download at once, where a worker thread would go on to its end.
+        fetched = _fetch(cache_folder(environment()) / "models", environment())
+        return asyncio.run(work(fetched))
     except (KeyboardInterrupt, asyncio.CancelledError):
         click.echo("stopped; nothing is left running", err=True)
         return 130
@@ -90,10 +92,10 @@ def _run(work: Coroutine[object, object, int]) -> int:
         return 1
 
 
-async def _demo(*, as_json: bool, keep: bool) -> int:
+async def _demo(fetched: Fetched, *, as_json: bool, keep: bool) -> int:
     console = Console(stderr=True)
     async with AsyncExitStack() as stack:
-        variables, folder = await _models(stack, console)
+        variables, folder = await _models(stack, fetched, console)
         running = await stack.enter_async_context(_gateway(variables, folder, console))
         rows = await _ask_all(running, console)
         bill = await _bill(running, len(rows))
@@ -108,27 +110,24 @@ async def _demo(*, as_json: bool, keep: bool) -> int:
     return 0
 
 
-async def _calibrate(out: Path) -> int:
+async def _calibrate(fetched: Fetched, out: Path) -> int:
     from gateway.calibrate import Job, calibrate
 
     console = Console(stderr=True)
     async with AsyncExitStack() as stack:
-        variables, _ = await _models(stack, console)
+        variables, _ = await _models(stack, fetched, console)
         policy = load_policy(_POLICY, {**environment(), **variables})
         work = cache_folder(environment()) / "calibration"
         job = Job(policy=policy, route=policy.routes[0], work=work, out=out)
         return await calibrate(job, console)
 
 
-async def _models(stack: AsyncExitStack, console: Console) -> tuple[dict[str, str], Path]:
+async def _models(stack: AsyncExitStack, fetched: Fetched, console: Console) -> tuple[dict[str, str], Path]:
     """Start both models; return what fills in the demo's policy, and a folder for this run."""
     _stop_on_sigterm()
-    environ = environment()
-    cache = cache_folder(environ)
-    fetched = await asyncio.to_thread(_fetch, cache / "models", environ)
     if fetched.fallback is not None:
         console.print(f"[yellow]{fetched.fallback.name} stands in for both models: {fetched.reason}[/yellow]")
-    folder = cache / "demo" / secrets.token_hex(4)
+    folder = cache_folder(environment()) / "demo" / secrets.token_hex(4)
     folder.mkdir(parents=True, mode=0o700)
     variables: dict[str, str] = {}
     for rung, model in (("small", SMALL), ("large", LARGE)):

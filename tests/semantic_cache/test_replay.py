@@ -34,6 +34,11 @@ def test_a_replay_has_its_own_id_and_time_and_else_the_same_bytes():
     )
 
 
+def test_a_legacy_completion_has_a_legacy_id():
+    replayed = replay_whole(b'{"id":"old","object":"text_completion"}', request_id=ID, now=NOW)
+    assert json.loads(replayed)["id"] == "cmpl-req-9"
+
+
 def test_a_body_without_id_gets_none():
     assert replay_whole(b'{"data":[]}', request_id=ID, now=NOW) == b'{"data":[]}'
 
