@@ -90,7 +90,8 @@ class HttpBackend:
 
     async def open(self, outbound: Outbound) -> HttpReply:
         """Send an attempt and return its reply once the first event is there; see `Backend.open`."""
-        limit_s = self._timeouts.first_byte_s
+        # A whole answer is silent until it is complete, which may take minutes: only the request's own deadline ends it.
+        limit_s = self._timeouts.first_byte_s if outbound.is_stream else None
         response: aiohttp.ClientResponse | None = None
         is_open = False
         try:
@@ -102,7 +103,7 @@ class HttpBackend:
                 is_open = True
                 return reply
         except TimeoutError as error:
-            raise EndpointTimeout("first_byte", limit_s, endpoint=self.endpoint) from error
+            raise EndpointTimeout("first_byte", limit_s or 0.0, endpoint=self.endpoint) from error
         except StreamCut as error:
             raise ReplyMalformed(
                 "the upstream's answer ended before its first event", endpoint=self.endpoint

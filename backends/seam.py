@@ -29,7 +29,7 @@ class Outbound:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
-    """Deadlines in seconds; each is enforced on its own."""
+    """Deadlines in seconds; each is enforced on its own. `first_byte_s` and `idle_s` are for streams."""
 
     connect_s: float = 5.0
     first_byte_s: float = 60.0

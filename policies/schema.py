@@ -337,7 +337,14 @@ class Tenant(Part):
 
 
 class Timeouts(Part):
-    """Deadlines of one upstream attempt, in seconds."""
+    """Deadlines in seconds.
+
+    Attributes:
+        connect_s: until a connection stands.
+        first_byte_s: until a stream's first event.
+        idle_s: between two events of a stream.
+        total_s: for the whole request, all its attempts together; the only one that a whole answer has.
+    """
 
     connect_s: Seconds = DEFAULT_CONNECT_S
     first_byte_s: Seconds = DEFAULT_FIRST_BYTE_S

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ from backends.errors import FloorError
 from backends.fetch import LARGE, SMALL, Fetched, default_sources, ensure_models, hub_client, progress_bar
 from backends.llamacpp import LocalServer, MeasuredThroughput, free_port, measure_throughput
 from backends.llamacpp import serve as serve_model
-from gateway.demo.show import show_keep, show_rows
+from gateway.demo.show import Row, Running, show_keep, show_rows
 from gateway.demo.workload import WORKLOAD, Kind, Question
 from gateway.ledger.render import BillFormat, bill_json, render_bill
 from gateway.ledger.report import Bill, Books
@@ -43,30 +43,6 @@ _BOOKED_S = 10.0
 
 class DemoError(Exception):
     """The demo cannot go on; the message says why and how to fix it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """What one request of the workload came to. Times in seconds, cost in dollars as the gateway told the client."""
-
-    kind: str
-    question: str
-    is_stream: bool
-    path: str
-    confidence: float | None
-    ttft_s: float
-    total_s: float
-    cost_usd: str
-    answer: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Running:
-    """The started gateway."""
-
-    base_url: str
-    key: str
-    folder: Path
 
 
 def run_demo(*, as_json: bool, keep: bool) -> int:

@@ -3,15 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-if TYPE_CHECKING:
-    from gateway.demo.run import Row, Running
-
 _COLOURS = {"small": "green", "small>large": "yellow", "large": "red", "cache:exact": "cyan", "cache:semantic": "blue"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """What one request of the workload came to. Times in seconds, cost in dollars as the gateway told the client."""
+
+    kind: str
+    question: str
+    is_stream: bool
+    path: str
+    confidence: float | None
+    ttft_s: float
+    total_s: float
+    cost_usd: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """The started gateway."""
+
+    base_url: str
+    key: str
+    folder: Path
 
 
 def show_rows(rows: Sequence[Row]) -> None:

@@ -164,7 +164,7 @@ async def test_a_whole_answer_that_is_cut_is_a_502(gateway: Served):
 
 
 async def test_silence_before_the_answer_is_a_504_and_frees_the_upstream(hasty: Served, upstream: Upstream):
-    seen = await hasty.ask("stall")
+    seen = await hasty.ask("stall", stream=True)
     await asyncio.wait_for(upstream.last.closed.wait(), 10)
     assert (seen.status, seen.error["code"]) == (504, "upstream_timeout")
     assert "timeouts.first_byte_s" in seen.error["message"]
