@@ -90,7 +90,7 @@ class HttpBackend:
 
     async def open(self, outbound: Outbound) -> HttpReply:
         """Send an attempt and return its reply once the first event is there; see `Backend.open`."""
-        # A whole answer is silent until it is complete, which may take minutes: only the request's own deadline ends it.
+        # A whole answer is silent until it is complete, which may take minutes: the request's own deadline ends it.
         limit_s = self._timeouts.first_byte_s if outbound.is_stream else None
         response: aiohttp.ClientResponse | None = None
         is_open = False

@@ -189,6 +189,16 @@ async def test_a_request_that_takes_too_long_altogether_is_ended(tmp_path: Path,
     assert [c["output_tokens"] for c in rows.charges] == [2]
 
 
+async def test_a_whole_answer_has_the_requests_own_deadline_only(tmp_path: Path, upstream: Upstream):
+    timeouts = {"connect_s": 0.2, "first_byte_s": 0.1, "idle_s": 0.1, "total_s": 0.5}
+    async with serving(tmp_path, a_policy([upstream.url], timeouts=timeouts)) as gateway:
+        seen = await gateway.ask("stall")
+        rows = await gateway.rows_of(seen)
+    assert (seen.status, seen.error["code"]) == (504, "timeout")
+    assert rows.requests[0]["total_ms"] >= 500
+    assert [(c["kind"], c["output_provenance"]) for c in rows.charges] == [("cancelled", "estimated")]
+
+
 @pytest.mark.parametrize("fault", ["500", "503", "429", "401", "drop", "html"])
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_failing_replica_is_passed_over(tmp_path: Path, fault: str, stream: bool):
