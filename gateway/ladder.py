@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from backends.asks import outbound_body
@@ -16,6 +17,9 @@ from gateway.settlement import Cashier
 from policies.schema import Stream
 from router.evidence import Answering
 from router.strategy import Rung
+
+_USAGE_WAIT_S = 0.1
+"""vLLM and llama.cpp send usage in the same millisecond as the end of the answer."""
 
 _TOP_LOGPROBS = 5
 """Alternatives the judge's features are made of; every server allows at least five."""
@@ -142,4 +146,11 @@ async def _listen(reply: Reply, ask: Ask, attempt: Attempt, limits: Stream) -> t
                     break
     except TimeoutError:
         pass  # the window's time is over: decide with what is known
+    if answering.is_finished and ask.is_stream:
+        # What follows a finished answer is its usage: worth a moment, since a rejected answer's is never seen else.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_USAGE_WAIT_S):
+                async for event in reply:
+                    events.append(event)
+                    attempt.note(event)
     return tuple(events), answering

@@ -30,6 +30,7 @@ SMALL = {
     "late cut": says("yes it is cut here and now", cut_after=5),
     "both fail": refuses(500, "x"),
     "short": says("yes"),
+    "short and unsure": says("perhaps not", logprob=UNSURE),
 }
 LARGE = {
     "": says("the large answer of several words"),
@@ -100,6 +101,15 @@ async def test_an_unsure_small_answer_is_replaced_by_the_large_one(gateway: Serv
     (request,) = rows.requests
     assert request["cost_nusd"] == sum(c["cost_nusd"] for c in rows.charges)
     assert request["baseline_nusd"] == rows.charges[1]["cost_nusd"]
+
+
+async def test_a_rejected_stream_that_had_ended_is_booked_as_its_upstream_says(gateway: Served):
+    seen = await gateway.ask("short and unsure", model="auto", stream=True)
+    rows = await gateway.rows_of(seen)
+    rejected = rows.charges[0]
+    assert seen.headers["x-faregate-path"] == "small>large"
+    assert (rejected["kind"], rejected["output_tokens"]) == ("rejected", 2)
+    assert (rejected["input_provenance"], rejected["output_provenance"]) == ("provider", "provider")
 
 
 async def test_the_small_upstream_is_closed_as_soon_as_the_judge_climbs(gateway: Served, small: Upstream):
