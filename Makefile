@@ -10,10 +10,10 @@ STAMP := .venv/.installed
 PYTHONS ?= python3.11 python3 python3.12 python3.13 python3.14
 IS_NEW_ENOUGH := 'import sys; sys.exit(sys.version_info < (3, 11))'
 
-.PHONY: calibrate help setup demo test test-models lint types contracts deploy-lint format lock bench bench-quick clean
+.PHONY: calibrate check-calibration help setup demo test test-models lint types contracts deploy-lint format lock bench bench-quick clean
 
 help: ## List what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Create .venv with the locked dependencies and the command faregate
 	@:
@@ -21,8 +21,12 @@ setup: $(STAMP) ## Create .venv with the locked dependencies and the command far
 demo: setup ## Run the main job on two real models and print its bill (KEEP=1 leaves it running)
 	@$(BIN)/faregate demo $(if $(KEEP),--keep)
 
-calibrate: setup ## Ask the demo's two models 850 questions and fit their judge again (about an hour, resumable)
+calibrate: setup ## Ask the demo's two models 850 questions and fit their judge again (40 minutes, resumable)
 	@$(BIN)/faregate demo --calibrate router/calibrations/qwen2.5-coder-0.5b-1.5b.json
+
+check-calibration: setup ## Hold the shipped calibration against 220 fresh questions (about 10 minutes, resumable)
+	@$(BIN)/python -m router.train_questions --seed 20261122 --without router/questions.jsonl --count 220 > .venv/fresh.jsonl
+	@$(BIN)/faregate demo --check-calibration .venv/fresh.jsonl
 
 test: setup ## Run the tests that need no model
 	@$(BIN)/pytest -m "not models"

@@ -1,4 +1,4 @@
-"""`faregate calibrate`: ask a route's two models questions with known answers, and fit the judge from what they say.
+"""`faregate calibrate`: ask a route's two models questions with known answers, and fit or check the judge by them.
 
 The answers come through the same backends and the same readers as live traffic, so the evidence is the same. Outcomes
 are appended to files as they come: an interrupted run goes on where it stopped.
@@ -27,9 +27,11 @@ from gateway.compose import open_catalog
 from gateway.journey import CatalogModel
 from gateway.prepare import PolicyUnusable, price_book
 from policies.schema import Policy, Route
-from router.judge import Rates
+from router.judge import Calibration, CalibrationError, NoThreshold, Rates
+from router.train_check import held_table, hold_against
 from router.train_judge import fit, pair, promises
 from router.train_outcomes import (
+    Outcome,
     Question,
     Reply,
     TrainingError,
@@ -57,14 +59,14 @@ class Job:
 
     Attributes:
         work: folder of the outcome files, one a model; made when absent.
-        out: where the artefact goes.
+        out: where the artefact goes; None to check the route's present calibration instead of fitting one.
         source: where the questions come from, with their licence; it is written into the artefact.
     """
 
     policy: Policy
     route: Route
     work: Path
-    out: Path
+    out: Path | None
     questions: Path = SHIPPED_QUESTIONS
     source: str = SHIPPED_SOURCE
     confidence: float = 0.9
@@ -81,8 +83,11 @@ async def calibrate(job: Job, console: Console) -> int:
         book = price_book(job.policy, SystemClock().now())
         job.work.mkdir(parents=True, exist_ok=True)
         await _ask_both(job, questions, book, console)
-        _fit(job, book, console)
-    except* (TrainingError, PolicyUnusable, BackendError, OSError) as errors:
+        if job.out is None:
+            _check(job, console)
+        else:
+            _fit(job, job.out, book, console)
+    except* (TrainingError, CalibrationError, PolicyUnusable, BackendError, OSError) as errors:
         for error in errors.exceptions:
             console.print(f"faregate: {error}", markup=False, highlight=False)
         status = 1
@@ -104,9 +109,10 @@ async def _ask_all(
     job: Job, questions: Sequence[Question], model: CatalogModel, progress: Progress, task: TaskID
 ) -> None:
     file = _outcomes_file(job, model.id)
-    known = {outcome.key for outcome in read_outcomes(file)} if file.exists() else set()
-    progress.update(task, completed=len(known))
-    left = [question for question in questions if question.key not in known]
+    # By prompt: keys of questions drawn with another seed may be the same.
+    known = {outcome.prompt for outcome in read_outcomes(file)} if file.exists() else set()
+    left = [question for question in questions if question.prompt not in known]
+    progress.update(task, completed=len(questions) - len(left))
 
     async def ask(prompt: str, schema: JsonValue | None) -> Reply:
         return await _ask(model, prompt, schema)
@@ -150,11 +156,33 @@ async def _ask(model: CatalogModel, prompt: str, schema: JsonValue | None) -> Re
     )
 
 
-def _fit(job: Job, book: PriceBook, console: Console) -> None:
+def _check(job: Job, console: Console) -> None:
+    """Print what the route's present calibration does on the questions."""
+    file = job.policy.calibration_file(job.route)
+    if file is None or job.route.quality is None:
+        raise TrainingError(f"route {job.route.name} has no quality.calibration to check; make one with --out FILE")
+    calibration = Calibration.load(file)
+    judge = calibration.judge(max_loss=job.route.quality.max_loss, confidence=job.route.quality.confidence)
+    if isinstance(judge, NoThreshold):
+        raise TrainingError(judge.reason)
+    small, large = (_outcomes(job, rung) for rung in _rungs(job.route))
+    prompts = [prompt for prompt in small if prompt in large]
+    held = hold_against(
+        judge,
+        [small[prompt] for prompt in prompts],
+        [large[prompt] for prompt in prompts],
+        MiniLM.load().embed(prompts),
+        small_rates=calibration.small_rates,
+        large_rates=calibration.large_rates,
+    )
+    console.print(held_table(judge, held))
+
+
+def _fit(job: Job, out: Path, book: PriceBook, console: Console) -> None:
     small, large = _rungs(job.route)
     embedder = MiniLM.load()
     calibration = fit(
-        pair(read_outcomes(_outcomes_file(job, small)), read_outcomes(_outcomes_file(job, large))),
+        pair(_outcomes(job, small).values(), _outcomes(job, large).values()),
         small_rates=_seconds(job.policy, book, small, large),
         large_rates=_seconds(job.policy, book, large, large),
         embed=embedder.embed,
@@ -163,14 +191,20 @@ def _fit(job: Job, book: PriceBook, console: Console) -> None:
         source=job.source,
         show=lambda grid: track(grid, description="thresholds", console=console),
     )
-    job.out.write_text(calibration.dump(), encoding="utf-8")
+    out.write_text(calibration.dump(), encoding="utf-8")
     console.print(promises(calibration, confidence=job.confidence))
-    console.print(f"wrote {job.out}; name it in routes.{job.route.name}.quality.calibration", highlight=False)
+    console.print(f"wrote {out}; name it in routes.{job.route.name}.quality.calibration", highlight=False)
 
 
 def _rungs(route: Route) -> tuple[ModelId, ModelId]:
     """Return the rung to be judged and the baseline."""
     return route.ladder[0], route.ladder[-1]
+
+
+def _outcomes(job: Job, model: ModelId) -> dict[str, Outcome]:
+    """Return a model's outcomes of the job's questions by prompt; its file may hold others of earlier jobs."""
+    wanted = {question.prompt for question in read_questions(job.questions)}
+    return {o.prompt: o for o in read_outcomes(_outcomes_file(job, model)) if o.prompt in wanted}
 
 
 def _outcomes_file(job: Job, model: ModelId) -> Path:

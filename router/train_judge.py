@@ -18,7 +18,6 @@ What a calibration says, it says of questions like its own; a promise from it is
 from __future__ import annotations
 
 import base64
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -53,7 +52,7 @@ from router.judge import (
     Window,
     features,
 )
-from router.train_outcomes import Outcome, TrainingError, read_outcomes
+from router.train_outcomes import Outcome, TrainingError, is_json, read_outcomes
 
 Floats: TypeAlias = NDArray[np.float64]
 Flags: TypeAlias = NDArray[np.bool_]
@@ -251,16 +250,8 @@ def _looks(outcomes: Sequence[Outcome], size: int | None) -> Floats:
 def _unfit(outcomes: Sequence[Outcome]) -> Flags:
     """Mark the answers that the judge refuses to weigh."""
     return np.array(
-        [not o.tokens or (o.is_json and (o.finish_reason != "stop" or not _is_json(o.text))) for o in outcomes]
+        [not o.tokens or (o.is_json and (o.finish_reason != "stop" or not is_json(o.text))) for o in outcomes]
     )
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except json.JSONDecodeError:
-        return False
-    return True
 
 
 def _model(looks: Floats, target: Flags) -> tuple[StandardScaler, LogisticRegression]:

@@ -153,6 +153,15 @@ def grade(question: Question, text: str) -> float:
     return float(is_right and not any(_says(text, other) for other in question.wrong))
 
 
+def is_json(text: str) -> bool:
+    """Tell whether a text is JSON."""
+    try:
+        json.loads(text)
+    except json.JSONDecodeError:
+        return False
+    return True
+
+
 def _json_lines(path: Path, row_type: type[Question] | type[Outcome]) -> Iterable[JsonValue]:
     wanted = set(row_type.__dataclass_fields__)
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):

