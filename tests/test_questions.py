@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from backends.words import TokenLogprob
+from gateway.calibrate import SHIPPED_QUESTIONS
+from gateway.demo.workload import WORKLOAD
 from router.train_outcomes import (
     Outcome,
     Question,
@@ -134,3 +136,8 @@ def test_a_damaged_line_is_named(tmp_path: Path, line: str, says: str):
 
     with pytest.raises(TrainingError, match=says):
         read_questions(path)
+
+
+def test_no_question_of_the_demo_is_in_the_calibration():
+    asked = {question.text for question in WORKLOAD}
+    assert asked.isdisjoint(question.prompt for question in read_questions(SHIPPED_QUESTIONS))

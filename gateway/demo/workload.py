@@ -39,6 +39,7 @@ _SENTENCE = "Answer in one short sentence."
 
 _LUCY = "Omar is 44, lives in Bergen and is a baker. Lucy is 29, lives in Porto and is a dentist. "
 _RITA = "Rita is 51, lives in Hamburg and is a judge. Paul is 23, lives in Athens and is a waiter. "
+_CHAIR = 'A customer wrote: "The chair wobbles and one leg is missing." '
 _ORDER = "Hi, I am Eva Stein. Please send order 41877 to Vienna by Thursday. "
 
 _PERSON = {
@@ -104,8 +105,8 @@ WORKLOAD: tuple[Question, ...] = (
     _ask(Kind.EASY, "What is the largest planet in the solar system?", stream=True),
     _ask(Kind.PARAPHRASE, "Which planet is the biggest in our solar system?"),
     _ask(Kind.NEAR_MISS, "What is the smallest planet in the solar system?"),
-    _ask(Kind.HARD, "Calculate 64 * 39."),
-    _ask(Kind.HARD, "What is (27 + 14) * 6?", stream=True),
+    _ask(Kind.HARD, _CHAIR + "Is this about delivery, quality or price?", stream=True),
+    _ask(Kind.HARD, "Tickets cost $12 for adults and $7 for children. What do 4 adults and 3 children pay in total?"),
     _ask(Kind.REPEAT, "What is the chemical symbol of gold?"),
     _ask(Kind.EASY, _ORDER + "On which day should the order arrive?"),
     _ask(Kind.NEAR_MISS, _ORDER + "To which city should the order go?", stream=True),
