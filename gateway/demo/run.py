@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import shutil
 import signal
 import sys
 import time
@@ -86,6 +87,8 @@ async def _demo(fetched: Fetched, *, as_json: bool, keep: bool) -> int:
         if keep:
             show_keep(running, console)
             await asyncio.Event().wait()
+    # Logs and ledger are worth keeping only when something went wrong or somebody goes on with them.
+    await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
     return 0
 
 
