@@ -5,8 +5,7 @@ Refused                 the gateway itself says no, before anything was paid
 ├── ModelNotFound       the name is no route's and no model's (404)
 ├── BodyTooLarge        over limits.max_body_bytes (413)
 ├── Overloaded          over limits.max_in_flight (503, Retry-After)
-├── NotServed           a path or method the gateway does not have (404, 405)
-└── ShuttingDown        it is stopping (503, Retry-After)
+└── NotServed           a path or method the gateway does not have (404, 405)
 """
 
 from __future__ import annotations
@@ -67,13 +66,6 @@ class Overloaded(Refused):
         super().__init__(f"{limit} requests are in flight, which is the limit (limits.max_in_flight); try again")
 
 
-class ShuttingDown(Refused):
-    """The gateway is stopping."""
-
-    def __init__(self) -> None:
-        super().__init__("the gateway is shutting down; try again")
-
-
 class NotServed(Refused):
     """A path or a method the gateway does not have."""
 
@@ -115,9 +107,8 @@ def problem_of(error: BaseException) -> Problem:  # noqa: PLR0911 - the table: o
             )
         case BodyTooLarge():
             return Problem(status=413, message=text, kind="invalid_request_error", code="request_too_large")
-        case Overloaded() | ShuttingDown():
-            code = "overloaded" if isinstance(error, Overloaded) else "shutting_down"
-            return Problem(status=503, message=text, kind="server_error", code=code, headers=_RETRY_SOON)
+        case Overloaded():
+            return Problem(status=503, message=text, kind="server_error", code="overloaded", headers=_RETRY_SOON)
         case NotServed():
             return Problem(status=error.status, message=text, kind="invalid_request_error", code="not_found")
         case HeaderInvalid():
