@@ -87,6 +87,7 @@ def parse_ask(surface: Surface, body: bytes) -> Ask:
         raise AskInvalid(f"the request body is not valid: {error}", param=_param_of(str(error))) from error
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise AskInvalid(f"the request body is not valid JSON: {error}") from error
+    messages = _messages(surface, known)
     return Ask(
         surface=surface,
         fields=fields,
@@ -95,7 +96,7 @@ def parse_ask(surface: Surface, body: bytes) -> Ask:
         wants_usage=bool(known.stream_options and known.stream_options.include_usage),
         # Legacy completions ask with a number of alternatives, and 0 is a number: only false and null mean no.
         wants_logprobs=known.logprobs is not None and known.logprobs is not False,
-        messages=_messages(surface, known),
+        messages=messages,
         temperature=known.temperature,
         choices=_choices(surface, known),
         max_output_tokens=_cap(known.max_completion_tokens) or _cap(known.max_tokens),
@@ -103,7 +104,7 @@ def parse_ask(surface: Surface, body: bytes) -> Ask:
         if known.response_format and known.response_format.json_schema
         else None,
         wants_json=bool(known.response_format and known.response_format.type != "text"),
-        needs=_needs(surface, known),
+        needs=_needs(surface, known, messages),
         input_bytes=sum(
             len(bytes(fields[name])) for name in ("messages", "prompt", "input", "tools") if name in fields
         ),
@@ -183,7 +184,7 @@ def _choices(surface: Surface, known: _Known) -> int:
     return prompts * (known.n or 1)
 
 
-def _needs(surface: Surface, known: _Known) -> frozenset[Capability]:
+def _needs(surface: Surface, known: _Known, messages: tuple[Message, ...]) -> frozenset[Capability]:
     needs = {_KIND[surface]}
     if known.tools or known.functions:
         needs.add(Capability.TOOLS)
@@ -191,7 +192,7 @@ def _needs(surface: Surface, known: _Known) -> frozenset[Capability]:
         needs.add(Capability.JSON_SCHEMA)
     if known.logprobs not in (None, False):
         needs.add(Capability.LOGPROBS)
-    if any(isinstance(t.content, list) and any(p.type == "image_url" for p in t.content) for t in known.messages or ()):
+    if any(message.has_image for message in messages):
         needs.add(Capability.VISION)
     return frozenset(needs)
 
