@@ -105,11 +105,7 @@ async def open_gateway(
     book = price_book(policy, clock.now())
     prepared = lanes(policy, book)
     folder = Path(policy.storage.folder)
-    pools = tuple(
-        PoolPrice(pool=name, usd_per_hour=pool.usd_per_hour, replicas=len(pool.endpoints))
-        for name, pool in policy.pools.items()
-    )
-    ledger = JournaledLedger.open(folder, clock, EpochInfo(policy_digest=policy.digest, pools=pools), files=files)
+    ledger = JournaledLedger.open(folder, clock, _epoch(policy), files=files)
     try:
         limits = policy.storage.cache
         try:
@@ -147,6 +143,15 @@ async def open_gateway(
             caches.close()
     finally:
         ledger.close()
+
+
+def _epoch(policy: Policy) -> EpochInfo:
+    """Return what the ledger bills this life's pools by."""
+    pools = tuple(
+        PoolPrice(pool=name, usd_per_hour=pool.usd_per_hour, replicas=len(pool.endpoints))
+        for name, pool in policy.pools.items()
+    )
+    return EpochInfo(policy_digest=policy.digest, pools=pools)
 
 
 def _embeds(route: Route) -> bool:
