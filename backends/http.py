@@ -1,7 +1,8 @@
 """One OpenAI-compatible endpoint over HTTP: vLLM, llama.cpp, providers.
 
-aiohttp carries the data traffic (measured 13.7k requests/s a core against httpx's 0.6k). Redirects are never followed,
-proxies from the environment are not trusted, and the operator's key leaves only in the Authorization header.
+aiohttp carries the data traffic: with it the design's prototypes did 20 times as many requests a core as with FastAPI
+and httpx. Redirects are never followed, proxies from the environment are not trusted, and the operator's key leaves
+only in the Authorization header.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 _QUEUE_LIMIT = 64
-"""Jobs waiting: at 1 to 2 ms a job, more than this would cost a request longer than the cache can save it."""
+"""Jobs waiting: at some 4 ms a job (one embedding), a longer queue would cost more time than a cache hit saves."""
 
 
 class WorkerFull(Exception):

@@ -1,6 +1,6 @@
 """The embedded store: bodies and vectors in SQLite, a partition's vectors as one numpy matrix while it is in use.
 
-Two threads may use it: `get` belongs to the event loop (about 20 µs), `put` and `neighbours` to the one worker thread
+Two threads may use it: `get` belongs to the event loop (tens of µs), `put` and `neighbours` to the one worker thread
 that also embeds. Each has a connection of its own; WAL lets the reader go on while the writer commits.
 """
 

@@ -1,8 +1,8 @@
 """What the ledger keeps: holds, charges, requests and epochs, as the pipeline states them.
 
 Times are timezone-aware; money is nano-dollars; an amount is 0 or more and fits SQLite's 64-bit integer.
-They are msgspec structs where the project otherwise has dataclasses: made and encoded on the request's way, a charge
-costs 4 µs so and 16 µs as a frozen dataclass. msgspec reads the annotations, so what they name is imported at run time.
+They are msgspec structs where the project otherwise has dataclasses: the journal encodes and decodes them on the
+request's way. msgspec reads the annotations, so what they name is imported at run time.
 """
 
 from __future__ import annotations
