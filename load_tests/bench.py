@@ -13,75 +13,24 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from programs import BenchFailed, Starter, core_busy_s, cpu_s, free_port, get, output_of, pins, tree
+import targets
+from programs import BenchFailed, Starter, core_busy_s, cpu_s, free_port, get, output_of, pins, pss_mib, tree
 from results import CELLS, Books, Cell, Run, facts, show, uneven
 from rich.console import Console
+from targets import FAREGATE, Target
 
 HERE = Path(__file__).resolve().parent
 PROGRAMS = ("mock_upstream", "load")
-FAREGATE = str(Path(sys.executable).parent / "faregate")
-
-POLICY = """\
-version: 1
-models: {{mock: {{backend: vllm, name: mock-model, pool: mock}}}}
-pools:
-  mock:
-    endpoints: ["http://127.0.0.1:{upstream}/v1"]
-    usd_per_hour: 1
-    throughput: {{input_tokens_per_s: 10000, output_tokens_per_s: 1000}}
-routes:
-  - {{name: plain, match: {{model: plain}}, ladder: [mock]}}
-  - {{name: exact, ladder: [mock], cache: {{exact: {{ttl: 1h}}}}}}
-tenants: [{{id: bench}}]
-storage: {{folder: "{folder}"}}
-server: {{port: {port}}}
-"""
-
-NGINX = """\
-worker_processes 1;
-daemon off;
-pid {folder}/nginx.pid;
-error_log stderr warn;
-events {{ worker_connections 4096; }}
-http {{
-  access_log off;
-  client_body_temp_path {folder}/body;
-  proxy_temp_path {folder}/proxy;
-  fastcgi_temp_path {folder}/fastcgi;
-  uwsgi_temp_path {folder}/uwsgi;
-  scgi_temp_path {folder}/scgi;
-  keepalive_requests 10000000;
-  upstream mock {{ server 127.0.0.1:{upstream}; keepalive 256; keepalive_requests 10000000; }}
-  server {{
-    listen 127.0.0.1:{port};
-    location / {{
-      proxy_pass http://mock;
-      proxy_http_version 1.1;
-      proxy_set_header Connection "";
-      proxy_buffering off;
-    }}
-  }}
-}}
-"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """What is measured. `pid` is None where no process stands between the load and the upstream."""
-
-    name: str
-    port: int
-    model: str
-    key: str = "none"
-    pid: int | None = None
-    cells: tuple[str, ...] = ("json-64", "json-1", "sse-64")
+QUICK_CELLS = ("json-64", "json-8-50ms", "sse-64")
 
 
 def main() -> int:
@@ -92,7 +41,8 @@ def main() -> int:
     try:
         _build()
         with tempfile.TemporaryDirectory(prefix="faregate-bench-") as folder:
-            runs, books = _measure(Path(folder), console, rounds=rounds, seconds=seconds, warm_up_s=warm_up_s)
+            bench = Bench(Path(folder), console, options, seconds=seconds, warm_up_s=warm_up_s)
+            runs, books = bench.measure(rounds)
     except BenchFailed as error:
         console.print(f"bench: {error}", markup=False)
         return 1
@@ -118,6 +68,9 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--seconds", type=float, default=4.0, help="how long each measurement is (default: 4)")
     parser.add_argument("--quick", action="store_true", help="one round of one second: shows that it works")
+    parser.add_argument("--peers", type=Path, metavar="FOLDER", help="also measure the peers that peers.sh put there")
+    parser.add_argument("--only", metavar="A,B", help="only targets whose name holds one of these (direct is always)")
+    parser.add_argument("--cells", metavar="A,B", help=f"only these loads: {', '.join(cell.name for cell in CELLS)}")
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser.parse_args()
 
@@ -132,73 +85,89 @@ def _build() -> None:
             output_of(["cc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", str(program), str(source)])
 
 
-def _measure(
-    folder: Path, console: Console, *, rounds: int, seconds: float, warm_up_s: float
-) -> tuple[list[Run], Books]:
-    """Start everything, measure it, stop it, and compare the books."""
-    gateway_core, load_core = pins()
-    upstream = free_port()
-    runs: list[Run] = []
-    with contextlib.ExitStack() as stack:
-        start = Starter(stack, folder)
-        start("mock", [*load_core, str(HERE / "bin" / "mock_upstream"), str(upstream)], upstream, "/health")
-        targets = [
-            Target(name="direct", port=upstream, model="mock-model"),
-            *_peers(start, folder, upstream, gateway_core),
-            *_gateway(start, folder, upstream, gateway_core),
-        ]
-        for turn in range(rounds):
-            for cell in CELLS:
-                for target in targets if turn % 2 == 0 else reversed(targets):
-                    if cell.name not in target.cells:
-                        continue
-                    run = _load(target, cell, folder, load_core, seconds=seconds, warm_up_s=warm_up_s)
-                    runs.append(run)
-                    rate = f"{run.requests_per_s:9,.0f} req/s"
-                    console.print(f"round {turn + 1}/{rounds}  {cell.name:8} {target.name:20} {rate}")
-        asked = int(json.loads(get(upstream, "/stats"))["requests"])
-    # The gateway has stopped: its ledger is complete.
-    report = output_of([FAREGATE, "report", "--policy", str(folder / "policy.yaml"), "--format", "json"])
-    return runs, _compare(runs, asked, json.loads(report)["totals"])
+class Bench:
+    """Starts everything, measures it, stops it, and compares the books."""
+
+    def __init__(
+        self, folder: Path, console: Console, options: argparse.Namespace, *, seconds: float, warm_up_s: float
+    ) -> None:
+        self._folder = folder
+        self._console = console
+        self._options = options
+        self._seconds = seconds
+        self._warm_up_s = warm_up_s
+        self._gateway_core, self._load_core = pins()
+        names = options.cells.split(",") if options.cells else QUICK_CELLS if options.quick else None
+        self._cells = [cell for cell in CELLS if names is None or cell.name in names]
+        if not self._cells:
+            raise BenchFailed(f"--cells {options.cells}: there is none of that name; see --help")
+
+    def measure(self, rounds: int) -> tuple[list[Run], Books]:
+        """Measure every target under every load, round after round, every second round backwards."""
+        upstream = free_port()
+        runs: list[Run] = []
+        with contextlib.ExitStack() as stack:
+            start = Starter(stack, self._folder)
+            mock = [*self._load_core, str(HERE / "bin" / "mock_upstream"), str(upstream)]
+            start("mock", mock, upstream, "/health")
+            chosen = self._targets(start, upstream)
+            try:
+                for turn in range(rounds):
+                    for cell in self._cells:
+                        for target in chosen if turn % 2 == 0 else reversed(chosen):
+                            if cell.name in target.cells:
+                                runs.append(self._run(target, cell))
+                                rate = f"{runs[-1].requests_per_s:9,.0f} req/s"
+                                self._console.print(
+                                    f"round {turn + 1}/{rounds}  {cell.name:12} {target.name:20} {rate}"
+                                )
+            finally:
+                _signal(chosen, signal.SIGCONT)
+            asked = int(json.loads(get(upstream, "/stats"))["requests"])
+        if not any(target.is_ours for target in chosen):
+            return runs, Books()
+        # The gateway has stopped: its ledger is complete.
+        policy = str(self._folder / "policy.yaml")
+        report = output_of([FAREGATE, "report", "--policy", policy, "--format", "json"])
+        ours = {target.name for target in chosen if target.is_ours}
+        return runs, _compare(runs, ours, asked, json.loads(report)["totals"])
+
+    def _targets(self, start: Starter, upstream: int) -> list[Target]:
+        place = (start, self._folder, upstream, self._gateway_core)
+        found = [Target(name="direct", port=upstream), *targets.floors(*place)]
+        if self._options.peers is not None:
+            found += targets.peers(*place, self._options.peers)
+        found += targets.gateway(*place)
+        names = self._options.only.split(",") if self._options.only else [""]
+        chosen = [target for target in found if target.name == "direct" or any(name in target.name for name in names)]
+        # What is not measured must not use the gateway's core: LiteLLM works even when nobody asks it.
+        _signal([target for target in found if target.is_frozen or target not in chosen], signal.SIGSTOP)
+        return chosen
+
+    def _run(self, target: Target, cell: Cell) -> Run:
+        if target.is_frozen:
+            _signal([target], signal.SIGCONT)
+            time.sleep(0.05)
+        body = self._folder / "body.json"
+        body.write_text(json.dumps(cell.body(target.model, is_numbered=target.is_numbered)))
+        command = [*self._load_core, str(HERE / "bin" / "load"), "-p", str(target.port), "-k", target.key]
+        command += ["-b", str(body), "-c", str(cell.connections), "-d", str(self._seconds), "-w", str(self._warm_up_s)]
+        for header in target.headers:
+            command += ["-H", header]
+        pids = tree(target.pid) if target.pid is not None else []
+        cpu, busy, began = cpu_s(pids), core_busy_s(), time.monotonic()
+        found = json.loads(output_of(command))
+        cpu, busy, took = cpu_s(pids) - cpu, core_busy_s() - busy, time.monotonic() - began
+        foreign = max(0.0, busy - cpu) / took
+        run = _as_run(target, cell, found, cpu=cpu if pids else None, foreign=foreign, memory=pss_mib(pids))
+        if target.is_frozen:
+            _signal([target], signal.SIGSTOP)
+        return run
 
 
-def _gateway(start: Starter, folder: Path, upstream: int, core: list[str]) -> list[Target]:
-    port, policy = free_port(), folder / "policy.yaml"
-    policy.write_text(POLICY.format(upstream=upstream, port=port, folder=folder / "data"))
-    key = output_of([FAREGATE, "keys", "create", "--policy", str(policy), "--tenant", "bench"]).strip()
-    command = [*core, FAREGATE, "serve", "--policy", str(policy), "--log-level", "error"]
-    pid = start("gateway", command, port, "/health/readiness").pid
-    cached = ("json-64", "json-1")
-    return [
-        Target(name="gateway", port=port, model="plain", key=key, pid=pid),
-        Target(name="gateway, exact hit", port=port, model="exact", key=key, pid=pid, cells=cached),
-    ]
-
-
-def _peers(start: Starter, folder: Path, upstream: int, core: list[str]) -> list[Target]:
-    """Start what says what any hop costs: a bare proxy in Python, and nginx where it is installed."""
-    port = free_port()
-    bare = start(
-        "bare proxy", [*core, sys.executable, str(HERE / "bare_proxy.py"), str(port), str(upstream)], port, "/"
-    )
-    targets = [Target(name="bare Python proxy", port=port, model="mock-model", pid=bare.pid)]
-    if (nginx := shutil.which("nginx")) is not None:
-        port, config = free_port(), folder / "nginx.conf"
-        config.write_text(NGINX.format(upstream=upstream, port=port, folder=folder))
-        peer = start("nginx", [*core, nginx, "-e", "stderr", "-c", str(config)], port, "/")
-        targets.insert(0, Target(name="nginx", port=port, model="mock-model", pid=peer.pid))
-    return targets
-
-
-def _load(target: Target, cell: Cell, folder: Path, load_core: list[str], *, seconds: float, warm_up_s: float) -> Run:
-    body = folder / "body.json"
-    body.write_text(json.dumps(_body(target.model, is_stream=cell.is_stream)))
-    command = [*load_core, str(HERE / "bin" / "load"), "-p", str(target.port), "-k", target.key, "-b", str(body)]
-    command += ["-c", str(cell.connections), "-d", str(seconds), "-w", str(warm_up_s)]
-    pids = tree(target.pid) if target.pid is not None else []
-    cpu, busy, began = cpu_s(pids), core_busy_s(), time.monotonic()
-    found = json.loads(output_of(command))
-    cpu, busy, took = cpu_s(pids) - cpu, core_busy_s() - busy, time.monotonic() - began
+def _as_run(
+    target: Target, cell: Cell, found: dict[str, Any], *, cpu: float | None, foreign: float, memory: float
+) -> Run:
     faults = []
     if found["errors"] or found["not_ok"] or found["sent"] != found["answered"]:
         faults.append(
@@ -209,28 +178,31 @@ def _load(target: Target, cell: Cell, folder: Path, load_core: list[str], *, sec
         target=target.name,
         cell=cell.name,
         requests_per_s=found["requests_per_s"],
+        events_per_s=found["events_per_s"],
         p50_us=found["latency_us"]["p50"],
+        p95_us=found["latency_us"]["p95"],
         p99_us=found["latency_us"]["p99"],
         first_byte_p50_us=found["first_byte_us"]["p50"],
-        cpu_us=round(cpu / found["sent"] * 1e6, 1) if pids else None,
-        foreign_share=round(max(0.0, busy - cpu) / took, 3),
+        gap_p99_us=found["gap_us"]["p99"],
+        cpu_us=None if cpu is None else round(cpu / found["sent"] * 1e6, 1),
+        cpu_event_us=round(cpu / found["events"] * 1e6, 2) if cpu is not None and found["events"] else None,
+        memory_mib=round(memory, 1),
+        foreign_share=round(foreign, 3),
         sent=found["sent"],
         events_a_request=round(found["events"] / max(1, found["answered"]), 6),
         faults=tuple(faults),
     )
 
 
-def _body(model: str, *, is_stream: bool) -> dict[str, object]:
-    messages = [
-        {"role": "system", "content": "You are a helpful assistant."},
-        {"role": "user", "content": "What is the capital of France?"},
-    ]
-    stream = {"stream": True, "stream_options": {"include_usage": True}} if is_stream else {}
-    return {"model": model, "messages": messages, "temperature": 0, **stream}
+def _signal(chosen: list[Target], number: signal.Signals) -> None:
+    for pid in {target.pid for target in chosen if target.pid is not None}:
+        for each in tree(pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(each, number)
 
 
-def _compare(runs: list[Run], asked: int, totals: dict[str, int]) -> Books:
-    through = sum(run.sent for run in runs if run.target.startswith("gateway"))
+def _compare(runs: list[Run], ours: set[str], asked: int, totals: dict[str, int]) -> Books:
+    through = sum(run.sent for run in runs if run.target in ours)
     around = sum(run.sent for run in runs) - through
     books = Books(sent=through, booked=totals["requests"], reached_upstream=asked - around, attempts=totals["attempts"])
     if books.sent != books.booked:

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-READY_S = 20
+READY_S = 90
 STOP_S = 30
 
 
@@ -133,3 +133,13 @@ def core_busy_s() -> float:
     line = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith(core))
     ticks = [int(part) for part in line.split()[1:9]]
     return (sum(ticks) - ticks[3] - ticks[4]) / TICKS_PER_S
+
+
+def pss_mib(pids: list[int]) -> float:
+    """Return what processes hold of the memory in MiB, shared pages counted by their share."""
+    kib = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            kib += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return kib / 1024

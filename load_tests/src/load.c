@@ -1,10 +1,14 @@
 // A load generator for JSON and server-sent event streams on loopback that costs little beside what it measures.
 //
-// usage: load -p PORT -b BODY_FILE [-u PATH] [-k API_KEY] [-c CONNECTIONS] [-d SECONDS] [-w WARM_UP_SECONDS] [-r RATE]
+// usage: load -p PORT -b BODY_FILE [-u PATH] [-k API_KEY] [-H "NAME: VALUE"]... [-c CONNECTIONS] [-d SECONDS]
+//             [-w WARM_UP_SECONDS] [-r RATE] [-x SHARE]
 //
 // One thread, epoll, HTTP/1.1 keep-alive. Without a rate the loop is closed: every connection sends its next request
 // when it has its answer. With one it is open: requests start at RATE a second, and latency counts from the moment a
 // request was due, so that a slow answer cannot hide the wait of those behind it (coordinated omission).
+// Eight zeros in the body are replaced by a number that counts up from a random one, so that no two questions are the
+// same.
+// -x: so large a share of the requests is left within 100 ms, as an impatient client does; they are `left`.
 // At the end nothing more is sent, and what is in flight is awaited: `sent` is exactly what the server got.
 // Prints one JSON object; latencies are microseconds of the answers that ended after the warm-up.
 #define _GNU_SOURCE
@@ -38,7 +42,8 @@ typedef struct {
     int size_line_length, trailer_length;
     long left;           // bytes of the body or chunk still to come
     int event_letters;   // letters of "data:" seen since the line began; -1: this line is none or is counted
-    double due, first_byte_at;
+    double due, first_byte_at, event_at;
+    double leave_at;  // 0: stays
 } Connection;
 
 typedef struct {
@@ -49,7 +54,8 @@ typedef struct {
 typedef struct {
     int port, connections;
     const char *path, *key, *body_file;
-    double seconds, warm_up_s, rate;
+    char headers[4096];
+    double seconds, warm_up_s, rate, left_share;
 } Options;
 
 static int epoll_fd;
@@ -57,9 +63,10 @@ static Options options = {
     .path = "/v1/chat/completions", .key = "none", .connections = 1, .seconds = 4, .warm_up_s = 1};
 static char *request;
 static size_t request_size;
+static char *number;  // where the request holds its number; NULL: nowhere
 static bool is_measuring;
-static Sample latency, first_byte;
-static unsigned long long sent, answered, errors, not_ok, events;
+static Sample latency, first_byte, gap;
+static unsigned long long first_number, sent, answered, left_early, errors, not_ok, events, measured_events;
 static char first_error[512];
 
 static double now(void) {
@@ -130,9 +137,15 @@ static void start(Connection *c, double due) {
     c->must_close = false;
     c->part = HEAD;
     c->head_size = c->size_line_length = c->trailer_length = c->event_letters = 0;
-    c->first_byte_at = 0;
+    c->first_byte_at = c->event_at = 0;
+    c->leave_at = options.left_share > 0 && drand48() < options.left_share ? now() + drand48() * .1 : 0;
     c->due = due;
     sent++;
+    if (number) {
+        char digits[9];
+        snprintf(digits, sizeof digits, "%08llu", (first_number + sent) % 100000000);
+        memcpy(number, digits, 8);
+    }
     for (size_t done = 0; done < request_size;) {
         ssize_t size = send(c->fd, request + done, request_size - done, MSG_NOSIGNAL);
         if (size < 0 && errno == EINTR) continue;
@@ -150,15 +163,17 @@ static void make_request(void) {
     fseek(file, 0, SEEK_END);
     size_t size = (size_t)ftell(file);
     rewind(file);
-    request = malloc(size + 4096);
+    request = malloc(size + 2 * sizeof options.headers);
     if (!request) die("malloc");
-    int head = snprintf(request, 4096,
+    int head = snprintf(request, 2 * sizeof options.headers,
                         "POST %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Type: application/json\r\n"
-                        "Accept: application/json\r\nAuthorization: Bearer %s\r\nContent-Length: %zu\r\n\r\n",
-                        options.path, options.port, options.key, size);
+                        "Accept: application/json\r\nAuthorization: Bearer %s\r\n%sContent-Length: %zu\r\n\r\n",
+                        options.path, options.port, options.key, options.headers, size);
     if (fread(request + head, 1, size, file) != size) die(options.body_file);
     fclose(file);
     request_size = (size_t)head + size;
+    number = memmem(request + head, size, "00000000", 8);
+    first_number = (unsigned long long)(now() * 1e6) * 2654435761ULL;
 }
 
 // --- receiving -------------------------------------------------------------------------------------------------------
@@ -189,7 +204,12 @@ static void count_events(Connection *c, const char *bytes, long size) {
 
 static void take_body(Connection *c, const char *bytes, long size, double at) {
     if (size && !c->first_byte_at) c->first_byte_at = at;
+    unsigned long long before = events;
     count_events(c, bytes, size);
+    if (events == before) return;
+    if (is_measuring) measured_events += events - before;
+    if (is_measuring && c->event_at) add(&gap, at - c->event_at);
+    c->event_at = at;
 }
 
 static void finish(Connection *c, double at) {
@@ -310,6 +330,14 @@ static Connection *idle_connection(Connection *connections, int *turn) {
     return NULL;
 }
 
+static void leave(Connection *connections, double at) {
+    for (int i = 0; i < options.connections; i++) {
+        if (!connections[i].is_busy || !connections[i].leave_at || connections[i].leave_at > at) continue;
+        left_early++;
+        redial(&connections[i]);
+    }
+}
+
 static bool is_any_busy(const Connection *connections) {
     for (int i = 0; i < options.connections; i++)
         if (connections[i].is_busy) return true;
@@ -348,6 +376,7 @@ static double run(Connection *connections) {
         if (at >= end && (!is_any_busy(connections) || at >= end + DRAIN_S)) break;
         if (at >= measured_from && at < end) is_measuring = true;
         if (at < end) wait_s = send_due(connections, &turn, &next_due, at);
+        if (options.left_share > 0) leave(connections, at);
         struct timespec wait = {.tv_nsec = (long)(wait_s * 1e9)};
         int count = epoll_pwait2(epoll_fd, ready, 256, &wait, NULL);
         for (int i = 0; i < count; i++) receive(ready[i].data.ptr, buffer);
@@ -371,12 +400,17 @@ static void print_text(const char *name, const char *text) {
 }
 
 static bool read_options(int argc, char **argv) {
-    for (int option; (option = getopt(argc, argv, "p:u:b:k:c:d:w:r:")) > 0;) {
+    for (int option; (option = getopt(argc, argv, "p:u:b:k:H:c:d:w:r:x:")) > 0;) {
         switch (option) {
             case 'p': options.port = atoi(optarg); break;
             case 'u': options.path = optarg; break;
             case 'b': options.body_file = optarg; break;
             case 'k': options.key = optarg; break;
+            case 'H':
+                if (strlen(options.headers) + strlen(optarg) + 3 > sizeof options.headers) return false;
+                strcat(strcat(options.headers, optarg), "\r\n");
+                break;
+            case 'x': options.left_share = atof(optarg); break;
             case 'c': options.connections = atoi(optarg); break;
             case 'd': options.seconds = atof(optarg); break;
             case 'w': options.warm_up_s = atof(optarg); break;
@@ -390,8 +424,8 @@ static bool read_options(int argc, char **argv) {
 
 int main(int argc, char **argv) {
     if (!read_options(argc, argv)) {
-        fprintf(stderr, "usage: load -p PORT -b BODY_FILE [-u PATH] [-k API_KEY] [-c CONNECTIONS] [-d SECONDS] "
-                        "[-w WARM_UP_SECONDS] [-r RATE]\n");
+        fprintf(stderr, "usage: load -p PORT -b BODY_FILE [-u PATH] [-k API_KEY] [-H \"NAME: VALUE\"]... "
+                        "[-c CONNECTIONS] [-d SECONDS] [-w WARM_UP_SECONDS] [-r RATE] [-x SHARE]\n");
         return 2;
     }
     make_request();
@@ -404,11 +438,13 @@ int main(int argc, char **argv) {
         errors++;
         if (!first_error[0]) snprintf(first_error, sizeof first_error, "an answer did not end in %.0f s", DRAIN_S);
     }
-    printf("{\"requests_per_s\": %.1f, \"sent\": %llu, \"answered\": %llu, \"errors\": %llu, \"not_ok\": %llu, "
-           "\"events\": %llu",
-           (double)latency.count / measured_s, sent, answered, errors, not_ok, events);
+    printf("{\"requests_per_s\": %.1f, \"sent\": %llu, \"answered\": %llu, \"left\": %llu, \"errors\": %llu, \"not_ok\": %llu, "
+           "\"events\": %llu, \"events_per_s\": %.1f",
+           (double)latency.count / measured_s, sent, answered, left_early, errors, not_ok, events,
+           (double)measured_events / measured_s);
     print_sample("latency_us", &latency);
     print_sample("first_byte_us", &first_byte);
+    print_sample("gap_us", &gap);
     print_text("first_error", first_error);
     printf("}\n");
     return 0;

@@ -3,7 +3,8 @@
 // usage: mock_upstream PORT
 //
 // One thread, epoll, HTTP/1.1 keep-alive, loopback only.
-//   POST anything   a chat completion: JSON, or a server-sent event stream if the body has "stream":true.
+//   POST anything   a chat completion: JSON, or a server-sent event stream if the body has "stream":true; each token
+//                   with its log-probabilities if the body has "logprobs":true.
 //                   As vLLM does, a stream carries usage in a last chunk of its own when the body has "include_usage".
 //                   A message that ends in "mock:lat=US,tok=N,itv=US" sets the time to the first byte, the number of
 //                   tokens and the time between two (microseconds; default 0, 64, 0). Every token is one write.
@@ -26,7 +27,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MAX_CONNECTIONS = 4096, INPUT_BYTES = 1 << 16, DEFAULT_TOKENS = 64, PROMPT_TOKENS = 38 };
+enum { MAX_CONNECTIONS = 1 << 16, INPUT_BYTES = 1 << 12, DEFAULT_TOKENS = 64, JSON_TOKENS = 32, PROMPT_TOKENS = 38 };
 
 // What a connection is doing: reading a request, waiting before its first byte, or between two tokens.
 typedef enum { READING, WAITING, STREAMING } State;
@@ -38,13 +39,13 @@ typedef struct {
     size_t input_size, input_room;
     char *output;  // what the socket did not take yet
     size_t output_size, output_sent, output_room;
-    bool wants_stream, wants_usage, has_timer;
+    bool wants_stream, wants_usage, wants_logprobs, has_timer;
     long tokens, tokens_sent;
     int64_t latency_us, interval_us, due_us;
 } Connection;
 
 typedef struct {
-    char bytes[2048];
+    char bytes[16384];
     size_t size;
 } Text;
 
@@ -52,7 +53,7 @@ static Connection *connections[MAX_CONNECTIONS];  // by file descriptor
 static int epoll_fd, highest_fd, timers;
 static unsigned long long requests;
 static volatile sig_atomic_t stopped;
-static Text json_answer, stream_head, token_chunk, finish_chunk, stream_end;
+static Text json_answers[2], stream_head, token_chunks[2], finish_chunk, stream_end;  // [1]: with log-probabilities
 
 static int64_t now_us(void) {
     struct timespec t;
@@ -88,18 +89,36 @@ static void prepare_chunk(Text *chunk, const char *choices, const char *rest) {
     chunk->size = add_chunk(chunk->bytes, sizeof chunk->bytes, json);
 }
 
-static void prepare_answers(void) {
-    const char *body =
+static const char TOKEN_LOGPROB[] =
+    "{\"token\":\" token\",\"logprob\":-0.02,\"bytes\":null,\"top_logprobs\":["
+    "{\"token\":\" token\",\"logprob\":-0.02,\"bytes\":null},{\"token\":\" word\",\"logprob\":-4.1,\"bytes\":null}]}";
+
+static void prepare_json(Text *answer, const char *logprobs) {
+    char body[sizeof answer->bytes - 256];
+    int size = snprintf(
+        body, sizeof body,
         "{\"id\":\"chatcmpl-mock\",\"object\":\"chat.completion\",\"created\":1763689200,\"model\":\"mock-model\","
         "\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"The capital of France is Paris. "
         "It lies on the Seine in the north of the country and has been its political, economic and cultural centre "
-        "for many centuries.\",\"refusal\":null},\"logprobs\":null,\"finish_reason\":\"stop\"}],"
-        "\"usage\":{\"prompt_tokens\":38,\"completion_tokens\":32,\"total_tokens\":70,"
-        "\"prompt_tokens_details\":{\"cached_tokens\":0}}}";
-    json_answer.size = (size_t)snprintf(json_answer.bytes, sizeof json_answer.bytes,
-                                        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
-                                        "Content-Length: %zu\r\n\r\n%s",
-                                        strlen(body), body);
+        "for many centuries.\",\"refusal\":null},\"logprobs\":%s,\"finish_reason\":\"stop\"}],"
+        "\"usage\":{\"prompt_tokens\":%d,\"completion_tokens\":%d,\"total_tokens\":%d,"
+        "\"prompt_tokens_details\":{\"cached_tokens\":0}}}",
+        logprobs, PROMPT_TOKENS, JSON_TOKENS, PROMPT_TOKENS + JSON_TOKENS);
+    answer->size = (size_t)snprintf(answer->bytes, sizeof answer->bytes,
+                                    "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+                                    "Content-Length: %d\r\n\r\n%s",
+                                    size, body);
+}
+
+static void prepare_answers(void) {
+    prepare_json(&json_answers[0], "null");
+    char logprobs[8192] = "{\"content\":[";
+    for (int i = 0; i < JSON_TOKENS; i++) {
+        if (i) strcat(logprobs, ",");
+        strcat(logprobs, TOKEN_LOGPROB);
+    }
+    strcat(logprobs, "]}");
+    prepare_json(&json_answers[1], logprobs);
     Text role;
     prepare_chunk(&role,
                   "{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\"},"
@@ -109,8 +128,13 @@ static void prepare_answers(void) {
                                         "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
                                         "Transfer-Encoding: chunked\r\n\r\n%s",
                                         role.bytes);
-    prepare_chunk(&token_chunk,
+    prepare_chunk(&token_chunks[0],
                   "{\"index\":0,\"delta\":{\"content\":\" token\"},\"logprobs\":null,\"finish_reason\":null}", "");
+    char choice[512];
+    snprintf(choice, sizeof choice,
+             "{\"index\":0,\"delta\":{\"content\":\" token\"},\"logprobs\":{\"content\":[%s]},\"finish_reason\":null}",
+             TOKEN_LOGPROB);
+    prepare_chunk(&token_chunks[1], choice, "");
     prepare_chunk(&finish_chunk, "{\"index\":0,\"delta\":{},\"logprobs\":null,\"finish_reason\":\"stop\"}", "");
     stream_end.size = add_chunk(stream_end.bytes, sizeof stream_end.bytes, "[DONE]");
     stream_end.size += (size_t)sprintf(stream_end.bytes + stream_end.size, "0\r\n\r\n");
@@ -184,7 +208,7 @@ static bool end_stream(Connection *c) {
 
 static bool stream_tokens(Connection *c) {
     while (c->tokens_sent < c->tokens) {
-        if (!put(c, token_chunk.bytes, token_chunk.size)) return false;
+        if (!put(c, token_chunks[c->wants_logprobs].bytes, token_chunks[c->wants_logprobs].size)) return false;
         c->tokens_sent++;
         if (c->interval_us > 0) {
             wait_until(c, STREAMING, c->due_us + c->interval_us);
@@ -197,7 +221,7 @@ static bool stream_tokens(Connection *c) {
 static bool answer(Connection *c) {
     if (!c->wants_stream) {
         c->state = READING;
-        return put(c, json_answer.bytes, json_answer.size);
+        return put(c, json_answers[c->wants_logprobs].bytes, json_answers[c->wants_logprobs].size);
     }
     c->state = STREAMING;
     c->tokens_sent = 0;
@@ -263,10 +287,15 @@ static bool take_requests(Connection *c) {
             requests++;
             c->wants_stream = is_true(c->input + head, body, "\"stream\"");
             c->wants_usage = is_true(c->input + head, body, "\"include_usage\"");
+            c->wants_logprobs = is_true(c->input + head, body, "\"logprobs\"");
             read_steering(c, c->input + head, body);
         }
         c->input_size -= head + body;
         memmove(c->input, c->input + head + body, c->input_size);
+        if (!c->input_size && c->input_room > INPUT_BYTES) {
+            c->input_room = INPUT_BYTES;  // ten thousand connections must not keep a large body's room each
+            c->input = resize(c->input, c->input_room);
+        }
         if (is_post && c->latency_us > 0) wait_until(c, WAITING, now_us() + c->latency_us);
         if (is_post && c->latency_us == 0 && !answer(c)) return false;
     }
