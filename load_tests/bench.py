@@ -39,7 +39,7 @@ def main() -> int:
     console = Console(stderr=True, highlight=False)
     rounds, seconds, warm_up_s = (1, 1.0, 0.5) if options.quick else (options.rounds, options.seconds, 1.0)
     try:
-        _build()
+        build()
         with tempfile.TemporaryDirectory(prefix="faregate-bench-") as folder:
             bench = Bench(Path(folder), console, options, seconds=seconds, warm_up_s=warm_up_s)
             runs, books = bench.measure(rounds)
@@ -75,7 +75,12 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _build() -> None:
+def build() -> None:
+    """Compile the native programs whose sources are newer.
+
+    Raises:
+        BenchFailed: there is no compiler.
+    """
     (HERE / "bin").mkdir(exist_ok=True)
     if shutil.which("cc") is None:
         raise BenchFailed("there is no C compiler (cc); install one, on Debian: apt-get install gcc libc6-dev")

@@ -1,7 +1,7 @@
 // A load generator for JSON and server-sent event streams on loopback that costs little beside what it measures.
 //
 // usage: load -p PORT -b BODY_FILE [-u PATH] [-k API_KEY] [-H "NAME: VALUE"]... [-c CONNECTIONS] [-d SECONDS]
-//             [-w WARM_UP_SECONDS] [-r RATE] [-x SHARE]
+//             [-w WARM_UP_SECONDS] [-r RATE] [-x SHARE] [-e SECONDS]
 //
 // One thread, epoll, HTTP/1.1 keep-alive. Without a rate the loop is closed: every connection sends its next request
 // when it has its answer. With one it is open: requests start at RATE a second, and latency counts from the moment a
@@ -9,6 +9,7 @@
 // Eight zeros in the body are replaced by a number that counts up from a random one, so that no two questions are the
 // same.
 // -x: so large a share of the requests is left within 100 ms, as an impatient client does; they are `left`.
+// -e: how long answers in flight at the end are waited for (10).
 // At the end nothing more is sent, and what is in flight is awaited: `sent` is exactly what the server got.
 // Prints one JSON object; latencies are microseconds of the answers that ended after the warm-up.
 #define _GNU_SOURCE
@@ -26,7 +27,7 @@
 #include <unistd.h>
 
 enum { HEAD_BYTES = 16384, READ_BYTES = 1 << 18 };
-static const double DRAIN_S = 10;  // how long answers in flight at the end are waited for
+static double drain_s = 10;  // how long answers in flight at the end are waited for
 
 // Where in an answer a connection is.
 typedef enum { HEAD, COUNTED_BODY, CHUNK_SIZE, CHUNK_DATA, CHUNK_END, TRAILER } Part;
@@ -373,7 +374,7 @@ static double run(Connection *connections) {
             is_measuring = false;
             measured_s = at - measured_from;
         }
-        if (at >= end && (!is_any_busy(connections) || at >= end + DRAIN_S)) break;
+        if (at >= end && (!is_any_busy(connections) || at >= end + drain_s)) break;
         if (at >= measured_from && at < end) is_measuring = true;
         if (at < end) wait_s = send_due(connections, &turn, &next_due, at);
         if (options.left_share > 0) leave(connections, at);
@@ -400,7 +401,7 @@ static void print_text(const char *name, const char *text) {
 }
 
 static bool read_options(int argc, char **argv) {
-    for (int option; (option = getopt(argc, argv, "p:u:b:k:H:c:d:w:r:x:")) > 0;) {
+    for (int option; (option = getopt(argc, argv, "p:u:b:k:H:c:d:w:r:x:e:")) > 0;) {
         switch (option) {
             case 'p': options.port = atoi(optarg); break;
             case 'u': options.path = optarg; break;
@@ -410,6 +411,7 @@ static bool read_options(int argc, char **argv) {
                 if (strlen(options.headers) + strlen(optarg) + 3 > sizeof options.headers) return false;
                 strcat(strcat(options.headers, optarg), "\r\n");
                 break;
+            case 'e': drain_s = atof(optarg); break;
             case 'x': options.left_share = atof(optarg); break;
             case 'c': options.connections = atoi(optarg); break;
             case 'd': options.seconds = atof(optarg); break;
@@ -425,7 +427,7 @@ static bool read_options(int argc, char **argv) {
 int main(int argc, char **argv) {
     if (!read_options(argc, argv)) {
         fprintf(stderr, "usage: load -p PORT -b BODY_FILE [-u PATH] [-k API_KEY] [-H \"NAME: VALUE\"]... "
-                        "[-c CONNECTIONS] [-d SECONDS] [-w WARM_UP_SECONDS] [-r RATE] [-x SHARE]\n");
+                        "[-c CONNECTIONS] [-d SECONDS] [-w WARM_UP_SECONDS] [-r RATE] [-x SHARE] [-e SECONDS]\n");
         return 2;
     }
     make_request();
@@ -436,7 +438,7 @@ int main(int argc, char **argv) {
     double measured_s = run(connections);
     if (is_any_busy(connections)) {
         errors++;
-        if (!first_error[0]) snprintf(first_error, sizeof first_error, "an answer did not end in %.0f s", DRAIN_S);
+        if (!first_error[0]) snprintf(first_error, sizeof first_error, "an answer did not end in %.0f s", drain_s);
     }
     printf("{\"requests_per_s\": %.1f, \"sent\": %llu, \"answered\": %llu, \"left\": %llu, \"errors\": %llu, \"not_ok\": %llu, "
            "\"events\": %llu, \"events_per_s\": %.1f",
