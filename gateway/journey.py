@@ -90,6 +90,7 @@ class Attempt:
     kind: ChargeKind | None = None
     ended: float | None = None
     cost_nusd: int = 0
+    is_cost_unknown: bool = False
     is_settled: bool = False
 
     def note(self, event: Event) -> None:

@@ -72,7 +72,7 @@ class Cashier:
                 self._ledger.release(journey.request_id, attempt.number)
                 continue
             charge = self._charge(journey, attempt, attempt.kind)
-            attempt.cost_nusd = charge.cost_nusd
+            attempt.cost_nusd, attempt.is_cost_unknown = charge.cost_nusd or 0, charge.cost_nusd is None
             self._ledger.settle(charge)
 
     def book(self, journey: Journey) -> RequestRow:
@@ -109,6 +109,7 @@ class Cashier:
             baseline_high_nusd=high,
             tags=journey.call.tags,
             session=journey.call.session,
+            unknown_charges=sum(attempt.is_cost_unknown for attempt in journey.attempts),
         )
         self._ledger.book(row)
         return row

@@ -76,13 +76,30 @@ class ReleaseRow(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int
 
 
+class CostProvenance(StrEnum):
+    """Where a charge's cost comes from."""
+
+    PRICED = "priced"
+    """Token classes x rates."""
+    PROVIDER = "provider"
+    """The provider stated it."""
+    ESTIMATED = "estimated"
+    """An upper bound: the gateway died while the attempt ran."""
+    UNKNOWN = "unknown"
+    """Nobody can tell: `cost_nusd` is None, never 0."""
+
+
 class ChargeRow(msgspec.Struct, frozen=True, kw_only=True):
     """What one attempt cost. The token classes are disjoint, as in `words.Usage`.
 
     Attributes:
         endpoint_label: which replica or provider address answered; it tells replicas of a pool apart.
         price_digest: the price book's; `rates` are the ones used.
+        cost_nusd: None exactly when `cost_provenance` is unknown.
         duration_ms: from `started_at` until the upstream was done with.
+        stated_cost_nusd: what the provider itself says the attempt cost, whether or not it was taken.
+        upstream_response_id: the id of the upstream's answer, to be found on the provider's invoice or in its logs.
+        tier: of the price: batch, flex, priority; "" is the standard one.
     """
 
     request_id: RequestId
@@ -103,20 +120,42 @@ class ChargeRow(msgspec.Struct, frozen=True, kw_only=True):
     output_provenance: Provenance
     rates: Rates
     price_digest: str
-    cost_nusd: int
+    cost_nusd: int | None
     started_at: datetime
     duration_ms: float
     finish_reason: str | None = None
+    cache_write_1h_tokens: int = 0
+    audio_input_tokens: int = 0
+    image_input_tokens: int = 0
+    audio_output_tokens: int = 0
+    image_output_tokens: int = 0
+    web_searches: int = 0
+    cost_provenance: CostProvenance = CostProvenance.PRICED
+    stated_cost_nusd: int | None = None
+    upstream_response_id: str | None = None
+    tier: str = ""
 
     def __post_init__(self) -> None:
         _check_amounts(
-            cost_nusd=self.cost_nusd,
+            cost_nusd=self.cost_nusd or 0,
+            stated_cost_nusd=self.stated_cost_nusd or 0,
             input_tokens=self.input_tokens,
             cached_input_tokens=self.cached_input_tokens,
             cache_write_tokens=self.cache_write_tokens,
+            cache_write_1h_tokens=self.cache_write_1h_tokens,
+            audio_input_tokens=self.audio_input_tokens,
+            image_input_tokens=self.image_input_tokens,
             output_tokens=self.output_tokens,
             reasoning_tokens=self.reasoning_tokens,
+            audio_output_tokens=self.audio_output_tokens,
+            image_output_tokens=self.image_output_tokens,
+            web_searches=self.web_searches,
         )
+        if (self.cost_nusd is None) != (self.cost_provenance is CostProvenance.UNKNOWN):
+            raise RowInvalid(
+                f"cost_nusd is {self.cost_nusd} and its provenance {self.cost_provenance.value}; "
+                "an unknown cost is None, and None is an unknown cost"
+            )
         _check_aware(self.started_at, "started_at")
         _check_duration(self.duration_ms, "duration_ms")
 
@@ -129,7 +168,10 @@ class RequestRow(msgspec.Struct, frozen=True, kw_only=True):
         model_asked: what the client wrote in `model`.
         confidence: the judge's, in [0, 1].
         similarity: of a semantic hit, in [-1, 1].
-        cost_nusd: the sum of its charges when it was booked.
+        cost_nusd: the sum of its charges when it was booked, without those whose cost is unknown.
+        unknown_charges: how many those are.
+        user_pseudonym: of the end user (see `pseudonyms`); None when the client named none.
+        task_id: the agent's task, as the client named it (`task` is what the classifier took the request for).
         baseline_nusd: what the baseline would have cost, with its interval for the unseen output's length.
     """
 
@@ -160,10 +202,14 @@ class RequestRow(msgspec.Struct, frozen=True, kw_only=True):
     baseline_high_nusd: int
     tags: Mapping[str, str] = msgspec.field(default_factory=dict)
     session: str | None = None
+    unknown_charges: int = 0
+    user_pseudonym: str | None = None
+    task_id: str | None = None
 
     def __post_init__(self) -> None:
         _check_amounts(
             cost_nusd=self.cost_nusd,
+            unknown_charges=self.unknown_charges,
             baseline_low_nusd=self.baseline_low_nusd,
             baseline_nusd=self.baseline_nusd,
             baseline_high_nusd=self.baseline_high_nusd,

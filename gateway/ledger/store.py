@@ -18,18 +18,20 @@ import msgspec
 from backends.words import Provenance
 from gateway.ledger.errors import FolderUnusable, SchemaMismatch
 from gateway.ledger.journal import Position, Segment
+from gateway.ledger.migrate import OLDEST_MIGRATED, migrate
 from gateway.ledger.rows import (
     CRASHED,
     CRASHED_STATUS,
     ChargeKind,
     ChargeRow,
+    CostProvenance,
     EpochRow,
     HeartbeatRow,
     HoldRow,
     ReleaseRow,
     RequestRow,
 )
-from gateway.ledger.schema import APPLICATION_ID, SCHEMA, VERSION
+from gateway.ledger.schema import APPLICATION_ID, NEW_WRITER, SCHEMA, VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -45,22 +47,40 @@ _BUSY: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 
 Row = HoldRow | ReleaseRow | ChargeRow | RequestRow | EpochRow | HeartbeatRow
 
-_INSERT_REQUEST: Final = (
-    "INSERT INTO requests VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_REQUEST_COLUMNS: Final = (
+    "request_id, client_request_id, tenant, key_id, surface, route, model_asked, path, status, error_code, is_stream, "
+    "confidence, similarity, task, plan_reason, policy_digest, started_at_us, ttft_ms, total_ms, overhead_ms, "
+    "cost_nusd, unknown_charges, baseline_model, baseline_nusd, baseline_low_nusd, baseline_high_nusd, tags, session, "
+    "task_id, user_pseudonym, epoch"
 )
-_INSERT_CHARGE: Final = (
-    "INSERT INTO charges VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_CHARGE_COLUMNS: Final = (
+    "request_id, attempt, kind, tenant, key_id, route, model, pool, endpoint_label, input_tokens, cached_input_tokens, "
+    "cache_write_tokens, cache_write_1h_tokens, audio_input_tokens, image_input_tokens, output_tokens, "
+    "reasoning_tokens, audio_output_tokens, image_output_tokens, web_searches, input_provenance, output_provenance, "
+    "rates, price_digest, tier, cost_nusd, cost_provenance, stated_cost_nusd, started_at_us, duration_ms, "
+    "finish_reason, upstream_response_id, epoch"
 )
-_INSERT_CRASHED: Final = """
-INSERT INTO requests
+
+
+def _insert(table: str, columns: str) -> str:
+    places = ", ".join("?" for _ in columns.split(","))
+    return f"INSERT INTO {table} ({columns}) VALUES ({places})"  # noqa: S608 - both are the constants above
+
+
+_INSERT_REQUEST: Final = _insert("requests", _REQUEST_COLUMNS)
+_INSERT_CHARGE: Final = _insert("charges", _CHARGE_COLUMNS)
+_INSERT_CRASHED: Final = f"""
+INSERT INTO requests ({_REQUEST_COLUMNS})
 SELECT request_id, NULL, tenant, key_id, '', route, model, '', :status, :code, 0, NULL, NULL, NULL, NULL,
        COALESCE((SELECT policy_digest FROM epochs WHERE epochs.epoch = charges.epoch), ''), MIN(started_at_us), NULL,
-       MAX(duration_ms), 0.0, (SELECT SUM(cost_nusd) FROM charges AS every WHERE every.request_id = charges.request_id),
-       NULL, 0, 0, 0, '{}', NULL, MAX(epoch)
+       MAX(duration_ms), 0.0, COALESCE(
+         (SELECT SUM(cost_nusd) FROM charges AS every WHERE every.request_id = charges.request_id), 0),
+       (SELECT COUNT(*) - COUNT(cost_nusd) FROM charges AS every WHERE every.request_id = charges.request_id),
+       NULL, 0, 0, 0, '{{}}', NULL, NULL, NULL, MAX(epoch)
 FROM charges
 WHERE rowid > :swept AND NOT EXISTS (SELECT 1 FROM requests WHERE requests.request_id = charges.request_id)
 GROUP BY request_id
-"""
+"""  # noqa: S608 - the columns are the constant above
 
 
 def microseconds(moment: datetime) -> int:
@@ -169,14 +189,17 @@ class Store:
         self._db.close()
 
     def _prepare(self) -> None:
-        check_schema(self._db, self.path)
+        check_schema(self._db, self.path, oldest=OLDEST_MIGRATED)
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
-        if self._db.execute("PRAGMA user_version").fetchone()[0] == 0:
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0:
             self._db.executescript(
-                f"BEGIN IMMEDIATE; {SCHEMA}"
+                f"BEGIN IMMEDIATE; {SCHEMA}{NEW_WRITER}"
                 f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT;"
             )
+        elif version < VERSION:
+            migrate(self._db)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -249,8 +272,13 @@ class Store:
         )
 
 
-def check_schema(db: sqlite3.Connection, path: Path) -> None:
+def check_schema(db: sqlite3.Connection, path: Path, *, oldest: int = VERSION) -> None:
     """Tell whether a database is a ledger of this version; an empty one is accepted too.
+
+    Args:
+        db: the database.
+        path: its file, for the message.
+        oldest: the oldest version that will do; a reader needs the present one, the store's owner migrates.
 
     Raises:
         SchemaMismatch: it is another application's, or another version's.
@@ -262,9 +290,16 @@ def check_schema(db: sqlite3.Connection, path: Path) -> None:
         return
     if application != APPLICATION_ID:
         raise SchemaMismatch(f"{path} is a database, but no ledger of Faregate; choose another data folder")
-    if version != VERSION:
-        newer = "install the Faregate that wrote it" if version > VERSION else "it was written by a preview"
-        raise SchemaMismatch(f"{path} is a ledger of version {version}, this Faregate reads version {VERSION}; {newer}")
+    if version > VERSION:
+        raise SchemaMismatch(
+            f"{path} is a ledger of version {version}, this Faregate reads version {VERSION}; "
+            "install the Faregate that wrote it, or a newer one. Nothing was changed"
+        )
+    if version < oldest:
+        raise SchemaMismatch(
+            f"{path} is a ledger of version {version}, this Faregate reads version {VERSION}; "
+            "start a gateway on its folder, which brings it up to date"
+        )
 
 
 def estimated(hold: HoldRow, last_seen_at_us: int | None) -> ChargeRow:
@@ -292,6 +327,7 @@ def estimated(hold: HoldRow, last_seen_at_us: int | None) -> ChargeRow:
         rates=hold.rates,
         price_digest=hold.price_digest,
         cost_nusd=hold.upper_bound_nusd,
+        cost_provenance=CostProvenance.ESTIMATED,
         started_at=hold.held_at,
         duration_ms=alive_us / 1000,
     )
@@ -311,16 +347,26 @@ def _charge_values(row: ChargeRow) -> tuple[object, ...]:
         row.input_tokens,
         row.cached_input_tokens,
         row.cache_write_tokens,
+        row.cache_write_1h_tokens,
+        row.audio_input_tokens,
+        row.image_input_tokens,
         row.output_tokens,
         row.reasoning_tokens,
+        row.audio_output_tokens,
+        row.image_output_tokens,
+        row.web_searches,
         row.input_provenance.value,
         row.output_provenance.value,
         row.rates.as_json(),
         row.price_digest,
+        row.tier,
         row.cost_nusd,
+        row.cost_provenance.value,
+        row.stated_cost_nusd,
         microseconds(row.started_at),
         row.duration_ms,
         row.finish_reason,
+        row.upstream_response_id,
     )
 
 
@@ -347,12 +393,15 @@ def _request_values(row: RequestRow) -> tuple[object, ...]:
         row.total_ms,
         row.overhead_ms,
         row.cost_nusd,
+        row.unknown_charges,
         row.baseline_model,
         row.baseline_nusd,
         row.baseline_low_nusd,
         row.baseline_high_nusd,
         msgspec.json.encode(row.tags, order="sorted").decode(),
         row.session,
+        row.task_id,
+        row.user_pseudonym,
     )
 
 

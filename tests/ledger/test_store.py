@@ -15,7 +15,7 @@ import pytest
 from gateway.ledger.errors import FolderInUse, FolderUnusable, RowInvalid, SchemaMismatch
 from gateway.ledger.journaled import JournaledLedger
 from gateway.ledger.report import Books
-from gateway.ledger.rows import CRASHED
+from gateway.ledger.rows import CRASHED, CostProvenance
 from gateway.ledger.schema import SCHEMA
 from tests.ledger.world import INFO, OwnClock, a_charge, a_hold, a_request
 
@@ -53,7 +53,7 @@ def test_replacing_a_row_leaves_the_first(db: sqlite3.Connection, table: str):
 def test_every_column_is_described_in_the_schema():
     for body in re.findall(r"CREATE TABLE \w+ \((.*?)\n\) STRICT", SCHEMA, re.DOTALL):
         for line in body.splitlines()[1:]:
-            assert "--" in line or line.strip().startswith("PRIMARY KEY"), line
+            assert "--" in line or line.strip().startswith(("PRIMARY KEY", "CHECK")), line
 
 
 def test_the_readable_view_shows_exact_dollars(db: sqlite3.Connection):
@@ -127,10 +127,60 @@ def test_a_newer_ledger_is_refused_and_left_alone(ledger: JournaledLedger, folde
     with closing(sqlite3.connect(folder / "ledger.db")) as connection:
         connection.execute("PRAGMA user_version = 99")
 
-    with pytest.raises(SchemaMismatch, match="version 99, this Faregate reads version 1; install"):
+    with pytest.raises(SchemaMismatch, match="version 99, this Faregate reads version 2; install"):
         JournaledLedger.open(folder, clock, INFO)
     with pytest.raises(SchemaMismatch, match="version 99"):
         Books(folder).bill()
+
+
+def a_ledger_of_version_1(folder: Path) -> None:
+    folder.mkdir()
+    with closing(sqlite3.connect(folder / "ledger.db", isolation_level=None)) as connection:
+        connection.executescript((Path(__file__).parent / "ledger_v1.sql").read_text())
+
+
+def test_a_ledger_of_version_1_is_brought_up_to_date_with_all_it_holds(folder: Path, reopen: Opener):
+    a_ledger_of_version_1(folder)
+    with pytest.raises(SchemaMismatch, match="version 1, this Faregate reads version 2; start a gateway"):
+        Books(folder).bill()
+
+    ledger = reopen()
+    ledger.settle(a_charge(3, cost_nusd=5_000))
+    assert ledger.flush(5)
+
+    totals = Books(folder).bill().totals
+    assert (totals.requests, totals.attempts, totals.cost_nusd) == (2, 3, 195_000)
+    with closing(sqlite3.connect(folder / "ledger.db")) as connection:
+        assert connection.execute("SELECT id FROM writer").fetchall() == [("00112233445566aa",)]
+        assert connection.execute("SELECT DISTINCT cost_provenance, tier FROM charges").fetchall() == [("priced", "")]
+        fresh = sqlite3.connect(":memory:")
+        fresh.executescript(SCHEMA)
+        shape = "SELECT type, name, sql FROM sqlite_master ORDER BY type, name"
+        assert connection.execute(shape).fetchall() == fresh.execute(shape).fetchall()
+        fresh.close()
+
+
+def test_a_migration_that_fails_leaves_the_former_version(folder: Path, clock: OwnClock):
+    a_ledger_of_version_1(folder)
+    with closing(sqlite3.connect(folder / "ledger.db", isolation_level=None)) as connection:
+        connection.execute("CREATE TABLE former_charges (x)")
+        before = list(connection.iterdump())
+
+        with pytest.raises(FolderUnusable):
+            JournaledLedger.open(folder, clock, INFO)
+
+        assert list(connection.iterdump()) == before
+        assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+
+
+def test_a_cost_nobody_knows_is_null_and_counted(ledger: JournaledLedger, db: sqlite3.Connection):
+    ledger.settle(a_charge(2, cost_nusd=None, cost_provenance=CostProvenance.UNKNOWN))
+    ledger.book(a_request(2, cost_nusd=0, unknown_charges=1))
+    assert ledger.flush(5)
+
+    row = db.execute("SELECT cost_nusd, cost_usd, cost_provenance FROM charges_readable WHERE request_id = 'req_2'")
+
+    assert row.fetchone() == (None, None, "unknown")
 
 
 def test_a_file_that_is_no_ledger_is_refused(folder: Path, clock: OwnClock):
@@ -186,6 +236,8 @@ def test_a_request_that_was_booked_gets_no_second_row(ledger: JournaledLedger, r
         (lambda: a_charge(cost_nusd=-1), "cost_nusd is -1"),
         (lambda: a_charge(cached_input_tokens=-5), "cached_input_tokens is -5"),
         (lambda: a_charge(duration_ms=float("nan")), "duration_ms is nan"),
+        (lambda: a_charge(cost_nusd=None), "an unknown cost is None"),
+        (lambda: a_charge(cost_provenance=CostProvenance.UNKNOWN), "cost_nusd is 5000 and its provenance unknown"),
         (lambda: a_hold(upper_bound_nusd=2**63), "upper_bound_nusd is 9223372036854775808"),
         (lambda: a_request(started_at=datetime(2026, 1, 1)), "without a time zone"),  # noqa: DTZ001 - the point
     ],

@@ -1,0 +1,79 @@
+"""Bringing a store of an earlier version up to date: every table is made anew and filled from the former one.
+
+One transaction: a crash or a full disk leaves the former version as it was. It needs as much free space again as the
+store has.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Final
+
+from gateway.ledger.schema import SCHEMA, VERSION
+
+OLDEST_MIGRATED: Final = 1
+"""The oldest version that `migrate` takes."""
+
+# What columns that the former version lacks hold for its rows; every other new column is NULL.
+_FILLED: Final = {
+    ("requests", "unknown_charges"): "0",
+    ("charges", "cache_write_1h_tokens"): "0",
+    ("charges", "audio_input_tokens"): "0",
+    ("charges", "image_input_tokens"): "0",
+    ("charges", "audio_output_tokens"): "0",
+    ("charges", "image_output_tokens"): "0",
+    ("charges", "web_searches"): "0",
+    ("charges", "tier"): "''",
+    ("charges", "cost_provenance"): "CASE kind WHEN 'estimated' THEN 'estimated' ELSE 'priced' END",
+}
+
+
+def migrate(db: sqlite3.Connection) -> None:
+    """Bring a store of version `OLDEST_MIGRATED` or later up to date, all or nothing.
+
+    Args:
+        db: in autocommit mode and with no transaction open.
+
+    Raises:
+        sqlite3.Error: nothing was changed.
+    """
+    former = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND sql IS NOT NULL")]
+    try:
+        db.execute("BEGIN IMMEDIATE")
+        for kind, name in db.execute(
+            "SELECT type, name FROM sqlite_master WHERE type <> 'table' AND sql IS NOT NULL ORDER BY type = 'index'"
+        ).fetchall():
+            db.execute(f'DROP {kind} "{name}"')
+        for table in former:
+            db.execute(f'ALTER TABLE "{table}" RENAME TO "former_{table}"')
+        for statement in _statements(SCHEMA):
+            db.execute(statement)
+        for table in former:
+            _copy(db, table)
+            db.execute(f'DROP TABLE "former_{table}"')
+        db.execute(f"PRAGMA user_version = {VERSION}")
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
+def _copy(db: sqlite3.Connection, table: str) -> None:
+    kept = {row[1] for row in db.execute(f'PRAGMA table_info("former_{table}")')}
+    columns = [row[1] for row in db.execute(f'PRAGMA table_info("{table}")')]
+    values = [name if name in kept else _FILLED.get((table, name), "NULL") for name in columns]
+    db.execute(
+        f'INSERT INTO "{table}" ({", ".join(columns)}) '  # noqa: S608 - names of the schema
+        f'SELECT {", ".join(values)} FROM "former_{table}" ORDER BY rowid'
+    )
+
+
+def _statements(script: str) -> list[str]:
+    """Cut a script into statements: `executescript` would commit what is open."""
+    found, start = [], 0
+    for end, letter in enumerate(script):
+        if letter == ";" and sqlite3.complete_statement(script[start : end + 1]):
+            found.append(script[start : end + 1])
+            start = end + 1
+    return found
