@@ -1,16 +1,13 @@
 """One OpenAI-compatible endpoint over HTTP: vLLM, llama.cpp, providers.
 
-aiohttp carries the data traffic: with it the design's prototypes did 20 times as many requests a core as with FastAPI
-and httpx. Redirects are never followed, proxies from the environment are not trusted, and the operator's key leaves
-only in the Authorization header.
+The bytes are a `Transport`'s; what they mean is read here. The operator's key leaves only in the Authorization header.
 """
 
 from __future__ import annotations
 
 import asyncio
-import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Self, TypeAlias
+from typing import TYPE_CHECKING, Self
 
 import msgspec
 
@@ -20,7 +17,6 @@ from backends.errors import (
     CredentialsRejected,
     EndpointFailed,
     EndpointTimeout,
-    EndpointUnreachable,
     ReplyMalformed,
     StreamCut,
 )
@@ -29,23 +25,17 @@ from backends.sse import DONE, EventDecoder
 from backends.words import Chunk, Event
 
 if TYPE_CHECKING:
-    import aiohttp
-
     from backends.seam import Outbound, Timeouts
+    from backends.transport import Response, Transport
 
 BODY_LIMIT_BYTES = 100 * 2**20
 """The largest whole answer kept in memory; the largest real ones (batches of embeddings) are a tenth of it."""
 
 _ERROR_LIMIT_BYTES = 64 * 2**10
 
-_PIECE_BYTES = 2**20
-
 _TAIL_S = 0.05
 """The chunk that ends a stream is often a packet of its own after `[DONE]` (uvicorn's is). Without it the connection
 cannot be used again, and a handshake with a provider costs more than this wait, which the client does not see."""
-
-Session: TypeAlias = "aiohttp.ClientSession"
-"""What upstream connections are kept in; `open_session` makes one."""
 
 
 class _UpstreamError(msgspec.Struct):
@@ -55,36 +45,14 @@ class _UpstreamError(msgspec.Struct):
     code: str | int | None = None
 
 
-def open_session(connect_s: float) -> Session:
-    """Return the session that all endpoints of a gateway share; whoever opened it closes it.
-
-    Args:
-        connect_s: how long a connection may take to be made, in seconds.
-    """
-    import aiohttp
-
-    # Deadlines are the backends' own: one clock decides. aiohttp's connector limit would be a second, hidden queue.
-    # vLLM's uvicorn and llama.cpp close idle connections after 5 s: a request sent at that moment would be lost.
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_s),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        skip_auto_headers=("User-Agent", "Accept-Encoding"),
-        headers={"accept-encoding": "identity"},
-        max_line_size=64 * 2**10,
-        max_field_size=64 * 2**10,
-        read_bufsize=2**18,
-    )
-
-
 class HttpBackend:
-    """One endpoint. The aiohttp session is the caller's, who closes it."""
+    """One endpoint. The transport is the caller's, who closes it."""
 
-    def __init__(self, *, session: Session, base_url: str, api_key: str | None, timeouts: Timeouts) -> None:
+    def __init__(self, *, transport: Transport, base_url: str, api_key: str | None, timeouts: Timeouts) -> None:
         self.endpoint = base_url
-        self._session = session
+        self._transport = transport
         self._base_url = base_url.rstrip("/")
-        self._headers = {"content-type": "application/json"}
+        self._headers = {"accept": "*/*", "accept-encoding": "identity", "content-type": "application/json"}
         if api_key is not None:
             self._headers["authorization"] = f"Bearer {api_key}"
         self._timeouts = timeouts
@@ -93,7 +61,7 @@ class HttpBackend:
         """Send an attempt and return its reply once the first event is there; see `Backend.open`."""
         # A whole answer is silent until it is complete, which may take minutes: the request's own deadline ends it.
         limit_s = self._timeouts.first_byte_s if outbound.is_stream else None
-        response: aiohttp.ClientResponse | None = None
+        response: Response | None = None
         is_open = False
         try:
             async with asyncio.timeout(limit_s):
@@ -117,27 +85,16 @@ class HttpBackend:
                 response.close()
 
     async def aclose(self) -> None:
-        """Nothing is held open here: the session is the caller's."""
+        """Nothing is held open here: the transport is the caller's."""
 
-    async def _send(self, outbound: Outbound) -> aiohttp.ClientResponse:
-        import aiohttp
+    async def _send(self, outbound: Outbound) -> Response:
+        return await self._transport.post(
+            f"{self._base_url}/{outbound.surface.value}",
+            headers={**self._headers, "x-request-id": outbound.request_id},
+            body=outbound.body,
+        )
 
-        try:
-            return await self._session.post(
-                f"{self._base_url}/{outbound.surface.value}",
-                # aiohttp sends large bytes in one piece, during which nothing else moves, and warns of it.
-                data=outbound.body if len(outbound.body) <= _PIECE_BYTES else io.BytesIO(outbound.body),
-                headers={**self._headers, "x-request-id": outbound.request_id},
-                allow_redirects=False,
-            )
-        except aiohttp.ConnectionTimeoutError as error:
-            raise EndpointTimeout("connect", self._timeouts.connect_s, endpoint=self.endpoint) from error
-        except aiohttp.ClientError as error:
-            raise EndpointUnreachable(
-                f"no answer from the upstream: {type(error).__name__}", endpoint=self.endpoint
-            ) from error
-
-    async def _check(self, response: aiohttp.ClientResponse) -> None:
+    async def _check(self, response: Response) -> None:
         status = response.status
         if status == 200:
             return
@@ -148,9 +105,9 @@ class HttpBackend:
         # 408 and 429 are the endpoint's trouble although they are 4xx; another endpoint may answer.
         if 400 <= status < 500 and status not in {408, 429}:
             raise await self._rejection(response)
-        raise EndpointFailed(status, endpoint=self.endpoint, retry_after=response.headers.get("retry-after"))
+        raise EndpointFailed(status, endpoint=self.endpoint, retry_after=response.header("retry-after"))
 
-    async def _rejection(self, response: aiohttp.ClientResponse) -> AskRejected:
+    async def _rejection(self, response: Response) -> AskRejected:
         try:
             error = _read_error(await _read_limited(response, _ERROR_LIMIT_BYTES))
         except (ReplyMalformed, StreamCut):
@@ -168,7 +125,7 @@ class HttpBackend:
 class HttpReply:
     """A reply on one HTTP response; owns the response."""
 
-    def __init__(self, response: aiohttp.ClientResponse, outbound: Outbound, *, endpoint: str, idle_s: float) -> None:
+    def __init__(self, response: Response, outbound: Outbound, *, endpoint: str, idle_s: float) -> None:
         self.endpoint = endpoint
         self._response = response
         self._is_stream = outbound.is_stream
@@ -178,6 +135,7 @@ class HttpReply:
         self._failure: BackendError | None = None
         self._is_finished = False
         self._is_done = False
+        self._is_closed = False
 
     async def begin(self) -> None:
         """Read until the first event, which stays to be iterated.
@@ -214,23 +172,23 @@ class HttpReply:
 
     async def aclose(self) -> None:
         """Close the connection, unless the answer was read to its end: then it may be used again."""
-        if self._response.closed:
+        if self._is_closed:
             return
+        self._is_closed = True
         try:
             if self._is_done:
                 async with asyncio.timeout(_TAIL_S):
-                    while await _read_any(self._response):
+                    while await self._response.read():
                         pass
         except (TimeoutError, StreamCut):
             pass  # a server that does not end its answer gets a new connection next time
         finally:
-            if not self._response.content.at_eof():
-                self._response.close()
+            self._response.close()
 
     async def _next(self) -> Event:
         if not self._is_stream:
             return await self._whole()
-        content_type = self._response.headers.get("content-type", "")
+        content_type = self._response.header("content-type") or ""
         if not content_type.startswith("text/event-stream"):
             raise ReplyMalformed(
                 f"a stream was asked for and {content_type or 'no content type'!r} came", endpoint=self.endpoint
@@ -250,7 +208,7 @@ class HttpReply:
 
     async def _read_some(self) -> None:
         """Take one read's worth of bytes and queue the events in it; what breaks after them is raised after them."""
-        received = await _read_any(self._response)
+        received = await self._response.read()
         try:
             if not received:
                 self._end()
@@ -275,19 +233,10 @@ class HttpReply:
         self._is_done = True
 
 
-async def _read_any(response: aiohttp.ClientResponse) -> bytes:
-    import aiohttp
-
-    try:
-        return await response.content.readany()
-    except (aiohttp.ClientError, ConnectionError) as error:
-        raise StreamCut("the connection to the upstream broke") from error
-
-
-async def _read_limited(response: aiohttp.ClientResponse, limit_bytes: int) -> bytes:
+async def _read_limited(response: Response, limit_bytes: int) -> bytes:
     parts: list[bytes] = []
     size = 0
-    while part := await _read_any(response):
+    while part := await response.read():
         size += len(part)
         if size > limit_bytes:
             raise ReplyMalformed(f"the upstream's answer is larger than {limit_bytes} bytes")

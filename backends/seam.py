@@ -31,7 +31,6 @@ class Outbound:
 class Timeouts:
     """Deadlines in seconds; each is enforced on its own. `first_byte_s` and `idle_s` are for streams."""
 
-    connect_s: float = 5.0
     first_byte_s: float = 60.0
     idle_s: float = 30.0
 

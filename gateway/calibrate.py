@@ -19,11 +19,10 @@ from backends.asks import outbound_body, parse_ask
 from backends.clock import SystemClock
 from backends.embedder import MiniLM
 from backends.errors import BackendError
-from backends.http import open_session
 from backends.prices import FEMTO_PER_USD, PriceBook
 from backends.seam import Outbound
 from backends.words import JsonValue, ModelId, RequestId, Surface, Whole
-from gateway.compose import open_catalog
+from gateway.compose import open_catalog, open_transport
 from gateway.journey import CatalogModel
 from gateway.prepare import PolicyUnusable, price_book
 from policies.schema import Policy, Route
@@ -96,8 +95,8 @@ async def calibrate(job: Job, console: Console) -> int:
 
 async def _ask_both(job: Job, questions: Sequence[Question], book: PriceBook, console: Console) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    async with open_session(job.policy.timeouts.connect_s) as session:
-        catalog = open_catalog(job.policy, session, SystemClock(), book.rates)
+    async with open_transport(job.policy) as transport:
+        catalog = open_catalog(job.policy, transport, SystemClock(), book.rates)
         with Progress(*columns, console=console) as progress:
             async with asyncio.TaskGroup() as group:
                 for model in _rungs(job.route):

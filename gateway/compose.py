@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.aiohttp_transport import AiohttpTransport
 from backends.clock import Clock
 from backends.embedder import DIMENSIONS, Embedder, MiniLM
-from backends.http import HttpBackend, Session, open_session
+from backends.http import HttpBackend
 from backends.pool import Pool
 from backends.prices import Rates
 from backends.seam import Timeouts
+from backends.transport import Transport
 from backends.words import ModelId
 from gateway.caching import Caches
 from gateway.journey import CatalogModel
@@ -123,12 +125,12 @@ async def open_gateway(
         )
         telemetry = Telemetry(environ)
         try:
-            async with open_session(policy.timeouts.connect_s) as session:
+            async with open_transport(policy) as transport:
                 parts = Parts(
                     policy=policy,
                     clock=clock,
                     keys=KeyRing(folder / FILE_NAME),
-                    catalog=open_catalog(policy, session, clock, book.rates),
+                    catalog=open_catalog(policy, transport, clock, book.rates),
                     lanes={name: lane.lane for name, lane in prepared.items()},
                     candidates=candidates(policy),
                     caches=caches,
@@ -158,15 +160,21 @@ def _embeds(route: Route) -> bool:
     return route.cache.semantic is not None
 
 
+@asynccontextmanager
+async def open_transport(policy: Policy) -> AsyncIterator[Transport]:
+    """Open what all of a gateway's upstream requests go through, and close it at the end."""
+    transport = AiohttpTransport(connect_s=policy.timeouts.connect_s)
+    try:
+        yield transport
+    finally:
+        await transport.aclose()
+
+
 def open_catalog(
-    policy: Policy, session: Session, clock: Clock, rates: Mapping[ModelId, Rates]
+    policy: Policy, transport: Transport, clock: Clock, rates: Mapping[ModelId, Rates]
 ) -> dict[ModelId, CatalogModel]:
     """Return every model with its backend; models of one pool share it, so that its load is counted once."""
-    timeouts = Timeouts(
-        connect_s=policy.timeouts.connect_s,
-        first_byte_s=policy.timeouts.first_byte_s,
-        idle_s=policy.timeouts.idle_s,
-    )
+    timeouts = Timeouts(first_byte_s=policy.timeouts.first_byte_s, idle_s=policy.timeouts.idle_s)
     pools: dict[tuple[tuple[str, ...], str | None], Pool] = {}
     catalog: dict[ModelId, CatalogModel] = {}
     for model_id, model in policy.models.items():
@@ -175,7 +183,7 @@ def open_catalog(
         api_key = None if secret is None else secret.get_secret_value()
         if (endpoints, api_key) not in pools:
             members = [
-                HttpBackend(session=session, base_url=url, api_key=api_key, timeouts=timeouts) for url in endpoints
+                HttpBackend(transport=transport, base_url=url, api_key=api_key, timeouts=timeouts) for url in endpoints
             ]
             pools[endpoints, api_key] = Pool(members, clock=clock)
         pool = policy.pools[model.pool] if model.pool is not None else None

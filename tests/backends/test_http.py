@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 
-import aiohttp
 import pytest
 
 from backends.errors import (
@@ -18,13 +17,15 @@ from backends.errors import (
     ReplyMalformed,
     StreamCut,
 )
-from backends.http import HttpBackend, _read_error, open_session
+from backends.http import HttpBackend, _read_error
 from backends.seam import Outbound, Reply, Timeouts
+from backends.transport import Transport
 from backends.words import Chunk, Event, JsonValue, RequestId, Surface
 from tests.backends.fakes import drain
+from tests.transports import TRANSPORTS
 from tests.upstream import Act, Answers, Drops, Flavour, Says, Stalls, Upstream, refuses, says, unused_url
 
-SOON = Timeouts(connect_s=5, first_byte_s=0.2, idle_s=0.2)
+SOON = Timeouts(first_byte_s=0.2, idle_s=0.2)
 
 
 def out(*, stream: bool = True, **fields: JsonValue) -> Outbound:
@@ -35,14 +36,15 @@ def out(*, stream: bool = True, **fields: JsonValue) -> Outbound:
     )
 
 
-@pytest.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with open_session(5) as opened:
-        yield opened
+@pytest.fixture(params=TRANSPORTS)
+async def transport(request: pytest.FixtureRequest) -> AsyncIterator[Transport]:
+    opened = TRANSPORTS[request.param](5)
+    yield opened
+    await opened.aclose()
 
 
-def backend(session: aiohttp.ClientSession, url: str, timeouts: Timeouts | None = None) -> HttpBackend:
-    return HttpBackend(session=session, base_url=url, api_key="sk-own", timeouts=timeouts or Timeouts())
+def backend(transport: Transport, url: str, timeouts: Timeouts | None = None) -> HttpBackend:
+    return HttpBackend(transport=transport, base_url=url, api_key="sk-own", timeouts=timeouts or Timeouts())
 
 
 async def read(reply: Reply) -> list[Event]:
@@ -56,69 +58,69 @@ def text_of(events: list[Event]) -> str:
 
 
 @pytest.mark.parametrize("flavour", list(Flavour))
-async def test_a_stream_is_its_events(session: aiohttp.ClientSession, flavour: Flavour):
+async def test_a_stream_is_its_events(transport: Transport, flavour: Flavour):
     async with Upstream({"Hi": says("one two three")}, flavour=flavour) as upstream:
-        events = await read(await backend(session, upstream.url).open(out()))
+        events = await read(await backend(transport, upstream.url).open(out()))
     assert [e.content for e in events] == ["", "one", " two", " three", "", ""]
     assert b'"role":"assistant"' in events[0].payload
     assert [e.usage.output_tokens for e in events if e.usage] == [3]
 
 
 @pytest.mark.parametrize("flavour", list(Flavour))
-async def test_a_whole_answer_is_one_event(session: aiohttp.ClientSession, flavour: Flavour):
+async def test_a_whole_answer_is_one_event(transport: Transport, flavour: Flavour):
     async with Upstream({"Hi": says("one two three")}, flavour=flavour) as upstream:
-        (event,) = await read(await backend(session, upstream.url).open(out(stream=False)))
+        (event,) = await read(await backend(transport, upstream.url).open(out(stream=False)))
     assert (event.content, event.finish_reason) == ("one two three", "stop")
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-async def test_line_ends_and_comments_change_nothing(session: aiohttp.ClientSession, end: str):
+async def test_line_ends_and_comments_change_nothing(transport: Transport, end: str):
     async with Upstream({"Hi": says("one two", ends_line=end, comments=True)}) as upstream:
-        assert text_of(await read(await backend(session, upstream.url).open(out()))) == "one two"
+        assert text_of(await read(await backend(transport, upstream.url).open(out()))) == "one two"
 
 
-async def test_the_key_and_the_request_id_are_sent(session: aiohttp.ClientSession):
+async def test_the_key_and_the_request_id_are_sent(transport: Transport):
     async with Upstream() as upstream:
-        await read(await backend(session, upstream.url).open(out()))
+        await read(await backend(transport, upstream.url).open(out()))
         assert upstream.last.headers["authorization"] == "Bearer sk-own"
         assert upstream.last.headers["x-request-id"] == "req-7"
 
 
-async def test_a_body_of_megabytes_is_sent_whole(session: aiohttp.ClientSession):
+async def test_a_body_of_megabytes_is_sent_whole(transport: Transport):
     async with Upstream() as upstream:
-        await read(await backend(session, upstream.url).open(out(stream=False, image="x" * 3_000_000)))
+        await read(await backend(transport, upstream.url).open(out(stream=False, image="x" * 3_000_000)))
     assert len(upstream.last.json["image"]) == 3_000_000
     assert "content-length" in upstream.last.headers
 
 
-async def test_a_whole_answers_connection_is_used_again(session: aiohttp.ClientSession):
+async def test_a_whole_answers_connection_is_used_again(transport: Transport):
     async with Upstream() as upstream:
         for _ in range(3):
-            await read(await backend(session, upstream.url).open(out(stream=False)))
+            await read(await backend(transport, upstream.url).open(out(stream=False)))
         assert upstream.connections == 1
 
 
-async def test_a_streams_connection_is_used_again_although_its_end_comes_late(session: aiohttp.ClientSession):
+async def test_a_streams_connection_is_used_again_although_its_end_comes_late(transport: Transport):
     async with Upstream() as upstream:
         for _ in range(5):
-            await read(await backend(session, upstream.url).open(out()))
+            await read(await backend(transport, upstream.url).open(out()))
         assert upstream.connections == 1
 
 
-async def test_a_stream_that_never_ends_its_body_is_closed(session: aiohttp.ClientSession):
+async def test_a_stream_that_never_ends_its_body_is_closed(transport: Transport):
     body = b'data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
     endless = Answers(body=body, content_type="text/event-stream", is_endless=True)
     async with Upstream({"Hi": endless}) as upstream:
-        reply = await backend(session, upstream.url).open(out())
+        reply = await backend(transport, upstream.url).open(out())
         assert text_of([event async for event in reply]) == "a"
         await reply.aclose()
         await asyncio.wait_for(upstream.last.closed.wait(), 10)
 
 
-async def test_llamacpp_closes_after_a_stream_and_the_next_one_works(session: aiohttp.ClientSession):
+async def test_llamacpp_closes_after_a_stream_and_the_next_one_works(transport: Transport):
     async with Upstream(flavour=Flavour.LLAMACPP) as upstream:
         for _ in range(3):
-            assert text_of(await read(await backend(session, upstream.url).open(out()))) == "An answer."
+            assert text_of(await read(await backend(transport, upstream.url).open(out()))) == "An answer."
         assert upstream.connections == 3
 
 
@@ -141,11 +143,11 @@ async def test_llamacpp_closes_after_a_stream_and_the_next_one_works(session: ai
 )
 @pytest.mark.parametrize("stream", [True, False])
 async def test_what_is_no_answer_raises_before_the_first_event(
-    session: aiohttp.ClientSession, act: Act, error: type[Exception], stream: bool
+    transport: Transport, act: Act, error: type[Exception], stream: bool
 ):
     async with Upstream({"Hi": act}) as upstream:
         with pytest.raises(error) as raised:
-            await backend(session, upstream.url).open(out(stream=stream))
+            await backend(transport, upstream.url).open(out(stream=stream))
         assert "sk-own" not in str(raised.value)
         assert raised.value.endpoint == upstream.url
 
@@ -153,24 +155,24 @@ async def test_what_is_no_answer_raises_before_the_first_event(
 @pytest.mark.parametrize(
     "body", [b'data: {"error":{"message":"x"}}\n\n', b"data: {nonsense\n\n", b"", b"data: [DONE]\n\n", b": only\n\n"]
 )
-async def test_a_stream_without_a_first_event_is_malformed(session: aiohttp.ClientSession, body: bytes):
+async def test_a_stream_without_a_first_event_is_malformed(transport: Transport, body: bytes):
     async with Upstream({"Hi": Answers(body=body, content_type="text/event-stream")}) as upstream:
         with pytest.raises(ReplyMalformed) as raised:
-            await backend(session, upstream.url).open(out())
+            await backend(transport, upstream.url).open(out())
         assert raised.value.endpoint == upstream.url
 
 
-async def test_retry_after_travels_with_the_refusal(session: aiohttp.ClientSession):
+async def test_retry_after_travels_with_the_refusal(transport: Transport):
     async with Upstream({"Hi": refuses(429, "slow", headers={"retry-after": "7"})}) as upstream:
         with pytest.raises(EndpointFailed) as raised:
-            await backend(session, upstream.url).open(out())
+            await backend(transport, upstream.url).open(out())
     assert (raised.value.status, raised.value.retry_after) == (429, "7")
 
 
-async def test_a_refusals_words_are_the_upstreams(session: aiohttp.ClientSession):
+async def test_a_refusals_words_are_the_upstreams(transport: Transport):
     async with Upstream({"Hi": refuses(400, "too long", param="messages", code=400, type="BadRequestError")}) as up:
         with pytest.raises(AskRejected) as raised:
-            await backend(session, up.url).open(out())
+            await backend(transport, up.url).open(out())
     error = raised.value
     assert (error.status, error.message, error.kind) == (400, "too long", "invalid_request_error")
     assert (error.param, error.code) == ("messages", "400")
@@ -181,22 +183,22 @@ def test_a_refusal_without_words_says_its_status(body: bytes):
     assert _read_error(body).message is None
 
 
-async def test_nobody_listens(session: aiohttp.ClientSession):
+async def test_nobody_listens(transport: Transport):
     with pytest.raises(EndpointUnreachable):
-        await backend(session, unused_url()).open(out())
+        await backend(transport, unused_url()).open(out())
 
 
-async def test_silence_before_the_answer_is_a_timeout_and_frees_the_upstream(session: aiohttp.ClientSession):
+async def test_silence_before_the_answer_is_a_timeout_and_frees_the_upstream(transport: Transport):
     async with Upstream({"Hi": Stalls()}) as upstream:
         with pytest.raises(EndpointTimeout) as raised:
-            await backend(session, upstream.url, SOON).open(out())
+            await backend(transport, upstream.url, SOON).open(out())
         await asyncio.wait_for(upstream.last.closed.wait(), 10)
     assert raised.value.phase == "first_byte"
 
 
-async def test_silence_in_a_stream_is_a_timeout(session: aiohttp.ClientSession):
+async def test_silence_in_a_stream_is_a_timeout(transport: Transport):
     async with Upstream({"Hi": says("one two three", stall_after=2)}) as upstream:
-        reply = await backend(session, upstream.url, SOON).open(out())
+        reply = await backend(transport, upstream.url, SOON).open(out())
         with pytest.raises(EndpointTimeout) as raised:
             await read(reply)
         await reply.aclose()
@@ -205,11 +207,9 @@ async def test_silence_in_a_stream_is_a_timeout(session: aiohttp.ClientSession):
 
 
 @pytest.mark.parametrize(("fault", "error"), [("cut_after", StreamCut), ("break_after", ReplyMalformed)])
-async def test_a_stream_that_breaks_gives_what_came_before(
-    session: aiohttp.ClientSession, fault: str, error: type[Exception]
-):
+async def test_a_stream_that_breaks_gives_what_came_before(transport: Transport, fault: str, error: type[Exception]):
     async with Upstream({"Hi": says("one two three", **{fault: 2})}) as upstream:
-        reply = await backend(session, upstream.url).open(out())
+        reply = await backend(transport, upstream.url).open(out())
         events: list[Event] = []
         with pytest.raises(error) as raised:
             await drain(reply, events)
@@ -218,44 +218,44 @@ async def test_a_stream_that_breaks_gives_what_came_before(
     assert raised.value.endpoint == upstream.url
 
 
-async def test_done_before_the_finish_reason_is_a_cut(session: aiohttp.ClientSession):
+async def test_done_before_the_finish_reason_is_a_cut(transport: Transport):
     body = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\ndata: [DONE]\n\n'
     async with Upstream({"Hi": Answers(body=body, content_type="text/event-stream")}) as upstream:
-        reply = await backend(session, upstream.url).open(out())
+        reply = await backend(transport, upstream.url).open(out())
         assert (await anext(reply)).content == "a"
         with pytest.raises(StreamCut):
             await anext(reply)
         await reply.aclose()
 
 
-async def test_a_whole_answer_that_is_cut_raises(session: aiohttp.ClientSession):
+async def test_a_whole_answer_that_is_cut_raises(transport: Transport):
     async with Upstream({"Hi": Says(cut_after=0)}) as upstream:
         with pytest.raises(ReplyMalformed):
-            await backend(session, upstream.url).open(out(stream=False))
+            await backend(transport, upstream.url).open(out(stream=False))
 
 
-async def test_closing_a_stream_frees_the_upstream_at_once(session: aiohttp.ClientSession):
+async def test_closing_a_stream_frees_the_upstream_at_once(transport: Transport):
     async with Upstream({"Hi": says("one two three", stall_after=1)}) as upstream:
-        reply = await backend(session, upstream.url).open(out())
+        reply = await backend(transport, upstream.url).open(out())
         await reply.aclose()
         await reply.aclose()
         await asyncio.wait_for(upstream.last.closed.wait(), 10)
 
 
-async def test_cancelling_open_frees_the_upstream(session: aiohttp.ClientSession):
+async def test_cancelling_open_frees_the_upstream(transport: Transport):
     async with Upstream({"Hi": Stalls()}) as upstream, asyncio.TaskGroup() as group:
-        opening = group.create_task(backend(session, upstream.url).open(out()))
+        opening = group.create_task(backend(transport, upstream.url).open(out()))
         received = await upstream.request()
         opening.cancel()
         await asyncio.wait_for(received.closed.wait(), 10)
 
 
-async def test_an_iteration_that_is_cancelled_can_be_gone_on_with(session: aiohttp.ClientSession):
+async def test_an_iteration_that_is_cancelled_can_be_gone_on_with(transport: Transport):
     def slow(_: object) -> Act:
         return says("one two three", stall_after=3)
 
     async with Upstream(slow) as upstream:
-        reply = await backend(session, upstream.url).open(out())
+        reply = await backend(transport, upstream.url).open(out())
         seen: list[Event] = []
         for _ in range(2):
             with pytest.raises(TimeoutError):
@@ -264,7 +264,7 @@ async def test_an_iteration_that_is_cancelled_can_be_gone_on_with(session: aioht
     assert text_of(seen) == "one two three"
 
 
-async def test_events_keep_their_bytes(session: aiohttp.ClientSession):
+async def test_events_keep_their_bytes(transport: Transport):
     async with Upstream({"Hi": Says(fields={"big": 12345678901234567890, "x": "é"})}) as upstream:
-        events = await read(await backend(session, upstream.url).open(out()))
+        events = await read(await backend(transport, upstream.url).open(out()))
     assert all(isinstance(e, Chunk) and b'"big":12345678901234567890,"x":"\xc3\xa9"' in e.payload for e in events)

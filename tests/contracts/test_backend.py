@@ -10,25 +10,28 @@ import pytest
 
 from backends.clock import SystemClock
 from backends.errors import BackendError, StreamCut
-from backends.http import HttpBackend, open_session
+from backends.http import HttpBackend
 from backends.pool import Pool
 from backends.seam import Backend, Outbound, Timeouts
 from backends.words import Chunk, Event, RequestId, Surface, Whole
 from tests.backends.fakes import drain
+from tests.transports import TRANSPORTS
 from tests.upstream import Stalls, Upstream, refuses, says
 
 Maker = Callable[[str], Backend]
 
 
-@pytest.fixture(params=["http", "pool"])
+@pytest.fixture(params=[(kind, name) for kind in ("http", "pool") for name in TRANSPORTS], ids="-".join)
 async def make(request: pytest.FixtureRequest) -> AsyncIterator[Maker]:
-    async with open_session(5) as session:
+    kind, name = request.param
+    transport = TRANSPORTS[name](5)
 
-        def maker(url: str) -> Backend:
-            one = HttpBackend(session=session, base_url=url, api_key=None, timeouts=Timeouts())
-            return one if request.param == "http" else Pool([one], clock=SystemClock())
+    def maker(url: str) -> Backend:
+        one = HttpBackend(transport=transport, base_url=url, api_key=None, timeouts=Timeouts())
+        return one if kind == "http" else Pool([one], clock=SystemClock())
 
-        yield maker
+    yield maker
+    await transport.aclose()
 
 
 def out(question: str, *, stream: bool) -> Outbound:

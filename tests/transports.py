@@ -1,0 +1,13 @@
+"""Every implementation of `Transport`: what holds for one is tested for all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from backends.aiohttp_transport import AiohttpTransport
+from backends.transport import Transport
+
+TRANSPORTS: Mapping[str, Callable[[float], Transport]] = {
+    "aiohttp": lambda connect_s: AiohttpTransport(connect_s=connect_s),
+}
+"""By name, from `connect_s` in seconds."""
