@@ -5,7 +5,8 @@ What it does not do by itself and the contract asks for:
 - a POST on a kept connection that had died is sent once more;
 - header sections are limited as a whole, and a Content-Length beside chunked coding is refused;
 - what had arrived before a connection broke is read before the break is told;
-- a broken framing ends a body: aiohttp closes the connection and tells nobody (LiteLLM's requests hang on that).
+- a broken framing ends a body: aiohttp closes the connection and tells nobody (LiteLLM's requests hang on that);
+- a kept connection on which something came that nobody asked for is closed: aiohttp takes it for the next answer.
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ import asyncio
 import io
 from collections.abc import Mapping
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
+
+import aiohttp
+from aiohttp.client_reqrep import ConnectionKey
+from aiohttp.connector import Connection
+from aiohttp.tracing import Trace
+from typing_extensions import override
 
 from backends.errors import EndpointTimeout, EndpointUnreachable, ReplyMalformed, StreamCut
 from backends.transport import MAX_HEADER_BYTES
-
-if TYPE_CHECKING:
-    import aiohttp
 
 _KEEP_ALIVE_S = 4
 """vLLM's uvicorn and llama.cpp close idle connections after 5 s: a request sent at that moment would be lost."""
@@ -49,8 +52,6 @@ class AiohttpTransport:
 
     async def post(self, url: str, *, headers: Mapping[str, str], body: bytes) -> AiohttpResponse:
         """Send a request; see `Transport.post`."""
-        import aiohttp
-
         sending = _Sending()
         try:
             response = await _send(self._kept, url, headers, body, sending)
@@ -74,8 +75,6 @@ class AiohttpTransport:
         await self._fresh.close()
 
     async def _send_afresh(self, url: str, headers: Mapping[str, str], body: bytes) -> aiohttp.ClientResponse:
-        import aiohttp
-
         try:
             return await _send(self._fresh, url, headers, body, _Sending())
         except aiohttp.ConnectionTimeoutError as error:
@@ -111,8 +110,6 @@ class AiohttpResponse:
 
     async def read(self) -> bytes:
         """Return what has arrived; see `Response.read`."""
-        import aiohttp
-
         if received := self.read_now():
             return received
         if self._is_closed:
@@ -134,6 +131,18 @@ class AiohttpResponse:
             self._response.close()
 
 
+class _Connector(aiohttp.TCPConnector):
+    """Gives out kept connections only while they are silent."""
+
+    @override
+    async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:
+        while (connection := await super()._get(key, traces)) is not None:
+            if connection.protocol is not None and not connection.protocol.should_close:
+                return connection
+            connection.close()
+        return None
+
+
 class _Losses:
     """Ends a body whose connection is lost without a word to the body."""
 
@@ -152,8 +161,6 @@ class _Losses:
         self._bodies[closed] = response.content
 
     def _end(self, closed: asyncio.Future[None]) -> None:
-        import aiohttp
-
         body = self._bodies.pop(closed)
         error = None if closed.cancelled() else closed.exception()
         if not body.is_eof() and body.exception() is None:
@@ -167,8 +174,6 @@ class _Sending:
 
 
 def _open_session(connect_s: float, *, is_kept: bool) -> aiohttp.ClientSession:
-    import aiohttp
-
     async def note_reuse(_session: object, context: SimpleNamespace, _params: object) -> None:
         context.trace_request_ctx.is_reused = True
 
@@ -176,9 +181,7 @@ def _open_session(connect_s: float, *, is_kept: bool) -> aiohttp.ClientSession:
     trace.on_connection_reuseconn.append(note_reuse)
     # aiohttp's connector limit would be a second, hidden queue. Deadlines but for connecting are the backends' own.
     connector = (
-        aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S)
-        if is_kept
-        else aiohttp.TCPConnector(limit=0, force_close=True)
+        _Connector(limit=0, keepalive_timeout=_KEEP_ALIVE_S) if is_kept else _Connector(limit=0, force_close=True)
     )
     return aiohttp.ClientSession(
         connector=connector,

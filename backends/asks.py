@@ -13,8 +13,31 @@ import msgspec
 from backends.errors import AskInvalid
 from backends.words import Ask, Capability, JsonValue, Message, Surface
 
-_NEVER_FORWARDED = frozenset({"api_base", "base_url", "api_key"})
-"""Clients cannot choose the upstream or its key: LiteLLM passed these on and leaked operators' keys (its #31467)."""
+_NOT_THE_CLIENTS = frozenset(
+    {
+        "api_base",
+        "api_key",
+        "api_type",
+        "api_version",
+        "aws_access_key_id",
+        "aws_bedrock_runtime_endpoint",
+        "aws_secret_access_key",
+        "aws_session_token",
+        "azure_ad_token",
+        "azure_endpoint",
+        "base_url",
+        "custom_llm_provider",
+        "default_headers",
+        "extra_headers",
+        "litellm_params",
+        "vertex_credentials",
+        "vertex_location",
+        "vertex_project",
+    }
+)
+"""Clients cannot choose the upstream, its key or its headers: LiteLLM passed these on and leaked operators' keys (its
+#31467). They are dropped, not refused: clients that were written for such gateways send them out of habit, and they
+change nothing here, not even what the caches take for the same request."""
 
 _DROPPED_WHEN_NULL = frozenset({"encoding_format", "dimensions", "user", "stop", "stream_options"})
 """Some clients send null for "not set", which llama.cpp refuses with 400."""
@@ -82,7 +105,7 @@ def parse_ask(surface: Surface, body: bytes) -> Ask:
     """
     try:
         known = _known.decode(body)
-        fields = _fields.decode(body)
+        fields = {name: value for name, value in _fields.decode(body).items() if name not in _NOT_THE_CLIENTS}
     except msgspec.ValidationError as error:
         raise AskInvalid(f"the request body is not valid: {error}", param=_param_of(str(error))) from error
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
@@ -122,7 +145,7 @@ def outbound_body(ask: Ask, *, model: str, top_logprobs: int | None) -> bytes:
     fields = {
         name: value
         for name, value in ask.fields.items()
-        if name not in _NEVER_FORWARDED and not (name in _DROPPED_WHEN_NULL and bytes(value) == b"null")
+        if not (name in _DROPPED_WHEN_NULL and bytes(value) == b"null")
     }
     fields["model"] = msgspec.Raw(_encode(model))
     if ask.is_stream and ask.surface is not Surface.EMBEDDINGS:

@@ -1,16 +1,20 @@
 """One OpenAI-compatible endpoint over HTTP: vLLM, llama.cpp, providers.
 
-The bytes are a `Transport`'s; what they mean is read here. The operator's key leaves only in the Authorization header.
+The bytes are a `Transport`'s; what they mean is read here. The operator's key leaves only in the Authorization header,
+and an upstream that echoes it is not listened to: it is blotted out of whatever may reach a client or a log.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 import msgspec
 
+from backends.codings import plain
 from backends.errors import (
     AskRejected,
     BackendError,
@@ -21,8 +25,9 @@ from backends.errors import (
     StreamCut,
 )
 from backends.replies import read_chunk, read_whole
-from backends.sse import DONE, EventDecoder
-from backends.words import Chunk, Event
+from backends.restream import spread, usage_event
+from backends.sse import DONE, EVENT_LIMIT_BYTES, EventDecoder
+from backends.words import Event, Whole
 
 if TYPE_CHECKING:
     from backends.seam import Outbound, Timeouts
@@ -32,6 +37,18 @@ BODY_LIMIT_BYTES = 100 * 2**20
 """The largest whole answer kept in memory; the largest real ones (batches of embeddings) are a tenth of it."""
 
 _ERROR_LIMIT_BYTES = 64 * 2**10
+
+_JSON, _EVENTS = "application/json", "text/event-stream"
+
+_RETRY_AFTER = re.compile(r"\d{1,7}(\.\d{1,3})?|[A-Z][a-z]{2}, \d{2} [A-Z][a-z]{2} \d{4} \d{2}:\d{2}:\d{2} GMT")
+"""Seconds (whole ones in RFC 9110, fractions in the wild) or a date."""
+
+_MARK = b"\xef\xbb\xbf"
+
+_REDACTED = "[redacted]"
+
+_SECRET_CHARACTERS = 12
+"""Shorter keys are no secrets but placeholders ("EMPTY", "none"), whose blotting would mutilate honest answers."""
 
 _TAIL_S = 0.05
 """The chunk that ends a stream is often a packet of its own after `[DONE]` (uvicorn's is). Without it the connection
@@ -55,6 +72,7 @@ class HttpBackend:
         self._headers = {"accept": "*/*", "accept-encoding": "identity", "content-type": "application/json"}
         if api_key is not None:
             self._headers["authorization"] = f"Bearer {api_key}"
+        self._blot = Blot(api_key)
         self._timeouts = timeouts
 
     async def open(self, outbound: Outbound) -> HttpReply:
@@ -66,8 +84,10 @@ class HttpBackend:
         try:
             async with asyncio.timeout(limit_s):
                 response = await self._send(outbound)
-                reply = HttpReply(response, outbound, endpoint=self.endpoint, idle_s=self._timeouts.idle_s)
                 await self._check(response)
+                reply = HttpReply(
+                    plain(response), outbound, endpoint=self.endpoint, idle_s=self._timeouts.idle_s, blot=self._blot
+                )
                 await reply.begin()
                 is_open = True
                 return reply
@@ -105,31 +125,55 @@ class HttpBackend:
         # 408 and 429 are the endpoint's trouble although they are 4xx; another endpoint may answer.
         if 400 <= status < 500 and status not in {408, 429}:
             raise await self._rejection(response)
-        raise EndpointFailed(status, endpoint=self.endpoint, retry_after=response.header("retry-after"))
+        raise EndpointFailed(status, endpoint=self.endpoint, retry_after=_retry_after(response))
 
     async def _rejection(self, response: Response) -> AskRejected:
         try:
-            error = _read_error(await _read_limited(response, _ERROR_LIMIT_BYTES))
+            error = _read_error(await _read_limited(plain(response), _ERROR_LIMIT_BYTES))
         except (ReplyMalformed, StreamCut):
             error = _UpstreamError()
+        kind = error.type if error.type and error.type.endswith("_error") else "invalid_request_error"
+        message = error.message or f"the upstream refused the request with HTTP {response.status}"
         return AskRejected(
             response.status,
-            error.message or f"the upstream refused the request with HTTP {response.status}",
-            kind=error.type if error.type and error.type.endswith("_error") else "invalid_request_error",
-            param=error.param,
-            code=None if error.code is None else str(error.code),
+            self._blot.text(message),
+            kind=self._blot.text(kind),
+            param=None if error.param is None else self._blot.text(error.param),
+            code=None if error.code is None else self._blot.text(str(error.code)),
             endpoint=self.endpoint,
         )
+
+
+class Blot:
+    """Blots an operator's key out of what an upstream says."""
+
+    def __init__(self, secret: str | None) -> None:
+        is_secret = secret is not None and len(secret) >= _SECRET_CHARACTERS
+        self._secret = secret if is_secret and secret is not None else ""
+        # In JSON a slash may be escaped.
+        self._forms = tuple({form.encode() for form in (self._secret, self._secret.replace("/", "\\/")) if form})
+
+    def text(self, text: str) -> str:
+        """Return a text without the key."""
+        return text.replace(self._secret, _REDACTED) if self._secret else text
+
+    def json(self, payload: bytes) -> bytes:
+        """Return JSON without the key: the same bytes when it is not in them."""
+        for form in self._forms:
+            if form in payload:
+                payload = payload.replace(form, _REDACTED.encode())
+        return payload
 
 
 class HttpReply:
     """A reply on one HTTP response; owns the response."""
 
-    def __init__(self, response: Response, outbound: Outbound, *, endpoint: str, idle_s: float) -> None:
+    def __init__(self, response: Response, outbound: Outbound, *, endpoint: str, idle_s: float, blot: Blot) -> None:
         self.endpoint = endpoint
         self._response = response
         self._is_stream = outbound.is_stream
         self._idle_s = idle_s
+        self._blot = blot
         self._decoder = EventDecoder()
         self._ready: list[Event] = []
         self._failure: BackendError | None = None
@@ -144,6 +188,25 @@ class HttpReply:
             ReplyMalformed: not an answer.
             StreamCut: the answer ended before an event.
         """
+        if not self._is_stream:
+            self._ready.append(await self._whole())
+            return
+        content_type = (self._response.header("content-type") or "").partition(";")[0].strip().lower()
+        if content_type not in {_EVENTS, _JSON, ""}:
+            raise ReplyMalformed(f"a stream was asked for and {content_type[:64]!r} came", endpoint=self.endpoint)
+        received, blank = await self._response.read(), 0
+        while received and not received.strip():  # empty lines mean nothing in either
+            blank += len(received)
+            if blank > EVENT_LIMIT_BYTES:
+                raise ReplyMalformed(
+                    f"the upstream's answer begins with more than {EVENT_LIMIT_BYTES} bytes of nothing"
+                )
+            received = await self._response.read()
+        # No event begins so, and what is called JSON may be a stream, and the other way round.
+        if received.removeprefix(_MARK).lstrip().startswith(b"{"):
+            await self._spread(received)
+            return
+        self._take(received)
         self._ready.insert(0, await self._next())
 
     def __aiter__(self) -> Self:
@@ -186,62 +249,69 @@ class HttpReply:
             self._response.close()
 
     async def _next(self) -> Event:
-        if not self._is_stream:
-            return await self._whole()
-        content_type = self._response.header("content-type") or ""
-        if not content_type.startswith("text/event-stream"):
-            raise ReplyMalformed(
-                f"a stream was asked for and {content_type or 'no content type'!r} came", endpoint=self.endpoint
-            )
         while not self._ready and not self._is_done:
             if self._failure is not None:
                 raise self._failure
-            await self._read_some()
+            self._take(await self._response.read())
         if self._ready:
             return self._ready.pop(0)
         raise StopAsyncIteration
 
-    async def _whole(self) -> Event:
-        event = read_whole(await _read_limited(self._response, BODY_LIMIT_BYTES))
+    async def _whole(self, begun: bytes = b"") -> Whole:
+        whole = read_whole(self._blot.json(await _read_limited(self._response, BODY_LIMIT_BYTES, begun)))
         self._is_done = True
-        return event
+        return whole
 
-    async def _read_some(self) -> None:
-        """Take one read's worth of bytes and queue the events in it; what breaks after them is raised after them."""
-        received = await self._response.read()
+    async def _spread(self, begun: bytes) -> None:
+        """Queue the events of a whole answer that came in a stream's place."""
+        whole = await self._whole(begun)
+        try:
+            payloads, usage = spread(whole.payload)
+        except (msgspec.DecodeError, KeyError) as error:
+            raise ReplyMalformed("the upstream's answer cannot be turned into a stream") from error
+        self._ready += [replace(read_chunk(payload), is_bulk=True) for payload in payloads]
+        if usage is not None:
+            self._ready.append(read_chunk(usage_event(payloads[0], usage)))
+
+    def _take(self, received: bytes) -> None:
+        """Queue the events in what was read; what breaks after them is raised after them."""
         try:
             if not received:
-                self._end()
+                self._end(is_told=self._response.is_delimited)
                 return
             for payload in self._decoder.feed(received):
                 if payload == DONE:
-                    self._end()
+                    self._end(is_told=True)
                     return
-                chunk = read_chunk(payload)
-                self._note(chunk)
+                chunk = read_chunk(self._blot.json(payload))
+                self._is_finished |= chunk.finish_reason is not None
                 self._ready.append(chunk)
         except BackendError as error:
             self._failure = error
 
-    def _note(self, chunk: Chunk) -> None:
-        if chunk.finish_reason is not None:
-            self._is_finished = True
-
-    def _end(self) -> None:
+    def _end(self, *, is_told: bool) -> None:
         if not self._is_finished:
             raise StreamCut("the stream ended before its finish_reason", endpoint=self.endpoint)
+        if not is_told:
+            raise StreamCut("the connection was closed before the stream's [DONE]", endpoint=self.endpoint)
         self._is_done = True
 
 
-async def _read_limited(response: Response, limit_bytes: int) -> bytes:
-    parts: list[bytes] = []
-    size = 0
+async def _read_limited(response: Response, limit_bytes: int, begun: bytes = b"") -> bytes:
+    parts = [begun]
+    size = len(begun)
     while part := await response.read():
         size += len(part)
         if size > limit_bytes:
             raise ReplyMalformed(f"the upstream's answer is larger than {limit_bytes} bytes")
         parts.append(part)
     return b"".join(parts)
+
+
+def _retry_after(response: Response) -> str | None:
+    """Return the header if it says what it should: it goes to the client, and an upstream may write anything."""
+    value = (response.header("retry-after") or "").strip()
+    return value if _RETRY_AFTER.fullmatch(value) else None
 
 
 def _read_error(body: bytes) -> _UpstreamError:

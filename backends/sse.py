@@ -2,7 +2,7 @@
 
 Rules: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
 - a line ends with LF, CRLF or CR; a CRLF cut between two reads is one line end;
-- the `data:` lines of an event are joined with LF; an event without data is not dispatched;
+- the `data:` lines of an event are joined with LF; an event whose data is empty is not dispatched;
 - a last event without its empty line is discarded: it was cut.
 """
 
@@ -13,6 +13,9 @@ from backends.errors import ReplyMalformed
 EVENT_LIMIT_BYTES = 16 * 2**20
 """An event larger than this is an attack or a bug; the largest real ones carry base64 images of a few MB."""
 
+_LINE_BYTES = 40
+"""What a line costs in memory beside its text: an event of endless empty lines is endless too."""
+
 DONE = b"[DONE]"
 
 
@@ -21,7 +24,8 @@ class EventDecoder:
 
     def __init__(self, *, limit_bytes: int = EVENT_LIMIT_BYTES) -> None:
         self._limit = limit_bytes
-        self._rest = b""
+        self._rest: list[bytes] = []  # the beginning of a line, in the pieces it came in: they are joined once
+        self._rest_size = 0
         self._data: list[bytes] = []
         self._size = 0
         self._is_start = True
@@ -32,30 +36,47 @@ class EventDecoder:
         Raises:
             ReplyMalformed: when one event is larger than the limit.
         """
-        buffer = self._rest + received
-        if self._is_start and len(buffer) >= 3:
+        is_line_open = not self._rest or not self._rest[-1].endswith(b"\r")
+        self._rest.append(received)
+        self._rest_size += len(received)
+        # A byte order mark needs all of its three bytes.
+        if self._is_start and self._rest_size < 3:
+            return []
+        if is_line_open and not self._is_start and b"\n" not in received and b"\r" not in received:
+            self._check_size()
+            return []
+        buffer = b"".join(self._rest)
+        if self._is_start:
             buffer = buffer.removeprefix(b"\xef\xbb\xbf")
             self._is_start = False
+        lines, rest = _split(buffer)
+        self._rest, self._rest_size = [rest], len(rest)
+        events = self._events(lines)
+        self._check_size()
+        return events
+
+    def _events(self, lines: list[bytes]) -> list[bytes]:
         events: list[bytes] = []
-        lines, self._rest = _split(buffer)
         for line in lines:
             if line:
                 self._take(line)
-            elif self._data:
-                events.append(b"\n".join(self._data))
-                self._data = []
-                self._size = 0
-        if self._size + len(self._rest) > self._limit:
-            raise ReplyMalformed(f"an event of the stream is larger than {self._limit} bytes")
+                continue
+            if payload := b"\n".join(self._data):
+                events.append(payload)
+            self._data = []
+            self._size = 0
         return events
 
     def _take(self, line: bytes) -> None:
         name, _, value = line.partition(b":")
         if name != b"data":
             return  # comments, event names, ids and retry mean nothing to this protocol
-        value = value.removeprefix(b" ")
-        self._data.append(value)
-        self._size += len(value)
+        self._data.append(value.removeprefix(b" "))
+        self._size += len(value) + _LINE_BYTES
+
+    def _check_size(self) -> None:
+        if self._size + self._rest_size > self._limit:
+            raise ReplyMalformed(f"an event of the stream is larger than {self._limit} bytes")
 
 
 def encode_event(data: bytes) -> bytes:

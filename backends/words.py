@@ -90,7 +90,8 @@ class Chunk:
     """One event of a streamed answer.
 
     `payload` is the event's JSON as it came. `content` is the text of choice 0 and is "" where the event has none;
-    `has_other` tells that the event carries something a reader would miss (tool call, refusal, another choice).
+    `has_other` tells that the event carries something a reader would miss (tool call, refusal, another choice);
+    `is_bulk` that it carries a whole answer at once, not a token.
     """
 
     payload: bytes
@@ -100,6 +101,7 @@ class Chunk:
     finish_reason: str | None = None
     has_choices: bool = True
     has_other: bool = False
+    is_bulk: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.aiohttp_transport import AiohttpTransport
 from backends.clock import Clock
 from backends.embedder import DIMENSIONS, Embedder, MiniLM
 from backends.http import HttpBackend
@@ -163,6 +162,8 @@ def _embeds(route: Route) -> bool:
 @asynccontextmanager
 async def open_transport(policy: Policy) -> AsyncIterator[Transport]:
     """Open what all of a gateway's upstream requests go through, and close it at the end."""
+    from backends.aiohttp_transport import AiohttpTransport
+
     transport = AiohttpTransport(connect_s=policy.timeouts.connect_s)
     try:
         yield transport

@@ -150,9 +150,7 @@ def _upstream_problem(error: BackendError) -> Problem:  # noqa: PLR0911 - as abo
             message = "the upstream does not accept the gateway's own key; the operator has to mend it"
             return Problem(status=502, message=message, kind="server_error", code="upstream_credentials")
         case EndpointFailed(status=429):
-            headers = (
-                () if error.retry_after is None else ((b"retry-after", error.retry_after.encode("latin-1", "ignore")),)
-            )
+            headers = _retry_after(error)
             message = "every endpoint of the model is at its rate limit"
             return Problem(
                 status=429, message=message, kind="rate_limit_error", code="rate_limit_exceeded", headers=headers
@@ -164,8 +162,15 @@ def _upstream_problem(error: BackendError) -> Problem:  # noqa: PLR0911 - as abo
             return Problem(
                 status=503, message=message, kind="server_error", code="upstream_unreachable", headers=_RETRY_SOON
             )
-        case EndpointFailed() | ReplyMalformed() | StreamCut():
+        case EndpointFailed():
+            headers = _retry_after(error)
+            return Problem(status=502, message=text, kind="server_error", code="upstream_error", headers=headers)
+        case ReplyMalformed() | StreamCut():
             code = "upstream_cut" if isinstance(error, StreamCut) else "upstream_error"
             return Problem(status=502, message=text, kind="server_error", code=code)
         case _:
             return Problem(status=502, message="the upstream failed", kind="server_error", code="upstream_error")
+
+
+def _retry_after(error: EndpointFailed) -> tuple[tuple[bytes, bytes], ...]:
+    return () if error.retry_after is None else ((b"retry-after", error.retry_after.encode("latin-1", "ignore")),)

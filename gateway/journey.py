@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
+from typing import TypeGuard
 
 from backends.clock import Clock
 from backends.prices import Rates
@@ -95,9 +96,11 @@ class Attempt:
 
     def note(self, event: Event) -> None:
         """Take what an event says about the attempt's cost and end."""
-        self.usage = event.usage or self.usage
+        self.usage = event.usage if tells(event.usage) else self.usage
         self.finish_reason = event.finish_reason or self.finish_reason
-        if isinstance(event, Chunk):
+        if isinstance(event, Chunk) and event.is_bulk:
+            self.seen_bytes += len(event.payload) if event.has_other else len(event.content.encode())
+        elif isinstance(event, Chunk):
             # An event without log-probabilities is one token on vLLM and llama.cpp, more on some providers.
             self.seen_tokens += len(event.tokens) or int(bool(event.content) or event.has_other)
         else:
@@ -109,6 +112,11 @@ class Attempt:
         if self.ended is None:
             self.kind = kind
             self.ended = now
+
+
+def tells(usage: Usage | None) -> TypeGuard[Usage]:
+    """Tell whether a report says anything: some upstreams put zeros on every chunk, and no answer costs no tokens."""
+    return usage is not None and usage.total_input_tokens + usage.total_output_tokens > 0
 
 
 @dataclass(frozen=True, slots=True)

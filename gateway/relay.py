@@ -13,9 +13,9 @@ import msgspec
 
 from backends.prices import usd
 from backends.sse import DONE, encode_comment, encode_event
-from backends.words import Ask, Event, JsonValue, Surface, Usage, Whole
+from backends.words import Ask, Event, JsonValue, Provenance, Surface, Usage, Whole
 from gateway.calls import Sink
-from gateway.journey import Journey
+from gateway.journey import Journey, tells
 from gateway.ladder import Committed
 from gateway.ledger.rows import ChargeKind
 from gateway.settlement import Cashier, usage_of
@@ -116,7 +116,7 @@ async def relay_hit(journey: Journey, ask: Ask, payload: bytes, usage: Usage, si
         await sink.start(200, [JSON_TYPE, length, *answer_headers(journey), cost])
         await sink.finish(body)
         return
-    events = list(replay_chunks(payload, request_id=journey.request_id, now=now))
+    events = replay_chunks(payload, request_id=journey.request_id, now=now)
     await sink.start(200, [STREAM_TYPE, (b"cache-control", b"no-cache"), *answer_headers(journey), cost])
     end = _stream_end(journey, ask, events[-1], None, usage)
     await sink.finish(b"".join(map(encode_event, events)) + end)
@@ -187,7 +187,9 @@ class _Editor:
             return encode_event(event.payload)
         fields = _fields.decode(event.payload)
         if event.usage is not None:
-            self.usage_payload = fields.pop("usage")
+            stated = fields.pop("usage")
+            if tells(event.usage):
+                self.usage_payload = stated
             if not event.has_choices:
                 return b""
         if has_logprobs:
@@ -251,10 +253,10 @@ def _with_cost(payload: bytes, journey: Journey, usage: Usage, ask: Ask) -> byte
 
 
 def _annotated(given: msgspec.Raw | None, journey: Journey, usage: Usage) -> msgspec.Raw:
-    """Return the committed answer's usage with the cost of all attempts."""
-    known: dict[str, JsonValue] = (
-        dict(_fields.decode(given)) if given is not None and bytes(given) != b"null" else openai_usage(usage)
-    )
+    """Return the committed answer's usage with the cost of all attempts; what is booked stands where none was told."""
+    told: dict[str, JsonValue] = dict(_fields.decode(given)) if given is not None and bytes(given) != b"null" else {}
+    is_told = usage.input_provenance is usage.output_provenance is Provenance.PROVIDER
+    known = told if told and is_told else told | openai_usage(usage)
     attempts = [
         {"model": a.model.id, "kind": a.kind, "cost": _dollars(a.cost_nusd)}
         for a in journey.attempts

@@ -147,16 +147,24 @@ class Cashier:
 
 def usage_of(journey: Journey, attempt: Attempt) -> Usage:
     """Return the attempt's usage: the provider's where it told, else what was seen, else an estimate."""
-    if attempt.usage is not None:
-        return attempt.usage
+    told = attempt.usage
+    has_output = attempt.seen_tokens > 0 or attempt.seen_bytes > 0 or attempt.finish_reason == "tool_calls"
+    # A report that leaves out one side, or says 0 of an answer that was seen, is none of that side.
+    tells_output = told is not None and (told.total_output_tokens > 0 or not has_output)
+    if told is not None and told.total_input_tokens > 0 and tells_output:
+        return told
     ask, _, _ = _known(journey)
-    told = next((a.usage for a in journey.attempts if a.usage is not None), None)
-    input_tokens = told.total_input_tokens if told is not None else -(-ask.input_bytes // _BYTES_PER_TOKEN)
-    is_counted = ask.is_stream or attempt.seen_tokens > 0
-    return Usage(
-        input_tokens=input_tokens,
+    told_input = told if told is not None and told.total_input_tokens > 0 else None
+    elsewhere = next((a.usage for a in journey.attempts if a.usage and a.usage.total_input_tokens), None)
+    input_tokens = elsewhere.total_input_tokens if elsewhere is not None else -(-ask.input_bytes // _BYTES_PER_TOKEN)
+    usage = told_input or Usage(input_tokens=input_tokens, input_provenance=Provenance.ESTIMATED)
+    if told is not None and tells_output:
+        return replace(usage, output_tokens=told.output_tokens, reasoning_tokens=told.reasoning_tokens)
+    is_counted = attempt.seen_tokens > 0 or (ask.is_stream and not has_output and attempt.finish_reason is not None)
+    return replace(
+        usage,
         output_tokens=attempt.seen_tokens if is_counted else _unseen_output(ask, attempt, journey),
-        input_provenance=Provenance.ESTIMATED,
+        reasoning_tokens=0,
         output_provenance=Provenance.COUNTED if is_counted else Provenance.ESTIMATED,
     )
 
@@ -185,11 +193,16 @@ def baseline_nusd(journey: Journey) -> tuple[int, int, int]:
 
 
 def _unseen_output(ask: Ask, attempt: Attempt, journey: Journey) -> int:
-    """Estimate the output of an answer that came without usage: by its text, else by the time its pool took."""
+    """Estimate the output of an answer that came without usage: by its text, else by the time its pool took.
+
+    A stream in which nothing came was silent before its first token: nothing had been written.
+    """
     if ask.surface is Surface.EMBEDDINGS:
         return 0
     if attempt.seen_bytes:
         return -(-attempt.seen_bytes // _BYTES_PER_TOKEN)
+    if ask.is_stream:
+        return 0
     cap = (ask.max_output_tokens or _UNCAPPED_OUTPUT_TOKENS) * ask.choices
     speed = attempt.model.output_tokens_per_s
     ended = attempt.ended if attempt.ended is not None else journey.clock.monotonic()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import datetime
 
 import msgspec
 
+from backends.restream import spread
 from backends.words import JsonValue, RequestId
 
 _encode = msgspec.json.encode
@@ -22,33 +22,14 @@ def replay_whole(payload: bytes, *, request_id: RequestId, now: datetime) -> byt
     return _encode(fields)
 
 
-def replay_chunks(payload: bytes, *, request_id: RequestId, now: datetime) -> Iterator[bytes]:
-    """Yield the events' JSON of a stream that says what the stored body says, without usage and `[DONE]`.
+def replay_chunks(payload: bytes, *, request_id: RequestId, now: datetime) -> list[bytes]:
+    """Return the events' JSON of a stream that says what the stored body says, without usage and `[DONE]`.
 
     Each choice gets a role chunk, its content (text, tool calls, refusal), and its finish. Legacy completions have no
     role chunk.
     """
-    body: dict[str, JsonValue] = msgspec.json.decode(payload)
-    is_chat = body.get("object") == "chat.completion"
-    head = {
-        "id": _id(request_id, is_chat=is_chat),
-        "object": "chat.completion.chunk" if is_chat else "text_completion",
-        "created": int(now.timestamp()),
-        "model": body.get("model"),
-    }
-
-    def event(index: int, part: dict[str, JsonValue], finish: str | None) -> bytes:
-        return _encode({**head, "choices": [{"index": index, **part, "logprobs": None, "finish_reason": finish}]})
-
-    for choice in body["choices"]:
-        index = choice.get("index", 0)
-        if is_chat:
-            yield event(index, {"delta": {"role": "assistant", "content": ""}}, None)
-            yield event(index, {"delta": _delta(choice["message"])}, None)
-            yield event(index, {"delta": {}}, choice.get("finish_reason"))
-        else:
-            yield event(index, {"text": choice.get("text", "")}, None)
-            yield event(index, {"text": ""}, choice.get("finish_reason"))
+    events, _ = spread(replay_whole(payload, request_id=request_id, now=now))
+    return events
 
 
 def assemble_whole(last_payload: bytes, *, content: str, finish_reason: str, usage: JsonValue) -> bytes | None:
@@ -71,13 +52,6 @@ def assemble_whole(last_payload: bytes, *, content: str, finish_reason: str, usa
     message = {"role": "assistant", "content": content}
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason}
     return _encode({**kept, "object": "chat.completion", "choices": [choice], "usage": usage})
-
-
-def _delta(message: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    delta = {name: value for name, value in message.items() if name != "role" and value is not None}
-    if calls := delta.get("tool_calls"):
-        delta["tool_calls"] = [{"index": index, **call} for index, call in enumerate(calls)]
-    return delta
 
 
 def _id(request_id: RequestId, *, is_chat: bool) -> str:

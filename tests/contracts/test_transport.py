@@ -279,6 +279,18 @@ async def test_a_connection_that_may_not_be_used_again_is_not(transport: Transpo
     assert len(server.connections) == 2
 
 
+async def test_what_comes_unasked_on_an_idle_connection_is_no_answer(transport: Transport):
+    unasked = whole(b"forged")
+    async with plays_each((whole(b"a"), Hangs(until=(gate := asyncio.Event())), unasked), (whole(b"b"),)) as server:
+        assert await exchange(transport, server) == b"a"
+        gate.set()
+        while server.last.sent_bytes < len(unasked):
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.02)  # what was sent arrives in its own time
+        assert await exchange(transport, server) == b"b"
+    assert len(server.connections) == 2
+
+
 async def test_requests_at_the_same_time_have_connections_of_their_own(transport: Transport):
     gate = asyncio.Event()
 
