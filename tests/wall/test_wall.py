@@ -18,8 +18,6 @@ from tests.wall.runs import HASTY, Run, everything_logged, open_holds, play_all,
 from tests.wall.server import Connection
 from tests.wall.words import KEY
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
-
 IDS = [run.id for run in runs_of(CASES)]
 
 
@@ -80,7 +78,7 @@ def broken_connections(run: Run) -> list[Connection]:
 
 
 @pytest.mark.parametrize("name", IDS)
-async def test_the_client_sees_an_answer_or_an_error_and_never_hangs(played: Played, name: str):
+def test_the_client_sees_an_answer_or_an_error_and_never_hangs(played: Played, name: str):
     run = played.runs[name]
     assert not run.has_hung
     assert (run.status, run.is_cut) == (run.expected.status, run.expected.is_cut)
@@ -118,7 +116,7 @@ def check_stream(run: Run) -> None:
 
 
 @pytest.mark.parametrize("name", IDS)
-async def test_what_the_client_gets_has_what_it_should_and_nothing_else(played: Played, name: str):
+def test_what_the_client_gets_has_what_it_should_and_nothing_else(played: Played, name: str):
     run = played.runs[name]
     assert [part for part in run.expected.has if part not in run.body] == []
     assert [part for part in run.expected.lacks if part in run.body] == []
@@ -128,7 +126,7 @@ async def test_what_the_client_gets_has_what_it_should_and_nothing_else(played: 
 
 
 @pytest.mark.parametrize("name", IDS)
-async def test_what_it_cost_is_booked(played: Played, name: str):
+def test_what_it_cost_is_booked(played: Played, name: str):
     run, expected = played.runs[name], played.runs[name].expected.booked
     if expected is None:
         assert (run.charges, run.request["cost_nusd"]) == ([], 0)
@@ -141,7 +139,7 @@ async def test_what_it_cost_is_booked(played: Played, name: str):
 
 
 @pytest.mark.parametrize("name", IDS)
-async def test_the_request_is_booked_as_it_ended(played: Played, name: str):
+def test_the_request_is_booked_as_it_ended(played: Played, name: str):
     run = played.runs[name]
     expected = (200, None) if run.expected.code is None else (run.status, run.expected.code or None)
     if run.expected.is_cut:
@@ -150,24 +148,24 @@ async def test_the_request_is_booked_as_it_ended(played: Played, name: str):
 
 
 @pytest.mark.parametrize("name", IDS)
-async def test_a_connection_without_a_complete_answer_is_closed(played: Played, name: str):
+def test_a_connection_without_a_complete_answer_is_closed(played: Played, name: str):
     assert all(connection.closed.is_set() for connection in broken_connections(played.runs[name]))
 
 
-async def test_nothing_is_left_open(played: Played):
+def test_nothing_is_left_open(played: Played):
     assert (played.holds, played.in_flight, played.tasks) == (0, 0, [])
 
 
-async def test_no_redirect_is_followed(played: Played):
+def test_no_redirect_is_followed(played: Played):
     assert all(path.startswith("/wall-") for path in played.paths)
 
 
-async def test_an_upstream_sends_no_more_than_the_limits_let_it(played: Played):
+def test_an_upstream_sends_no_more_than_the_limits_let_it(played: Played):
     most = max(connection.sent_bytes for run in played.runs.values() for connection in run.connections)
     assert most < 64 * 2**20
 
 
-async def test_the_operators_key_and_prompts_are_in_no_log_and_no_row(played: Played):
+def test_the_operators_key_and_prompts_are_in_no_log_and_no_row(played: Played):
     assert len(played.log) > len(IDS) / 2
     said = "\n".join(played.log) + str([(run.request, run.charges) for run in played.runs.values()])
     assert KEY not in said
