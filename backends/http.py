@@ -259,6 +259,8 @@ class HttpReply:
 
     async def _whole(self, begun: bytes = b"") -> Whole:
         whole = read_whole(self._blot.json(await _read_limited(self._response, BODY_LIMIT_BYTES, begun)))
+        if not whole.has_answer:
+            raise ReplyMalformed("the upstream's JSON has neither choices nor embeddings")
         self._is_done = True
         return whole
 

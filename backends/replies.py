@@ -56,7 +56,7 @@ class _Reply(msgspec.Struct):
     choices: list[_Choice] | None = None
     usage: _Usage | None = None
     error: JsonValue = None
-    data: msgspec.Raw | None = None
+    data: msgspec.Raw = msgspec.Raw(b"null")  # embeddings; `Raw | None` would take null only
 
 
 _decode = msgspec.json.Decoder(_Reply).decode
@@ -97,11 +97,9 @@ def read_whole(payload: bytes) -> Whole:
     """Read a complete answer: chat, legacy completion or embeddings.
 
     Raises:
-        ReplyMalformed: not JSON of the protocol's shape, an error object, or no answer in it.
+        ReplyMalformed: not JSON of the protocol's shape, or an error object.
     """
     reply = _read(payload)
-    if not reply.choices and reply.data is None:
-        raise ReplyMalformed(f"the upstream's JSON ({len(payload)} bytes) has neither choices nor embeddings")
     first = next((choice for choice in reply.choices or () if choice.index == 0), None)
     text = (first.message.content if first.message is not None else first.text) if first is not None else None
     return Whole(
@@ -110,6 +108,7 @@ def read_whole(payload: bytes) -> Whole:
         tokens=_tokens(first),
         usage=_usage(reply.usage),
         finish_reason=first.finish_reason if first is not None else None,
+        has_answer=bool(reply.choices) or bytes(reply.data) != b"null",
     )
 
 

@@ -106,13 +106,17 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Whole:
-    """A complete answer that was not streamed; `payload` is its JSON body as it came."""
+    """A complete answer that was not streamed; `payload` is its JSON body as it came.
+
+    `has_answer` tells that it holds what was asked for: a choice, or embeddings.
+    """
 
     payload: bytes
     content: str = ""
     tokens: tuple[TokenLogprob, ...] = ()
     usage: Usage | None = None
     finish_reason: str | None = None
+    has_answer: bool = True
 
 
 Event: TypeAlias = Chunk | Whole
