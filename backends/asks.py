@@ -49,6 +49,9 @@ _TOKENS_LIMIT = 10**9
 """No model answers more; a larger cap would reserve more money than the ledger's integers hold."""
 
 
+_NULL = msgspec.Raw(b"null")
+
+
 class _Part(msgspec.Struct):
     type: str = "text"
     text: str | None = None
@@ -57,7 +60,7 @@ class _Part(msgspec.Struct):
 class _Turn(msgspec.Struct):
     role: str
     content: str | list[_Part] | None = None
-    tool_calls: msgspec.Raw | None = None
+    tool_calls: msgspec.Raw = _NULL  # `Raw | None` would take null only
 
 
 class _StreamOptions(msgspec.Struct):
@@ -184,14 +187,15 @@ def _messages(surface: Surface, known: _Known) -> tuple[Message, ...]:
 
 
 def _message(turn: _Turn) -> Message:
+    has_calls = bytes(turn.tool_calls) != b"null"
     if isinstance(turn.content, str):
-        return Message(turn.role, turn.content, is_plain=turn.tool_calls is None)
+        return Message(turn.role, turn.content, is_plain=not has_calls)
     parts = turn.content or []
     return Message(
         turn.role,
         "\n".join(part.text for part in parts if part.type == "text" and part.text),
         has_image=any(part.type == "image_url" for part in parts),
-        is_plain=turn.tool_calls is None and all(part.type == "text" for part in parts),
+        is_plain=not has_calls and all(part.type == "text" for part in parts),
     )
 
 

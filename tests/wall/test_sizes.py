@@ -1,0 +1,98 @@
+"""Large answers and slow readers: what an upstream sends is bounded by what the client takes, and by the limits."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from pathlib import Path
+
+from backends.http import BODY_LIMIT_BYTES
+from tests.served.world import Served, a_policy, serving
+from tests.wall.server import Floods, PlayServer, as_chunk, head
+from tests.wall.words import CHUNKED, COUNT, DONE, END, FINISH, ROLE, begun, body_of, chunk_of, event
+
+PIECE = as_chunk(event(chunk_of({"content": "x" * 2**15})))
+BUFFERS_BYTES = 24 * 2**20
+"""What the kernel's socket buffers (up to 6 MB each way on Linux) and aiohttp's may hold together."""
+
+
+async def open_stream(gateway: Served) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Ask for a stream on a connection that takes as little as a socket can."""
+    host, port = gateway.origin.removeprefix("http://").split(":")
+    body = json.dumps({"model": "plain", "stream": True, "messages": [{"role": "user", "content": "Hi"}]}).encode()
+    lines = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {gateway.secrets['acme']}\r\n"
+    raw = socket.socket()
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**13)
+    raw.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(raw, (host, int(port)))
+    reader, writer = await asyncio.open_connection(sock=raw, limit=2**12)
+    writer.write(f"{lines}content-length: {len(body)}\r\n\r\n".encode() + body)
+    return reader, writer
+
+
+async def still(server: PlayServer) -> int:
+    """Wait until the upstream cannot send any more, and return how much it has sent."""
+    await server.request()
+    sent = -1
+    while sent != server.last.sent_bytes:
+        sent = server.last.sent_bytes
+        await asyncio.sleep(0.15)
+    return sent
+
+
+async def test_a_reader_that_does_not_read_stops_the_upstream_and_one_that_leaves_frees_it(tmp_path: Path):
+    endless = (*begun(ROLE), Floods(PIECE, 10**6))
+    async with PlayServer(lambda _: endless) as upstream, serving(tmp_path, a_policy([upstream.url])) as gateway:
+        _, writer = await open_stream(gateway)
+        sent = await still(upstream)
+        writer.transport.abort()
+        await asyncio.wait_for(upstream.last.closed.wait(), 10)
+        rows = await gateway.rows()
+    assert sent < BUFFERS_BYTES
+    assert [c["kind"] for c in rows.charges] == ["cancelled"]
+
+
+async def test_a_slow_reader_gets_all_of_a_large_stream(tmp_path: Path):
+    pieces = 2000
+    large = (*begun(ROLE), Floods(PIECE, pieces), *map(as_chunk, (FINISH, COUNT, DONE)), END)
+    async with PlayServer(lambda _: large) as upstream, serving(tmp_path, a_policy([upstream.url])) as gateway:
+        reader, writer = await open_stream(gateway)
+        assert await still(upstream) < BUFFERS_BYTES
+        total, tail = 0, b""
+        while not tail.endswith(b"0\r\n\r\n"):
+            part = await reader.read(2**20)
+            total, tail = total + len(part), (tail + part)[-64:]
+        writer.close()
+        rows = await gateway.rows()
+    assert total > pieces * 2**15
+    assert b"data: [DONE]\n\n" in tail
+    assert [(c["kind"], c["output_tokens"]) for c in rows.charges] == [("answer", 3)]
+
+
+async def test_a_whole_answer_of_100_megabytes_arrives(tmp_path: Path):
+    body = body_of("x" * 10**8)
+    answer = (head("content-type: application/json", f"content-length: {len(body)}"), body)
+    async with PlayServer(lambda _: answer) as upstream, serving(tmp_path, a_policy([upstream.url])) as gateway:
+        seen = await gateway.ask()
+        rows = await gateway.rows_of(seen)
+    assert (seen.status, len(seen.text)) == (200, 10**8)
+    assert [c["output_tokens"] for c in rows.charges] == [3]
+
+
+async def test_a_whole_answer_over_the_limit_is_cut_off_there(tmp_path: Path):
+    piece = b"x" * 2**20
+    for play in (
+        (head("content-type: application/json"), Floods(piece, 10**4)),
+        (CHUNKED.replace(b"text/event-stream", b"application/json"), Floods(as_chunk(piece), 10**4)),
+    ):
+        place = tmp_path / str(len(play[0]))
+        place.mkdir()
+        async with (
+            PlayServer(lambda _, play=play: play) as upstream,
+            serving(place, a_policy([upstream.url])) as gateway,
+        ):
+            seen = await gateway.ask()
+            await asyncio.wait_for(upstream.last.closed.wait(), 10)
+        assert (seen.status, seen.error["code"]) == (502, "upstream_error")
+        assert upstream.last.sent_bytes < BODY_LIMIT_BYTES + BUFFERS_BYTES
