@@ -36,9 +36,22 @@ def test_the_models_name_is_the_upstreams():
     assert json.loads(outbound_body(chat(), model="real/name", top_logprobs=None))["model"] == "real/name"
 
 
-@pytest.mark.parametrize("name", ["api_base", "base_url", "api_key"])
+@pytest.mark.parametrize("name", ["api_base", "base_url", "api_key", "extra_headers", "azure_endpoint"])
 def test_a_client_cannot_choose_the_upstream_or_its_key(name: str):
-    assert name not in json.loads(outbound_body(chat(**{name: "http://evil"}), model="m", top_logprobs=None))
+    ask = chat(**{name: "http://evil"})
+    assert name not in json.loads(outbound_body(ask, model="m", top_logprobs=None))
+    assert ask == chat(), "what changes nothing is the same request to the caches"
+
+
+def test_a_conversation_with_tool_calls_is_read_and_its_turns_are_not_plain():
+    called = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function"}]}
+    told = {"role": "tool", "tool_call_id": "1", "content": "3"}
+    ask = chat(messages=[{"role": "user", "content": "Add."}, called, told])
+    assert [(turn.role, turn.text, turn.is_plain) for turn in ask.messages] == [
+        ("user", "Add.", True),
+        ("assistant", "", False),
+        ("tool", "3", True),
+    ]
 
 
 def test_usage_of_a_stream_is_always_asked_for_and_other_options_stay():

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import socket
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 
 import pytest
 
-from backends.errors import BackendError, EndpointUnreachable, ReplyMalformed, StreamCut
+from backends.errors import BackendError, EndpointTimeout, EndpointUnreachable, ReplyMalformed, StreamCut
 from backends.transport import MAX_HEADER_BYTES, Response, Transport
 from tests.transports import TRANSPORTS
 from tests.upstream import Received, unused_url
@@ -173,6 +175,23 @@ async def test_what_has_arrived_can_be_taken_without_waiting(transport: Transpor
 async def test_nobody_listens(transport: Transport):
     with pytest.raises(EndpointUnreachable):
         await transport.post(unused_url(), headers={}, body=b"")
+
+
+@pytest.mark.parametrize("name", TRANSPORTS)
+async def test_a_connection_that_is_not_accepted_in_time_is_a_timeout(name: str):
+    transport = TRANSPORTS[name](0.1)
+    loop = asyncio.get_running_loop()
+    with socket.socket() as busy, socket.socket() as first, socket.socket() as second:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen(0)  # one connection waits to be accepted, and Linux lets the next ones hang
+        for other in (first, second):
+            other.setblocking(False)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(loop.sock_connect(other, busy.getsockname()), 0.1)
+        with pytest.raises(EndpointTimeout) as raised:
+            await transport.post(f"http://127.0.0.1:{busy.getsockname()[1]}/v1/x", headers={}, body=b"")
+    await transport.aclose()
+    assert (raised.value.phase, raised.value.limit_s) == ("connect", 0.1)
 
 
 @pytest.mark.parametrize(
