@@ -7,7 +7,8 @@ Contract (tests/contracts/test_transport.py runs it against every implementation
   framing that is none (an invalid chunk size, a Content-Length beside chunked coding, a header section over the limit);
 - a connection is used again only after a complete response; one that died idle costs a request nothing: it is sent once
   more, on a fresh connection, as long as no byte of an answer came;
-- cancelling `post` or `read` closes the connection at once, and so does `close` before the end;
+- cancelling `post` closes the connection at once, and so does `close` before the end; a `read` that was cancelled (a
+  deadline that ran out) loses nothing and may be repeated;
 - a reader that does not read stops the sender: what is buffered stays bounded.
 """
 
