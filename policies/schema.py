@@ -373,11 +373,27 @@ class Storage(Part):
     cache: CacheStore = CacheStore()
 
 
+class TransportKind(StrEnum):
+    """Which HTTP client asks the upstreams; both keep the same contract (`backends.transport`)."""
+
+    WIRE = "wire"
+    """The gateway's own, made for relaying; costs a fraction of the other's processor time."""
+    AIOHTTP = "aiohttp"
+    """The one that others use, too; for the day when the first is suspected of a fault."""
+
+
 class Server(Part):
-    """Where the gateway listens; port 0 takes any free one."""
+    """Where the gateway listens, and how it asks.
+
+    Attributes:
+        host: the address listened on.
+        port: 0 takes any free one.
+        transport: the client of all upstream requests.
+    """
 
     host: Annotated[str, StringConstraints(min_length=1, pattern=r"^[A-Za-z0-9.:_-]+$")] = DEFAULT_HOST
     port: Annotated[int, Field(ge=0, le=65_535)] = DEFAULT_PORT
+    transport: TransportKind = TransportKind.WIRE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
