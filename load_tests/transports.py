@@ -36,10 +36,17 @@ TRANSPORTS: dict[str, Callable[[], Transport]] = {
     "aiohttp": lambda: AiohttpTransport(connect_s=5),
     "wire": lambda: WireTransport(connect_s=5),
 }
+
+
+def _ask(content: str, **fields: bool) -> bytes:
+    return json.dumps({"model": "m", "messages": [{"role": "user", "content": content}], **fields}).encode()
+
+
 LOADS = {
-    "short": json.dumps({"model": "m", "messages": [{"role": "user", "content": "Hi"}]}).encode(),
-    "32 kB": json.dumps({"model": "m", "messages": [{"role": "user", "content": "word " * 6500}]}).encode(),
-    "stream": json.dumps({"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True}).encode(),
+    "short": _ask("Hi"),
+    "32 kB": _ask("word " * 6500),
+    "stream": _ask("Hi", stream=True),
+    "paced stream": _ask("Hi mock:itv=2000", stream=True),
 }
 HEADERS = {
     "accept": "*/*",
@@ -84,7 +91,7 @@ def _measure(port: int, *, rounds: int, requests: int, loop: str) -> dict[str, d
     factory = uvloop.new_event_loop if loop == "uvloop" else None
     for turn in range(rounds):
         for load, body in LOADS.items():
-            count = requests if load != "stream" else requests // 8
+            count = requests // 8 if "stream" in load else requests
             for name in TRANSPORTS if turn % 2 == 0 else reversed(TRANSPORTS):
                 with asyncio.Runner(loop_factory=factory) as runner:
                     found[load][name].append(runner.run(_drive(TRANSPORTS[name], port, body, count)))
@@ -126,7 +133,7 @@ def _show(found: dict[str, dict[str, list[float]]], loop: str) -> None:
     for load, runs in found.items():
         medians = [statistics.median(runs[name]) for name in TRANSPORTS]
         rows = [(f"{load}, a request", medians)]
-        if load == "stream":
+        if "stream" in load:
             rows.append((f"{load}, a chunk", [each / CHUNKS for each in medians]))
         for label, values in rows:
             ratio = values[0] / values[1]

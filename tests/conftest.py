@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.transports import SERVED, TRANSPORTS
 
 # A deadline measures the machine, not the code: on two busy cores the first example of a test can take a second.
 settings.register_profile("steady", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("steady")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--transport", choices=sorted(TRANSPORTS), default="wire", help="the upstream client of gateways under test"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    SERVED["transport"] = config.getoption("--transport")

@@ -13,3 +13,6 @@ TRANSPORTS: Mapping[str, Callable[[float], Transport]] = {
     "wire": lambda connect_s: WireTransport(connect_s=connect_s),
 }
 """By name, from `connect_s` in seconds."""
+
+SERVED = {"transport": "wire"}
+"""What `tests.served.world.serving` writes into a policy that names no transport: `pytest --transport` says it."""

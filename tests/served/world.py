@@ -40,6 +40,7 @@ from semantic_cache.acceptance import FEATURES as ACCEPTED
 from semantic_cache.acceptance import FORMAT, Acceptance
 from semantic_cache.acceptance import Calibration as AcceptanceCalibration
 from semantic_cache.acceptance import Step as AcceptanceStep
+from tests.transports import SERVED
 
 WINDOW_TOKENS = 4
 """The judge decides after so many tokens of a stream."""
@@ -321,7 +322,7 @@ async def serving(
 ) -> AsyncIterator[Served]:
     """Serve a policy out of a folder on a free port, with a key for each of its tenants, until the block ends."""
     clock = clock or SystemClock()
-    loaded = load_policy(write_policy(place, policy), {})
+    loaded = load_policy(write_policy(place, {**policy, "server": SERVED | policy.get("server", {})}), {})
     keys = KeyStore(loaded.storage.folder, clock=clock)
     secrets = {t: keys.create(t, tenants=loaded.tenant_ids)[1] for t in loaded.tenant_ids}
     secrets["admin"] = keys.create(None, tenants=loaded.tenant_ids, is_admin=True)[1]
