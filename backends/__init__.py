@@ -5,6 +5,8 @@ Rooms:
     asks, replies, sse     reading and writing the OpenAI protocol, pure
     seam                   `Backend` and `Reply`, the seam to whatever runs a model
     http, pool             one endpoint over HTTP; several of them behind failover
+    transport              `Transport`, the seam to an HTTP client: bytes only
+    wire, wire_connection  our own client, on httptools; aiohttp_transport: the one to fall back on
     prices                 rates in integer femto-dollars, costs in integer nano-dollars
     embedder               all-MiniLM-L6-v2 in int8, shipped in `minilm/`, built by `build_embedder`
     fetch, llamacpp        model files, and a local server for them (the demo's and the tests')
