@@ -52,7 +52,22 @@ class Provenance(StrEnum):
 class Usage:
     """Tokens of one attempt in disjoint classes: they sum to the provider's total.
 
-    `input_tokens` counts only uncached, unwritten input; `output_tokens` counts only non-reasoning output.
+    Attributes:
+        input_tokens: uncached, unwritten text input (video too, which every list prices as text).
+        cached_input_tokens: read from a prompt cache, whatever its modality.
+        cache_write_tokens: written to a prompt cache that lives minutes.
+        cache_write_1h_tokens: written to one that lives an hour.
+        audio_input_tokens: uncached audio; `image_input_tokens` likewise.
+        output_tokens: text that is not reasoning.
+        web_searches: searches the provider ran and bills by the call.
+        stated_cost_nusd: what the provider itself says the attempt cost, nano-dollars; None: it said nothing usable.
+        is_byok: a broker used the operator's own key upstream.
+        tier: the service tier where the usage itself names one ("batch", "priority").
+        has_cached_media: some cached tokens may be audio or images, which lists price apart from cached text.
+        is_summed: the sum of several readings of the context (compaction), each of which has its own context tier.
+        has_unpriced: the provider bills something that no class here holds, so rates cannot tell the cost.
+        input_provenance: where the input's numbers come from; UNKNOWN: nothing was told, and its classes are 0.
+        output_provenance: the output's likewise.
     """
 
     input_tokens: int
@@ -62,16 +77,35 @@ class Usage:
     reasoning_tokens: int = 0
     input_provenance: Provenance = Provenance.PROVIDER
     output_provenance: Provenance = Provenance.PROVIDER
+    cache_write_1h_tokens: int = 0
+    audio_input_tokens: int = 0
+    image_input_tokens: int = 0
+    audio_output_tokens: int = 0
+    image_output_tokens: int = 0
+    web_searches: int = 0
+    stated_cost_nusd: int | None = None
+    is_byok: bool = False
+    tier: str | None = None
+    has_cached_media: bool = False
+    is_summed: bool = False
+    has_unpriced: bool = False
 
     @property
     def total_input_tokens(self) -> int:
         """Everything read: OpenAI's `prompt_tokens`."""
-        return self.input_tokens + self.cached_input_tokens + self.cache_write_tokens
+        return (
+            self.input_tokens
+            + self.cached_input_tokens
+            + self.cache_write_tokens
+            + self.cache_write_1h_tokens
+            + self.audio_input_tokens
+            + self.image_input_tokens
+        )
 
     @property
     def total_output_tokens(self) -> int:
         """Everything written: OpenAI's `completion_tokens`."""
-        return self.output_tokens + self.reasoning_tokens
+        return self.output_tokens + self.reasoning_tokens + self.audio_output_tokens + self.image_output_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +126,7 @@ class Chunk:
     `payload` is the event's JSON as it came. `content` is the text of choice 0 and is "" where the event has none;
     `has_other` tells that the event carries something a reader would miss (tool call, refusal, another choice);
     `is_bulk` that it carries a whole answer at once, not a token.
+    `response_id` is the answer's name at its provider, `tier` the service tier it says it ran in.
     """
 
     payload: bytes
@@ -102,6 +137,8 @@ class Chunk:
     has_choices: bool = True
     has_other: bool = False
     is_bulk: bool = False
+    response_id: str | None = None
+    tier: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +154,8 @@ class Whole:
     usage: Usage | None = None
     finish_reason: str | None = None
     has_answer: bool = True
+    response_id: str | None = None
+    tier: str | None = None
 
 
 Event: TypeAlias = Chunk | Whole
