@@ -5,7 +5,14 @@ from __future__ import annotations
 import msgspec
 
 from backends.errors import ReplyMalformed
-from backends.words import Chunk, JsonValue, Provenance, TokenLogprob, Usage, Whole
+from backends.usage import read_usage
+from backends.words import Chunk, JsonValue, TokenLogprob, Usage, Whole
+
+_NONE = msgspec.Raw()
+_NULL = msgspec.Raw(b"null")
+
+_NAME_LIMIT_CHARACTERS = 256
+"""An upstream's id or tier is kept on the ledger's row: longer ones are cut."""
 
 
 class _Top(msgspec.Struct):
@@ -40,29 +47,32 @@ class _Choice(msgspec.Struct):
     finish_reason: str | None = None
 
 
-class _Details(msgspec.Struct):
-    cached_tokens: int | None = None
-    reasoning_tokens: int | None = None
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    prompt_tokens_details: _Details | None = None
-    completion_tokens_details: _Details | None = None
-
-
-class _Reply(msgspec.Struct):
+class _Reply(msgspec.Struct, rename={"usage_metadata": "usageMetadata", "response_id": "responseId"}):
     choices: list[_Choice] | None = None
-    usage: _Usage | None = None
+    # Kept as it came, and read by `backends.usage`: a usage of an unknown shape must not cost the answer.
+    usage: msgspec.Raw = _NONE
     error: JsonValue = None
     data: msgspec.Raw = msgspec.Raw(b"null")  # embeddings; `Raw | None` would take null only
+    id: JsonValue = None
+    service_tier: JsonValue = None
+    object: JsonValue = None
+    x_groq: msgspec.Raw = _NONE
+    usage_metadata: msgspec.Raw = _NONE
+    response_id: JsonValue = None
+    message: msgspec.Raw = _NONE
+    meta: msgspec.Raw = _NONE
+
+
+class _Wrapped(msgspec.Struct):
+    """What holds a usage of its own: Groq's `x_groq`, the `message` of Anthropic's first event."""
+
+    usage: msgspec.Raw = _NONE
+    id: JsonValue = None
+    service_tier: JsonValue = None
 
 
 _decode = msgspec.json.Decoder(_Reply).decode
-
-_TOKENS_LIMIT = 10**9
-"""No attempt reads or writes more tokens."""
+_decode_wrapped = msgspec.json.Decoder(_Wrapped).decode
 
 
 def read_chunk(payload: bytes) -> Chunk:
@@ -81,8 +91,10 @@ def read_chunk(payload: bytes) -> Chunk:
         payload=payload,
         content=content,
         tokens=_tokens(first),
-        usage=_usage(reply.usage),
+        usage=_usage(reply),
         finish_reason=first.finish_reason if first is not None else None,
+        response_id=_name(reply.id or reply.response_id),
+        tier=_name(reply.service_tier),
         has_choices=bool(choices),
         has_other=len(choices) > 1 or (first is None and bool(choices)) or (delta is not None and _has_more(delta)),
     )
@@ -106,9 +118,11 @@ def read_whole(payload: bytes) -> Whole:
         payload=payload,
         content=text if isinstance(text, str) else "",
         tokens=_tokens(first),
-        usage=_usage(reply.usage),
+        usage=_usage(reply),
         finish_reason=first.finish_reason if first is not None else None,
         has_answer=bool(reply.choices) or bytes(reply.data) != b"null",
+        response_id=_name(reply.id or reply.response_id),
+        tier=_name(reply.service_tier),
     )
 
 
@@ -139,22 +153,26 @@ def _tokens(choice: _Choice | None) -> tuple[TokenLogprob, ...]:
     )
 
 
-def _usage(usage: _Usage | None) -> Usage | None:
-    """Split OpenAI's usage, where cached input and reasoning are inside the totals, into disjoint classes."""
-    if usage is None or usage.prompt_tokens is None:
+def _usage(reply: _Reply) -> Usage | None:
+    """Return what the answer says it used; a vendor's own field counts only where the usual one is empty."""
+    raw = reply.usage
+    if raw and raw != _NULL:
+        return read_usage(bytes(raw), is_embedding=reply.choices is None and reply.object == "list")
+    if reply.usage_metadata:
+        return read_usage(bytes(reply.usage_metadata))
+    for holder in (reply.x_groq, reply.message):
+        if holder and holder != _NULL and (inner := _inner_usage(bytes(holder))) is not None:
+            return inner
+    return read_usage(bytes(reply.meta)) if reply.meta else None
+
+
+def _inner_usage(payload: bytes) -> Usage | None:
+    try:
+        wrapped = _decode_wrapped(payload)
+    except (msgspec.DecodeError, RecursionError):
         return None
-    total_in, total_out = max(0, usage.prompt_tokens), max(0, usage.completion_tokens or 0)
-    if max(total_in, total_out) > _TOKENS_LIMIT:
-        return None  # broken: such a charge would not fit the ledger's integers
-    details_in, details_out = usage.prompt_tokens_details, usage.completion_tokens_details
-    # A part larger than its whole is a broken report: the whole bounds it, so that no class becomes negative.
-    cached = min(total_in, max(0, (details_in.cached_tokens or 0) if details_in else 0))
-    reasoning = min(total_out, max(0, (details_out.reasoning_tokens or 0) if details_out else 0))
-    return Usage(
-        input_tokens=total_in - cached,
-        cached_input_tokens=cached,
-        output_tokens=total_out - reasoning,
-        reasoning_tokens=reasoning,
-        input_provenance=Provenance.PROVIDER,
-        output_provenance=Provenance.PROVIDER,
-    )
+    return read_usage(bytes(wrapped.usage)) if wrapped.usage else None
+
+
+def _name(value: JsonValue) -> str | None:
+    return value[:_NAME_LIMIT_CHARACTERS] if isinstance(value, str) and value else None

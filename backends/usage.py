@@ -103,7 +103,7 @@ def merge_usage(before: Usage | None, after: Usage) -> Usage:
 
 
 def _input_detail(usage: Usage) -> int:
-    """Return how many classes of input are told apart: Anthropic's last event repeats its total without the 1 h part."""
+    """Return how many classes of input are told apart: Anthropic's last event repeats its total without them."""
     classes = (usage.cached_input_tokens, usage.cache_write_1h_tokens, usage.audio_input_tokens)
     return sum(tokens > 0 for tokens in classes)
 
@@ -259,7 +259,9 @@ def _inner(fields: _Fields, *names: str) -> _Fields:
 
 # --- OpenAI, and who speaks like it ------------------------------------------------------------------------------
 
-_OPENAI_KEYS: Final = frozenset({"total_tokens", "input_tokens_details", "input_token_details", "prompt_tokens_details"})
+_OPENAI_KEYS: Final = frozenset(
+    {"total_tokens", "input_tokens_details", "input_token_details", "prompt_tokens_details"}
+)
 
 
 def _openai(fields: _Fields, is_embedding: bool) -> Usage:
@@ -275,17 +277,17 @@ def _openai(fields: _Fields, is_embedding: bool) -> Usage:
     if prompt is None and total is not None and (out.total is not None or is_embedding):
         prompt = max(0, total - (out.total or 0))
     read = _Input(total=prompt)
-    if details or len(fields) > _PLAIN_FIELDS:
+    if not fields.keys() <= _PLAIN_KEYS:
         _openai_input(fields, details, read, odd_in)
-        _caches_beside(fields, details, read, out.total, total, odd_in)
+        _caches_beside(fields, read, odd_in, completion=out.total or 0, total=total)
     if read.total is not None:
         _reconcile(read.total, out, total, odd_in, odd_out, is_embedding=is_embedding)
     extras = _openai_extras(fields, read, out)
     return _usage(read, out, odd_in, odd_out, extras)
 
 
-_PLAIN_FIELDS: Final = 3
-"""`prompt_tokens`, `completion_tokens`, `total_tokens`: nothing more is to be read."""
+_PLAIN_KEYS: Final = frozenset({"prompt_tokens", "completion_tokens", "total_tokens", "completion_tokens_details"})
+"""Where a usage has no more than these, all its input is plain."""
 
 
 def _openai_output(fields: _Fields, odd: _Numbers) -> _Output:
@@ -322,18 +324,16 @@ def _openai_input(fields: _Fields, details: _Fields, read: _Input, odd: _Numbers
         read.cached_image = odd.count(split.get("image_tokens")) or 0
 
 
-def _caches_beside(
-    fields: _Fields, details: _Fields, read: _Input, completion: int | None, total: int | None, odd: _Numbers
-) -> None:
+def _caches_beside(fields: _Fields, read: _Input, odd: _Numbers, *, completion: int, total: int | None) -> None:
     """Add Anthropic's caches to a prompt that proxies translated without them; the total tells."""
     if read.total is None or not fields.keys() & {"cache_read_input_tokens", "cache_creation_input_tokens"}:
         return
     beside = read.cached + read.written + read.written_1h
-    if not beside:
+    if not beside or total == read.total + completion:
         return
-    if total is not None and total == read.total + (completion or 0) + beside:
+    if total == read.total + completion + beside:
         read.total += beside
-    elif beside > read.total and not (total is not None and total == read.total + (completion or 0)):
+    elif beside > read.total:
         odd.is_odd = True
         read.total += beside
 
@@ -383,6 +383,8 @@ def _openai_extras(fields: _Fields, read: _Input, out: _Output) -> _Extras:
     )
     others = [numbers.count(calls) for name, calls in side.items() if name != "web_search_calls"]
     extras.has_unpriced = numbers.is_odd or any(others) or any(fields.get(name) for name in _UNPRICED_KEYS)
+    if fields.get("search_context_size", _LISTED_CONTEXT) != _LISTED_CONTEXT:
+        extras.has_unpriced = True
     if "citation_tokens" in fields:  # Perplexity's research: citations and reasoning are billed beside the total
         read.total = (read.total or 0) + (numbers.count(fields["citation_tokens"]) or 0)
         if out.total is not None and "reasoning_tokens" in fields and out.reasoning != out.total:
@@ -392,6 +394,8 @@ def _openai_extras(fields: _Fields, read: _Input, out: _Output) -> _Extras:
     return extras
 
 
+_LISTED_CONTEXT: Final = "high"
+"""Perplexity's fee for a request depends on how much it searched; the list has the highest."""
 _UNPRICED_KEYS: Final = ("num_sources_used", "prompt_audio_seconds")
 _EXTRA_KEYS: Final = frozenset(
     {
@@ -401,6 +405,7 @@ _EXTRA_KEYS: Final = frozenset(
         "server_side_tool_usage_details",
         "num_search_queries",
         "citation_tokens",
+        "search_context_size",
         "service_tier",
         *_UNPRICED_KEYS,
     }
@@ -424,7 +429,9 @@ def _state_cost(fields: _Fields, extras: _Extras) -> None:
     cost = _dollars(stated)
     upstream = _dollars(_inner(fields, "cost_details").get("upstream_inference_cost"))
     is_byok = fields.get("is_byok")
-    extras.is_byok = is_byok is True or (is_byok is None and cost is not None and upstream is not None and upstream > cost)
+    extras.is_byok = is_byok is True or (
+        is_byok is None and cost is not None and upstream is not None and upstream > cost
+    )
     if cost is None:
         return
     if not extras.is_byok:
@@ -554,14 +561,12 @@ def _gemini(fields: _Fields) -> Usage:
         image=_of_modality(out_details, "IMAGE", odd_out),
     )
     if read.total is not None and total is not None:
-        _reconcile_gemini(read.total, candidates or 0, written, total, odd_in, odd_out)
+        _reconcile_gemini(total - read.total, candidates or 0, written, odd_in, odd_out)
     return _usage(read, written, odd_in, odd_out, _Extras(tier=_gemini_tier(fields)))
 
 
-def _reconcile_gemini(
-    prompt: int, candidates: int, written: _Output, total: int, odd_in: _Numbers, odd_out: _Numbers
-) -> None:
-    rest = total - prompt
+def _reconcile_gemini(rest: int, candidates: int, written: _Output, odd_in: _Numbers, odd_out: _Numbers) -> None:
+    """Find the output's total; `rest` is what the provider's total leaves for it."""
     if written.total is None:
         if rest > 0:
             written.total = rest

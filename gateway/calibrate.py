@@ -96,7 +96,7 @@ async def calibrate(job: Job, console: Console) -> int:
 async def _ask_both(job: Job, questions: Sequence[Question], book: PriceBook, console: Console) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     async with open_transport(job.policy) as transport:
-        catalog = open_catalog(job.policy, transport, SystemClock(), book.rates)
+        catalog = open_catalog(job.policy, transport, SystemClock(), book.schedules)
         with Progress(*columns, console=console) as progress:
             async with asyncio.TaskGroup() as group:
                 for model in _rungs(job.route):
@@ -215,5 +215,5 @@ def _seconds(policy: Policy, book: PriceBook, model: ModelId, baseline: ModelId)
     pool = policy.models[baseline].pool
     usd_per_hour = policy.pools[pool].usd_per_hour if pool is not None else None
     femto_per_s = float(usd_per_hour) * FEMTO_PER_USD / _SECONDS_PER_HOUR if usd_per_hour else FEMTO_PER_USD
-    rates = book.of(model)
+    rates = book.rates_at(model, SystemClock().now())
     return Rates(uncached_input_s=rates.input / femto_per_s, output_s=rates.output / femto_per_s)

@@ -34,10 +34,10 @@ def check_policy(policy: Policy, file: Path, *, as_json: bool) -> int:
 
 
 def _show(policy: Policy, file: Path, book: PriceBook, prepared: dict[str, PreparedLane]) -> None:
-    console = Console()
+    console, now = Console(), SystemClock().now()
     models = Table("model", "sent as", "where", "input $/M", "cached $/M", "output $/M", "price from", title="Models")
     for model_id, model in policy.models.items():
-        rates = book.of(model_id)
+        rates = book.rates_at(model_id, now)
         prices = [_per_million(rate) for rate in (rates.input, rates.cached_input, rates.output)]
         models.add_row(model_id, model.name, ", ".join(policy.endpoints_of(model_id)), *prices, rates.source)
     console.print(models)
@@ -58,12 +58,17 @@ def _show(policy: Policy, file: Path, book: PriceBook, prepared: dict[str, Prepa
 
 
 def _facts(policy: Policy, book: PriceBook, prepared: dict[str, PreparedLane]) -> dict[str, object]:
+    now = SystemClock().now()
     return {
         "ok": True,
         "policy_digest": policy.digest,
         "price_digest": book.digest,
         "models": {
-            model_id: {"name": model.name, "rates": json.loads(book.of(model_id).as_json())}
+            model_id: {
+                "name": model.name,
+                "rates": json.loads(book.of(model_id).plan_at(now)[""].as_json()),
+                "service_tiers": sorted(filter(None, book.of(model_id).plan_at(now))),
+            }
             for model_id, model in policy.models.items()
         },
         "routes": {

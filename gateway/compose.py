@@ -17,7 +17,7 @@ from backends.clock import Clock
 from backends.embedder import DIMENSIONS, Embedder, MiniLM
 from backends.http import HttpBackend
 from backends.pool import Pool
-from backends.prices import Rates
+from backends.prices import Schedule
 from backends.seam import Timeouts
 from backends.transport import Transport
 from backends.words import ModelId
@@ -29,7 +29,7 @@ from gateway.ledger.journaled import JournaledLedger
 from gateway.ledger.rows import PoolPrice
 from gateway.ledger.seam import EpochInfo, Ledger
 from gateway.pipeline import Gateway, Parts
-from gateway.prepare import candidates, lanes, price_book
+from gateway.prepare import candidates, lanes, price_book, stated_use
 from gateway.settlement import Cashier
 from gateway.telemetry import Telemetry
 from gateway.worker import Worker
@@ -129,7 +129,7 @@ async def open_gateway(
                     policy=policy,
                     clock=clock,
                     keys=KeyRing(folder / FILE_NAME),
-                    catalog=open_catalog(policy, transport, clock, book.rates),
+                    catalog=open_catalog(policy, transport, clock, book.schedules),
                     lanes={name: lane.lane for name, lane in prepared.items()},
                     candidates=candidates(policy),
                     caches=caches,
@@ -181,7 +181,7 @@ def _transport(kind: TransportKind, connect_s: float) -> Transport:
 
 
 def open_catalog(
-    policy: Policy, transport: Transport, clock: Clock, rates: Mapping[ModelId, Rates]
+    policy: Policy, transport: Transport, clock: Clock, rates: Mapping[ModelId, Schedule]
 ) -> dict[ModelId, CatalogModel]:
     """Return every model with its backend; models of one pool share it, so that its load is counted once."""
     timeouts = Timeouts(first_byte_s=policy.timeouts.first_byte_s, idle_s=policy.timeouts.idle_s)
@@ -204,6 +204,7 @@ def open_catalog(
             pool=model.pool,
             backend=pools[endpoints, api_key],
             rates=rates[model_id],
+            stated=stated_use(model),
             capabilities=model.capabilities,
             output_tokens_per_s=pool.throughput.output_tokens_per_s if pool and pool.throughput else None,
         )

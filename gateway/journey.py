@@ -13,12 +13,13 @@ from decimal import Decimal
 from typing import TypeGuard
 
 from backends.clock import Clock
-from backends.prices import Rates
+from backends.prices import Schedule
 from backends.seam import Backend
+from backends.usage import merge_usage
 from backends.words import Ask, Capability, Chunk, Event, ModelId, RequestId, TenantId, Usage
 from gateway.calls import Call
 from gateway.ledger.rows import ChargeKind
-from policies.schema import BackendKind, Route
+from policies.schema import BackendKind, Route, Stated
 from router.judge import Judge, Verdict
 from router.strategy import Plan, Strategy
 from semantic_cache.partition import Keys
@@ -39,7 +40,9 @@ class CatalogModel:
 
     Attributes:
         name: the name sent upstream.
+        rates: its prices at every moment.
         output_tokens_per_s: its pool's measured speed, for answers that nobody saw the end of; None for providers.
+        stated: what becomes of the cost that its provider states.
     """
 
     id: ModelId
@@ -47,9 +50,10 @@ class CatalogModel:
     kind: BackendKind
     pool: str | None
     backend: Backend
-    rates: Rates
+    rates: Schedule
     capabilities: frozenset[Capability]
     output_tokens_per_s: Decimal | None
+    stated: Stated | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +72,7 @@ class Lane:
     route: Route
     strategy: Strategy
     baseline: ModelId
-    baseline_rates: Rates
+    baseline_rates: Schedule
     answers: tuple[str, ...]
     judge: Judge | None = None
     output_ratio: OutputRatio = OutputRatio()
@@ -88,6 +92,8 @@ class Attempt:
     seen_tokens: int = 0
     seen_bytes: int = 0
     finish_reason: str | None = None
+    response_id: str | None = None
+    tier: str | None = None
     kind: ChargeKind | None = None
     ended: float | None = None
     cost_nusd: int = 0
@@ -96,7 +102,11 @@ class Attempt:
 
     def note(self, event: Event) -> None:
         """Take what an event says about the attempt's cost and end."""
-        self.usage = event.usage if tells(event.usage) else self.usage
+        if event.usage is not None:
+            self.usage = merge_usage(self.usage, event.usage)
+            self.tier = event.usage.tier or self.tier
+        self.tier = event.tier or self.tier
+        self.response_id = self.response_id or event.response_id
         self.finish_reason = event.finish_reason or self.finish_reason
         if isinstance(event, Chunk) and event.is_bulk:
             self.seen_bytes += len(event.payload) if event.has_other else len(event.content.encode())
@@ -106,6 +116,11 @@ class Attempt:
         else:
             self.seen_tokens = len(event.tokens)
             self.seen_bytes = len(event.content.encode())
+
+    @property
+    def has_called_tools(self) -> bool:
+        """Whether the answer is a call, which has tokens and no text."""
+        return self.finish_reason in {"tool_calls", "function_call"}
 
     def end(self, kind: ChargeKind | None, now: float) -> None:
         """Say what became of the attempt; only the first word counts."""

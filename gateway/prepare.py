@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from decimal import Decimal
 
 from backends.embedder import EMBEDDER_ID
-from backends.prices import PriceBook, PriceError, Rates, override_rates, pool_rates, provider_rates
-from backends.words import ModelId
+from backends.price_list import provider_schedule
+from backends.prices import (
+    Day,
+    PriceBook,
+    PriceError,
+    PriceUnknown,
+    Rates,
+    Schedule,
+    Span,
+    femto_of,
+    mtok_rate,
+    overlay,
+    override_rates,
+    pool_rates,
+    scaled,
+)
+from backends.words import JsonValue, ModelId
 from gateway.journey import Lane, OutputRatio
-from policies.schema import Model, Policy, Route
+from policies.schema import Model, Policy, Price, Route, Stated
 from router.judge import Calibration, CalibrationError, Judge, NoThreshold
 from router.strategy import Candidate, Cascade
 
@@ -33,21 +49,30 @@ class PreparedLane:
 
 
 def price_book(policy: Policy, at: datetime) -> PriceBook:
-    """Return every model's rates: the policy's own price, else its pool's, else the provider's list.
+    """Return every model's prices: the policy's own while they are valid, else its pool's or the provider's list.
 
     Raises:
-        PolicyUnusable: a model has no price.
+        PolicyUnusable: a model has no price, or none that is valid at `at`.
     """
-    rates: dict[ModelId, Rates] = {}
+    schedules: dict[ModelId, Schedule] = {}
     mistakes: list[str] = []
     for model_id, model in policy.models.items():
         try:
-            rates[model_id] = _rates(policy, model, at)
+            schedules[model_id] = _schedule(policy, model, at)
         except PriceError as error:
             mistakes.append(f"models.{model_id}: {error}; give it a `price` in the policy")
     if mistakes:
         raise PolicyUnusable(mistakes)
-    return PriceBook(rates=rates)
+    return PriceBook(schedules=schedules)
+
+
+def stated_use(model: Model) -> Stated | None:
+    """Return what becomes of the cost a model's provider states: OpenRouter's is what it charges, to the last digit."""
+    said = next((price.stated for price in model.prices if price.stated is not None), None)
+    return Stated.TRUST if said is None and model.provider == _STATES_ITS_CHARGE else said
+
+
+_STATES_ITS_CHARGE = "openrouter"
 
 
 def candidates(policy: Policy) -> dict[ModelId, Candidate]:
@@ -77,26 +102,86 @@ def lanes(policy: Policy, book: PriceBook) -> dict[str, PreparedLane]:
     return prepared
 
 
-def _rates(policy: Policy, model: Model, at: datetime) -> Rates:
-    if (price := model.price) is not None:
-        stated = {
-            "input": price.input_usd_per_mtok,
-            "cached_input": price.cached_input_usd_per_mtok,
-            "cache_write": price.cache_write_usd_per_mtok,
-            "output": price.output_usd_per_mtok,
-            "reasoning": price.reasoning_usd_per_mtok,
-        }
-        given = {name: usd for name, usd in stated.items() if usd is not None}
-        return override_rates(given, usd_per_request=price.usd_per_request)
+def _schedule(policy: Policy, model: Model, at: datetime) -> Schedule:
+    listed = _listed(policy, model)
+    if not model.prices:
+        if listed is None:
+            raise PriceUnknown("neither a pool's throughput nor a provider's list prices it")
+        return listed
+    schedule = overlay(listed, [_span(price) for price in model.prices])
+    if not schedule.at(at).is_known:
+        raise PriceUnknown("none of its prices is valid now, and no list has one")
+    return schedule
+
+
+def _listed(policy: Policy, model: Model) -> Schedule | None:
+    """Return what a model costs without a price of the operator's; None when nothing says so and nothing needs to."""
     pool = policy.pools[model.pool] if model.pool is not None else None
     if pool is not None and pool.throughput is not None:
-        return pool_rates(
+        rates = pool_rates(
             usd_per_hour=pool.usd_per_hour,
             input_tokens_per_s=pool.throughput.input_tokens_per_s,
             cached_input_tokens_per_s=pool.throughput.cached_input_tokens_per_s,
             output_tokens_per_s=pool.throughput.output_tokens_per_s,
         )
-    return provider_rates(model.provider or "", model.name, at)
+        return Schedule.constant(rates)
+    if pool is not None or model.provider is None:
+        return None
+    is_needed = not model.prices or any(price.input_usd_per_mtok is None for price in model.prices)
+    try:
+        return provider_schedule(model.provider, model.name)
+    except PriceUnknown:
+        if is_needed:
+            raise
+        return None  # a model too new for the list, that the operator prices
+
+
+def _span(price: Price) -> Span:
+    def make(listed: Day | None) -> Day:
+        if price.input_usd_per_mtok is None:
+            if listed is None:
+                raise PriceUnknown(
+                    "a price without `input_usd_per_mtok` starts from a provider's list, and there is none"
+                )
+            return _with_service_tiers(listed.each(lambda rates: _amended(rates, price)), price)
+        own = override_rates(
+            price.usd_per_mtok,
+            usd_per_request=price.usd_per_request or Decimal(0),
+            usd_per_web_search=price.usd_per_web_search,
+            tiers={tier.above_input_tokens: tier.usd_per_mtok for tier in price.tiers},
+        )
+        return _with_service_tiers(Day((0,), ({"": own},)), price)
+
+    return Span(_second(price.valid_from), _second(price.valid_to), make)
+
+
+def _amended(listed: Rates, price: Price) -> Rates:
+    """Return the list's rates less the discount, with what the operator states in place of its classes."""
+    rates = listed if price.discount is None else scaled(listed, 1 - price.discount)
+    if rates.service_tier:
+        return rates  # what is stated is the standard tier's; `service_tiers` has the others
+    classes: dict[str, JsonValue] = {name: mtok_rate(usd, name) for name, usd in price.usd_per_mtok.items()}
+    fees: dict[str, JsonValue] = {}
+    if price.usd_per_request is not None:
+        fees["per_request"] = femto_of(price.usd_per_request, "usd_per_request")
+    if price.usd_per_web_search is not None:
+        fees["web_search"] = femto_of(price.usd_per_web_search, "usd_per_web_search")
+    tiers = tuple(replace(tier, **classes) for tier in rates.tiers)
+    is_changed = bool(price.discount or classes or fees)
+    source = f"{rates.source}, amended by the policy" if is_changed else rates.source
+    return replace(rates, tiers=tiers, source=source, **classes, **fees)
+
+
+def _with_service_tiers(day: Day, price: Price) -> Day:
+    plans = []
+    for plan in day.plans:
+        own = {name: scaled(plan[""], factor, service_tier=name) for name, factor in price.service_tiers.items()}
+        plans.append({**plan, **own})
+    return Day(day.starts, tuple(plans))
+
+
+def _second(moment: datetime | None) -> int | None:
+    return None if moment is None else int(moment.timestamp())
 
 
 def _lane(policy: Policy, route: Route, known: Mapping[ModelId, Candidate], book: PriceBook) -> PreparedLane:

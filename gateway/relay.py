@@ -55,7 +55,7 @@ async def relay_whole(journey: Journey, ask: Ask, committed: Committed, cashier:
     plain = _without_logprobs(whole.payload) if attempt.asks_logprobs and not ask.wants_logprobs else whole.payload
     body = _with_cost(plain, journey, usage, ask)
     journey.first_byte = journey.clock.monotonic()
-    cost = f"{usd(_cost_nusd(journey)):f}".encode()
+    cost = _cost_text(journey).encode()
     headers = [
         JSON_TYPE,
         (b"content-length", b"%d" % len(body)),
@@ -187,8 +187,9 @@ class _Editor:
             return encode_event(event.payload)
         fields = _fields.decode(event.payload)
         if event.usage is not None:
-            stated = fields.pop("usage")
-            if tells(event.usage):
+            # Groq's is in `x_groq`, which stays where it is.
+            stated = fields.pop("usage", None)
+            if tells(event.usage) and stated is not None:
                 self.usage_payload = stated
             if not event.has_choices:
                 return b""
@@ -236,7 +237,7 @@ def _stream_end(
     """Return the usage event with the cost if the client asked for it, else the cost as a comment; then `[DONE]`."""
     done = encode_event(DONE)
     if not ask.wants_usage:
-        return encode_comment(f"faregate cost_usd={usd(_cost_nusd(journey)):f}") + done
+        return encode_comment(f"faregate cost_usd={_cost_text(journey)}") + done
     fields = {n: v for n, v in _fields.decode(last_payload).items() if n not in {"choices", "usage"}}
     fields["choices"] = msgspec.Raw(b"[]")
     fields["usage"] = _annotated(usage_payload, journey, usage)
@@ -254,21 +255,38 @@ def _with_cost(payload: bytes, journey: Journey, usage: Usage, ask: Ask) -> byte
 
 def _annotated(given: msgspec.Raw | None, journey: Journey, usage: Usage) -> msgspec.Raw:
     """Return the committed answer's usage with the cost of all attempts; what is booked stands where none was told."""
-    told: dict[str, JsonValue] = dict(_fields.decode(given)) if given is not None and bytes(given) != b"null" else {}
+    told = _told_usage(given) or {}
     is_told = usage.input_provenance is usage.output_provenance is Provenance.PROVIDER
-    known = told if told and is_told else told | openai_usage(usage)
+    known: dict[str, JsonValue] = told if told and is_told else told | openai_usage(usage)
     attempts = [
-        {"model": a.model.id, "kind": a.kind, "cost": _dollars(a.cost_nusd)}
+        {"model": a.model.id, "kind": a.kind, "cost": None if a.is_cost_unknown else _dollars(a.cost_nusd)}
         for a in journey.attempts
         if a.kind is not None
     ]
-    known["cost"] = _dollars(_cost_nusd(journey))
+    cost = _cost_nusd(journey)
+    known["cost"] = None if cost is None else _dollars(cost)
     known["faregate"] = {"path": journey.path, "attempts": attempts}
     return msgspec.Raw(_encode(known))
 
 
-def _cost_nusd(journey: Journey) -> int:
+def _told_usage(given: msgspec.Raw | None) -> dict[str, JsonValue] | None:
+    """Return the upstream's own usage object; None where it sent none, or something else in its place."""
+    try:
+        return dict(_fields.decode(given)) if given else None
+    except msgspec.ValidationError:
+        return None
+
+
+def _cost_nusd(journey: Journey) -> int | None:
+    """Return what all attempts cost; None when one of them has no known cost: the rest is not the cost."""
+    if any(attempt.is_cost_unknown for attempt in journey.attempts):
+        return None
     return sum(attempt.cost_nusd for attempt in journey.attempts)
+
+
+def _cost_text(journey: Journey) -> str:
+    cost = _cost_nusd(journey)
+    return "unknown" if cost is None else f"{usd(cost):f}"
 
 
 def _dollars(nusd: int) -> msgspec.Raw:

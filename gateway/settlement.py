@@ -10,11 +10,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from backends.asks import estimate_input_tokens
-from backends.prices import PriceBook
+from backends.prices import STANDARD_TIERS, PriceBook, Rates
 from backends.words import Ask, Provenance, Surface, TenantId, Usage
 from gateway.journey import Attempt, Caller, Journey, Lane
-from gateway.ledger.rows import ChargeKind, ChargeRow, HoldRow, RequestRow
+from gateway.ledger.rows import ChargeKind, ChargeRow, CostProvenance, HoldRow, RequestRow
 from gateway.ledger.seam import Ledger
+from policies.schema import Stated
 
 _BYTES_PER_TOKEN = 4
 """English prose in today's vocabularies; only for numbers that nobody told and that are booked as estimated."""
@@ -43,7 +44,7 @@ class Cashier:
         ask, caller, lane = _known(journey)
         input_tokens = estimate_input_tokens(ask)
         cap = (ask.max_output_tokens or _UNCAPPED_OUTPUT_TOKENS) * ask.choices
-        rates = attempt.model.rates
+        prices, moment = attempt.model.rates, attempt.started_at
         self._ledger.hold(
             HoldRow(
                 request_id=journey.request_id,
@@ -53,11 +54,11 @@ class Cashier:
                 route=lane.route.name,
                 model=attempt.model.id,
                 pool=attempt.model.pool,
-                upper_bound_nusd=rates.upper_bound_nusd(input_tokens, cap),
+                upper_bound_nusd=prices.upper_bound_nusd(moment, input_tokens, cap, has_media=_has_media(ask)),
                 input_tokens_estimate=input_tokens,
                 output_tokens_cap=cap,
                 held_at=attempt.started_at,
-                rates=rates,
+                rates=prices.at(moment, input_tokens),
                 price_digest=self._prices.digest,
             )
         )
@@ -117,7 +118,9 @@ class Cashier:
     def _charge(self, journey: Journey, attempt: Attempt, kind: ChargeKind) -> ChargeRow:
         _, caller, lane = _known(journey)
         usage = usage_of(journey, attempt)
-        rates = attempt.model.rates
+        tier = "" if attempt.tier is None or attempt.tier in STANDARD_TIERS else attempt.tier
+        rates = attempt.model.rates.at(attempt.started_at, usage.total_input_tokens, tier)
+        cost_nusd, provenance = charged(usage, rates, tier=tier, stated=attempt.model.stated)
         ended = attempt.ended if attempt.ended is not None else journey.clock.monotonic()
         return ChargeRow(
             request_id=journey.request_id,
@@ -138,42 +141,106 @@ class Cashier:
             output_provenance=usage.output_provenance,
             rates=rates,
             price_digest=self._prices.digest,
-            cost_nusd=rates.cost_nusd(usage),
+            cost_nusd=cost_nusd,
             started_at=attempt.started_at,
             duration_ms=max(0.0, ended - attempt.started) * 1e3,
             finish_reason=attempt.finish_reason,
+            cache_write_1h_tokens=usage.cache_write_1h_tokens,
+            audio_input_tokens=usage.audio_input_tokens,
+            image_input_tokens=usage.image_input_tokens,
+            audio_output_tokens=usage.audio_output_tokens,
+            image_output_tokens=usage.image_output_tokens,
+            web_searches=usage.web_searches,
+            cost_provenance=provenance,
+            stated_cost_nusd=usage.stated_cost_nusd,
+            upstream_response_id=attempt.response_id,
+            tier=tier,
         )
 
 
+def charged(usage: Usage, rates: Rates, *, tier: str, stated: Stated | None) -> tuple[int | None, CostProvenance]:
+    """Return what an attempt is charged, in nano-dollars, and where that comes from; None when nobody can tell.
+
+    Args:
+        usage: what it used.
+        rates: those of its moment, its context and, where they are listed, its service tier.
+        tier: the service tier the provider says it ran in, "" for the standard one.
+        stated: what the policy does with the cost the provider itself states. Without a word of the policy it stands in
+            where rates cannot tell, since it is better than nothing.
+    """
+    own = usage.stated_cost_nusd
+    if own is not None and stated is Stated.TRUST:
+        return own, CostProvenance.PROVIDER
+    cost = rates.cost_nusd(usage)
+    if cost is None or cost > _LARGEST_NUSD:
+        if own is not None and stated is not Stated.RECONCILE:
+            return own, CostProvenance.PROVIDER
+        return None, CostProvenance.UNKNOWN
+    is_sure = (
+        usage.input_provenance is Provenance.PROVIDER
+        and usage.output_provenance is Provenance.PROVIDER
+        and rates.service_tier == tier
+        and not (usage.is_byok and own is None)  # the broker's fee is not in the list
+        and not (usage.is_summed and rates.start_tokens)  # each reading may have been below the context tier
+        and not (usage.has_cached_media and not rates.input == rates.audio_input == rates.image_input)
+    )
+    return cost, CostProvenance.PRICED if is_sure else CostProvenance.ESTIMATED
+
+
+_LARGEST_NUSD = 2**63 - 1
+"""What the ledger's integers hold; a larger cost is a broken usage's."""
+
+
 def usage_of(journey: Journey, attempt: Attempt) -> Usage:
-    """Return the attempt's usage: the provider's where it told, else what was seen, else an estimate."""
-    told = attempt.usage
-    has_output = attempt.seen_tokens > 0 or attempt.seen_bytes > 0 or attempt.finish_reason == "tool_calls"
-    # A report that leaves out one side, or says 0 of an answer that was seen, is none of that side.
-    tells_output = told is not None and (told.total_output_tokens > 0 or not has_output)
-    if told is not None and told.total_input_tokens > 0 and tells_output:
+    """Return the attempt's usage: the provider's where it told, else what was seen, else an estimate.
+
+    Each side stands for itself: a provider that told the input and no output, or 0 of an answer that is not empty, has
+    told the input.
+    """
+    told = attempt.usage or _TOLD_NOTHING
+    if told.input_provenance is Provenance.UNKNOWN or not told.total_input_tokens:
+        told = replace(told, input_tokens=_unseen_input(journey), input_provenance=Provenance.ESTIMATED)
+    has_output = attempt.seen_tokens > 0 or attempt.seen_bytes > 0 or attempt.has_called_tools
+    has_missed = told.output_provenance is Provenance.UNKNOWN or (has_output and not told.total_output_tokens)
+    # A stream that was cut told its output when it began (Anthropic) or some events ago.
+    is_outrun = attempt.finish_reason is None and attempt.seen_tokens > told.total_output_tokens
+    if not has_missed and not is_outrun:
         return told
     ask, _, _ = _known(journey)
-    told_input = told if told is not None and told.total_input_tokens > 0 else None
-    elsewhere = next((a.usage for a in journey.attempts if a.usage and a.usage.total_input_tokens), None)
-    input_tokens = elsewhere.total_input_tokens if elsewhere is not None else -(-ask.input_bytes // _BYTES_PER_TOKEN)
-    usage = told_input or Usage(input_tokens=input_tokens, input_provenance=Provenance.ESTIMATED)
-    if told is not None and tells_output:
-        return replace(usage, output_tokens=told.output_tokens, reasoning_tokens=told.reasoning_tokens)
     is_counted = attempt.seen_tokens > 0 or (ask.is_stream and not has_output and attempt.finish_reason is not None)
     return replace(
-        usage,
+        told,
         output_tokens=attempt.seen_tokens if is_counted else _unseen_output(ask, attempt, journey),
         reasoning_tokens=0,
+        audio_output_tokens=0,
+        image_output_tokens=0,
         output_provenance=Provenance.COUNTED if is_counted else Provenance.ESTIMATED,
     )
+
+
+_TOLD_NOTHING = Usage(input_tokens=0, input_provenance=Provenance.UNKNOWN, output_provenance=Provenance.UNKNOWN)
+
+
+def _unseen_input(journey: Journey) -> int:
+    """Estimate a prompt nobody counted: as another attempt's provider counted it, else by its bytes."""
+    for attempt in journey.attempts:
+        if attempt.usage is not None and attempt.usage.input_provenance is not Provenance.UNKNOWN:
+            return attempt.usage.total_input_tokens
+    ask, _, _ = _known(journey)
+    return -(-ask.input_bytes // _BYTES_PER_TOKEN)
+
+
+def _has_media(ask: Ask) -> bool:
+    """Tell whether sound or pictures can go in or come out."""
+    return not ask.fields.keys().isdisjoint(("modalities", "audio")) or any(not m.is_plain for m in ask.messages)
 
 
 def baseline_nusd(journey: Journey) -> tuple[int, int, int]:
     """Return what the baseline would have cost for what was served, and the interval of that, in nano-dollars.
 
     The prompt's token classes are taken as the answering model reported them; the unseen output's length is the served
-    one's, scaled by the ratio that the route's calibration measured between the two models.
+    one's, scaled by the ratio that the route's calibration measured between the two models. A baseline whose cost
+    nobody can tell counts as what was paid: no saving is claimed.
     """
     if journey.hit is not None:
         entry = journey.hit.entry
@@ -184,11 +251,14 @@ def baseline_nusd(journey: Journey) -> tuple[int, int, int]:
         return 0, 0, 0
     if served.model.id == lane.baseline:
         return served.cost_nusd, served.cost_nusd, served.cost_nusd
-    usage, ratio, rates = usage_of(journey, served), lane.output_ratio, lane.baseline_rates
+    usage, ratio = usage_of(journey, served), lane.output_ratio
+    rates = lane.baseline_rates.at(served.started_at, usage.total_input_tokens)
     middle, low, high = (
         rates.cost_nusd(replace(usage, output_tokens=round(usage.output_tokens * scale)))
         for scale in (ratio.middle, ratio.low, ratio.high)
     )
+    if middle is None or low is None or high is None:
+        return served.cost_nusd, served.cost_nusd, served.cost_nusd
     return middle, min(low, middle), max(high, middle)
 
 

@@ -105,8 +105,13 @@ class Telemetry:
             "input": usage.input_tokens,
             "cached_input": usage.cached_input_tokens,
             "cache_write": usage.cache_write_tokens,
+            "cache_write_1h": usage.cache_write_1h_tokens,
+            "audio_input": usage.audio_input_tokens,
+            "image_input": usage.image_input_tokens,
             "output": usage.output_tokens,
             "reasoning": usage.reasoning_tokens,
+            "audio_output": usage.audio_output_tokens,
+            "image_output": usage.image_output_tokens,
         }
         for name, tokens in classes.items():
             self._tokens.labels(attempt.model.id, name).inc(tokens)

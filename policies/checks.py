@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
+from backends.prices import STANDARD_TIERS
 from policies.schema import AUTO, BackendKind
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from policies.document import Location
-    from policies.schema import Model, Pool, Route, Tenant, Timeouts
+    from policies.schema import Model, Pool, Price, Route, Tenant, Timeouts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +87,7 @@ def did_you_mean(value: str, known: Collection[str]) -> str:
 
 def _check_model(name: str, model: Model, draft: Draft) -> Iterator[Finding]:
     at: Location = ("models", name)
+    yield from _check_prices(at, model, draft)
     if model.pool is None:
         yield from _check_remote(at, model)
         return
@@ -110,6 +112,74 @@ def _check_remote(at: Location, model: Model) -> Iterator[Finding]:
         yield Finding(at, kinds, at_key=True)
     elif model.provider is None and model.price is None:
         yield Finding(at, f'nothing prices "{at[-1]}": give it a `price`, or the price list\'s `provider`', at_key=True)
+
+
+def _check_prices(at: Location, model: Model, draft: Draft) -> Iterator[Finding]:
+    pool = draft.pools.get(model.pool) if model.pool is not None else None
+    has_list = model.provider is not None and model.pool is None
+    is_many = isinstance(model.price, tuple)
+    for index, price in enumerate(model.prices):
+        place: Location = (*at, "price", index) if is_many else (*at, "price")
+        has_base = has_list or (model.pool is not None and (pool is None or pool.throughput is not None))
+        yield from _check_price(place, price, has_list=has_list, has_base=has_base)
+        if is_many and index:
+            yield from _check_succession(place, model.prices[index - 1], price)
+        if price.stated != model.prices[0].stated:
+            yield Finding(
+                (*place, "stated"), "one model's prices all treat what its provider states alike; say the same"
+            )
+
+
+def _check_price(at: Location, price: Price, *, has_list: bool, has_base: bool) -> Iterator[Finding]:
+    has_input, has_output = price.input_usd_per_mtok is not None, price.output_usd_per_mtok is not None
+    if has_input != has_output:
+        missing = "output_usd_per_mtok" if has_input else "input_usd_per_mtok"
+        yield Finding(
+            at, f"`{missing}` is missing: give both, or neither to start from the provider's list", at_key=True
+        )
+    elif not has_input and not has_base:
+        need = "nothing else prices this model: give `input_usd_per_mtok` and `output_usd_per_mtok`"
+        yield Finding(at, need, at_key=True)
+    if price.discount is not None and (has_input or not has_list):
+        why = "this price states its own" if has_input else "the model has no `provider` with one"
+        yield Finding(
+            (*at, "discount"), f"a discount is a share off the provider's list, and {why}; delete one of them"
+        )
+    if price.tiers and not has_input:
+        yield Finding(
+            (*at, "tiers"), "`tiers` stand above a price of one's own: give `input_usd_per_mtok` and its output"
+        )
+    for index, tier in enumerate(price.tiers):
+        before = price.tiers[index - 1].above_input_tokens if index else 0
+        if tier.above_input_tokens <= before:
+            place = (*at, "tiers", index, "above_input_tokens")
+            yield Finding(
+                place, f"tiers ascend, and {tier.above_input_tokens} is not above {before}; put them in order"
+            )
+        if not tier.usd_per_mtok:
+            yield Finding((*at, "tiers", index), "this tier prices nothing; give it at least one class, or delete it")
+    for name in sorted(STANDARD_TIERS.intersection(price.service_tiers)):
+        yield Finding(
+            (*at, "service_tiers", name), f'"{name}" is the standard tier, whose prices are the others; delete it'
+        )
+    if price.valid_from is not None and price.valid_to is not None and price.valid_to <= price.valid_from:
+        said = (
+            f"it ends at {price.valid_to:%Y-%m-%d %H:%M} UTC, not after it begins ({price.valid_from:%Y-%m-%d %H:%M})"
+        )
+        yield Finding((*at, "valid_to"), f"{said}; `valid_to` is excluded and later than `valid_from`")
+
+
+def _check_succession(at: Location, before: Price, after: Price) -> Iterator[Finding]:
+    """Yield what is wrong between two prices of a list: each begins where the one above it ends."""
+    if after.valid_from is None:
+        yield Finding(at, "`valid_from` is missing: every price but the first says when it begins", at_key=True)
+    elif before.valid_to is None or after.valid_from < before.valid_to:
+        end = "never ends" if before.valid_to is None else f"ends at {before.valid_to:%Y-%m-%d %H:%M} UTC"
+        said = f"two prices overlap: the one above {end}"
+        yield Finding((*at, "valid_from"), f"{said}; end it where this one begins (its `valid_to` is excluded)")
+    elif after.valid_from > before.valid_to:
+        said = f"there is a gap: the price above ends at {before.valid_to:%Y-%m-%d %H:%M} UTC"
+        yield Finding((*at, "valid_from"), f"{said}; begin this one there, or end that one here")
 
 
 def _check_pool(name: str, pool: Pool) -> Iterator[Finding]:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from policies.checks import Draft, check_references, did_you_mean, unknown
 from policies.document import Location, path_text, read_document
 from policies.errors import Mistake, PolicyError
-from policies.schema import Model, Policy, Pool, Route, Tenant
+from policies.schema import Model, Policy, Pool, Price, Prices, Route, Tenant
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -139,9 +139,13 @@ def _validated(document: Document) -> tuple[Policy | None, list[Mistake]]:
     return None, [mistake for mistake in said if mistake is not None]
 
 
+_NO_KEYS: Final = frozenset({"[key]", "[price]", "[prices]"})
+"""What pydantic puts into locations that no file has."""
+
+
 def _mistake(detail: ErrorDetails, document: Document) -> Mistake | None:
     """Return pydantic's finding in this project's words; None where it only follows from another mistake."""
-    location: Location = tuple(part for part in detail["loc"] if part != "[key]")
+    location: Location = tuple(part for part in detail["loc"] if part not in _NO_KEYS)
     is_key = "[key]" in detail["loc"]
     kind = detail["type"]
     if document.has_failed(location) or kind == "default_factory_not_called":
@@ -206,6 +210,8 @@ def _keys_at(location: Location) -> tuple[str, ...]:
 
 def _inside(kind: JsonValue, part: str | int) -> JsonValue:
     """Return the type of an entry of a type: a field's, a mapping's values', a tuple's items'; `| None` dropped."""
+    if kind is Price and isinstance(part, int):
+        return Price  # one of several
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         field = kind.model_fields.get(str(part))
         inner: JsonValue = field.annotation if field is not None else None
@@ -214,7 +220,8 @@ def _inside(kind: JsonValue, part: str | int) -> JsonValue:
         arguments = get_args(kind)
         inner = arguments[0 if origin is tuple else -1] if arguments else None
     options = [option for option in get_args(inner) if option is not type(None)]
-    return options[0] if type(None) in get_args(inner) else inner
+    kind = options[0] if type(None) in get_args(inner) else inner
+    return Price if kind is Prices else kind
 
 
 def _draft(document: Document, policy: Policy | None) -> Draft:

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
@@ -24,11 +24,13 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     PlainSerializer,
     PrivateAttr,
     SecretStr,
     StringConstraints,
+    Tag,
     model_validator,
 )
 
@@ -115,6 +117,22 @@ def _size(value: JsonValue) -> JsonValue:
     return int(Decimal(match[1]) * _BYTES[match[2] or "B"])
 
 
+def _moment(value: JsonValue) -> JsonValue:
+    if isinstance(value, datetime):
+        return value
+    try:
+        moment = datetime.fromisoformat(value if isinstance(value, str) else "")
+    except ValueError:
+        moment = None
+    if moment is not None and moment.tzinfo is None and re.fullmatch(r"\d{4}-\d{2}-\d{2}", value):
+        moment = moment.replace(tzinfo=UTC)
+    if moment is None or moment.tzinfo is None:
+        raise ValueError(
+            "expected a date such as 2026-11-01 (UTC), or a moment with its zone: 2026-11-01T08:00:00+01:00"
+        )
+    return moment.astimezone(UTC)
+
+
 def _url(value: str) -> str:
     try:
         url = urlsplit(value)
@@ -150,6 +168,7 @@ Size = Annotated[int, BeforeValidator(_size), Field(gt=0)]
 Url = Annotated[str, AfterValidator(_url)]
 Secret = Annotated[SecretStr, AfterValidator(_header_safe)]
 Usd = Annotated[Decimal, Field(ge=0, le=1_000_000)]
+Moment = Annotated[datetime, BeforeValidator(_moment)]
 TokensPerSecond = Annotated[Decimal, Field(gt=0, le=1_000_000_000)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -171,19 +190,89 @@ class Part(BaseModel):
 # --- the parts ---------------------------------------------------------------------------------------------------
 
 
-class Price(Part):
-    """An operator's own price of a model, in dollars; it outranks the provider's list and the pool's rates.
+class Stated(StrEnum):
+    """What becomes of the cost a provider states in its answers (OpenRouter's `usage.cost`)."""
 
-    A class that is left out costs what its nearest class costs: cached input and cache writes what input costs,
-    reasoning what output costs.
+    TRUST = "trust"
+    """It is the charge."""
+    RECONCILE = "reconcile"
+    """It is kept beside the charge, to be compared with it."""
+
+
+class TokenPrices(Part):
+    """Dollars per million tokens, by class; see `words.Usage` for what each class holds.
+
+    Attributes:
+        cache_write_usd_per_mtok: writes that live minutes; `cache_write_1h_usd_per_mtok` those that live an hour.
     """
 
-    input_usd_per_mtok: Usd
-    output_usd_per_mtok: Usd
+    input_usd_per_mtok: Usd | None = None
+    output_usd_per_mtok: Usd | None = None
     cached_input_usd_per_mtok: Usd | None = None
     cache_write_usd_per_mtok: Usd | None = None
+    cache_write_1h_usd_per_mtok: Usd | None = None
     reasoning_usd_per_mtok: Usd | None = None
-    usd_per_request: Usd = Decimal(0)
+    audio_input_usd_per_mtok: Usd | None = None
+    image_input_usd_per_mtok: Usd | None = None
+    audio_output_usd_per_mtok: Usd | None = None
+    image_output_usd_per_mtok: Usd | None = None
+
+    @property
+    def usd_per_mtok(self) -> dict[str, Decimal]:
+        """Return what is stated, by class."""
+        stated = {name.removesuffix("_usd_per_mtok"): getattr(self, name) for name in TokenPrices.model_fields}
+        return {name: usd for name, usd in stated.items() if usd is not None}
+
+
+class PriceTier(TokenPrices):
+    """Prices of all tokens of an attempt whose input exceeds a number of tokens; what is left out costs as below it."""
+
+    above_input_tokens: Annotated[int, Field(ge=1, le=100_000_000)]
+
+
+class Price(TokenPrices):
+    """An operator's own price of a model, in US dollars.
+
+    With `input_usd_per_mtok` and `output_usd_per_mtok` it outranks the provider's list and the pool's rates. A class
+    that is left out then costs what its nearest class costs: cached input, cache writes and pictures what input costs,
+    an hour's cache write what a short one costs, reasoning what output costs. Sound, made pictures and searches have no
+    near class: unless they are priced, an attempt that has some has no known cost. Without the two, the provider's list
+    holds, less `discount`, and what is stated replaces its class of the list.
+
+    Attributes:
+        valid_from: when it begins, a date (its midnight in UTC) or a moment with its zone; left out: it always was.
+        valid_to: when it ends, itself excluded; left out: it never does. What no price covers costs what the list says.
+        discount: a contract's share off everything on the list, in (0, 1).
+        tiers: prices of long contexts.
+        service_tiers: from a service tier (`batch`, `flex`, `priority`) to what its tokens cost as a multiple of the
+            standard tier's, in (0, 100].
+        usd_per_request: a fee per attempt.
+        usd_per_web_search: a fee per search the provider runs.
+        stated: what becomes of the cost the provider states; left out: it is trusted of `provider: openrouter`, and
+            elsewhere it stands in where nothing else can tell the cost.
+    """
+
+    valid_from: Moment | None = None
+    valid_to: Moment | None = None
+    discount: Annotated[Decimal, Field(gt=0, lt=1)] | None = None
+    tiers: tuple[PriceTier, ...] = ()
+    service_tiers: Annotated[
+        Mapping[Name, Annotated[Decimal, Field(gt=0, le=100)]], AfterValidator(_frozen), PlainSerializer(dict)
+    ] = Field(default_factory=lambda: MappingProxyType({}))
+    usd_per_request: Usd | None = None
+    usd_per_web_search: Usd | None = None
+    stated: Stated | None = None
+
+
+def _price_shape(value: JsonValue) -> str:
+    return "[prices]" if isinstance(value, list | tuple) else "[price]"
+
+
+Prices = Annotated[
+    Annotated[Price, Tag("[price]")] | Annotated[tuple[Price, ...], Field(min_length=1), Tag("[prices]")],
+    Discriminator(_price_shape),
+]
+"""One price, or several that follow one another; the tags are no keys of the file, and mistakes leave them out."""
 
 
 def _default_capabilities(fields: Mapping[str, JsonValue]) -> frozenset[Capability]:
@@ -207,6 +296,7 @@ class Model(Part):
     Attributes:
         name: the name sent upstream.
         provider: the price list's provider id; None for a pool's model and for one priced by `price` alone.
+        price: the operator's own, or a list of them, each with the time it is valid.
         context_tokens: what input and output together may reach.
     """
 
@@ -216,11 +306,18 @@ class Model(Part):
     base_url: Url | None = Field(default_factory=_default_base_url)
     api_key: Secret | None = None
     provider: Name | None = Field(default_factory=_default_provider)
-    price: Price | None = None
+    price: Prices | None = None
     capabilities: Annotated[frozenset[Capability], Field(min_length=1), PlainSerializer(sorted)] = Field(
         default_factory=_default_capabilities
     )
     context_tokens: Annotated[int, Field(ge=1, le=100_000_000)] = DEFAULT_CONTEXT_TOKENS
+
+    @property
+    def prices(self) -> tuple[Price, ...]:
+        """Return the operator's own prices, in the file's order."""
+        if self.price is None:
+            return ()
+        return (self.price,) if isinstance(self.price, Price) else self.price
 
 
 class Throughput(Part):

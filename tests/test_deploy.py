@@ -34,7 +34,7 @@ def services() -> Services:
 def test_the_policy_has_a_price_for_every_model_and_a_way_for_every_route(policy: Policy):
     book = price_book(policy, SystemClock().now())
 
-    assert set(book.rates) == {"small", "large"}
+    assert set(book.schedules) == {"small", "large"}
     assert set(lanes(policy, book)) == {"default"}
 
 

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from fractions import Fraction
+from functools import cache
 
 import genai_prices
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from backends.price_list import provider_rates, provider_schedule
 from backends.prices import (
+    EVER,
+    UNPRICED,
+    Day,
     PriceBook,
     PriceInvalid,
     PriceUnknown,
     Rates,
+    Schedule,
+    Span,
     Tier,
     UsageImpossible,
+    overlay,
     override_rates,
     pool_rates,
-    provider_rates,
     round_half_even,
+    scaled,
     usd,
 )
 from backends.words import ModelId, Usage
@@ -77,7 +85,10 @@ def any_rates(draw: st.DrawFn) -> Rates:
     return Rates(**{name: draw(rate) for name in names}, per_request=draw(rate), source="test", tiers=tiers)
 
 
-def theirs(provider: str, model: str, usage: Usage) -> Decimal:
+schedule = cache(provider_schedule)
+
+
+def theirs(provider: str, model: str, usage: Usage, at: datetime = AT) -> Decimal:
     reported = genai_prices.Usage(
         input_tokens=usage.total_input_tokens,
         cache_read_tokens=usage.cached_input_tokens,
@@ -85,7 +96,7 @@ def theirs(provider: str, model: str, usage: Usage) -> Decimal:
         output_tokens=usage.total_output_tokens,
         output_reasoning_tokens=usage.reasoning_tokens,
     )
-    priced = genai_prices.calc_price(reported, model, provider_id=provider, genai_request_timestamp=AT)
+    priced = genai_prices.calc_price(reported, model, provider_id=provider, genai_request_timestamp=at)
     return priced.total_price
 
 
@@ -279,20 +290,168 @@ def test_rates_refuse_negative_numbers_and_unordered_tiers():
 
 
 def test_a_books_digest_depends_on_its_rates_and_not_on_their_order():
-    one, two = override_rates({"input": Decimal(1), "output": Decimal(1)}), TIERED
+    one, two = constant("1"), Schedule.constant(TIERED)
     a, b = ModelId("a"), ModelId("b")
 
-    book = PriceBook(rates={a: one, b: two})
+    book = PriceBook(schedules={a: one, b: two})
 
-    assert book.digest == PriceBook(rates={b: two, a: one}).digest != PriceBook(rates={a: two, b: one}).digest
+    assert book.digest == PriceBook(schedules={b: two, a: one}).digest
+    assert book.digest != PriceBook(schedules={a: two, b: one}).digest
     assert book.of(a) is one
 
 
 def test_a_book_names_what_it_does_not_know():
-    book = PriceBook(rates={ModelId("small"): TIERED})
+    book = PriceBook(schedules={ModelId("small"): Schedule.constant(TIERED)})
 
     with pytest.raises(PriceUnknown, match=r'"smal".*close names: small'):
         book.of(ModelId("smal"))
+
+
+def constant(usd_per_mtok: str) -> Schedule:
+    return Schedule.constant(override_rates({"input": Decimal(usd_per_mtok), "output": Decimal(usd_per_mtok)}))
+
+
+@pytest.mark.parametrize(("provider", "model"), [*LISTED, ("deepseek", "deepseek-v4-flash"), ("openai", "o3")])
+@given(moment=st.datetimes(datetime(2024, 1, 1), datetime(2028, 1, 1), timezones=st.just(UTC)), seed=st.integers(0, 9))  # noqa: DTZ001
+@settings(max_examples=25)
+def test_a_schedule_has_every_date_and_hour_of_the_list(provider: str, model: str, moment: datetime, seed: int):
+    usage = Usage(input_tokens=1000 + seed, cached_input_tokens=77, output_tokens=13, reasoning_tokens=seed)
+
+    rates = schedule(provider, model).at(moment, usage.total_input_tokens)
+
+    ours = rates.cost_nusd(usage)
+    assert ours is not None
+    assert abs(ours - theirs(provider, model, usage, moment) * 10**9) <= Decimal("0.5")
+
+
+def test_a_price_changes_in_the_second_its_hour_ends():
+    prices = schedule("deepseek", "deepseek-chat")
+
+    moments = [AT.replace(hour=16, minute=29, second=59), AT.replace(hour=16, minute=30)]
+
+    assert [prices.at(moment).input for moment in moments] == [270_000_000, 135_000_000]
+
+
+def test_hours_of_another_time_zone_are_utcs():
+    prices = schedule("deepseek", "deepseek-chat")
+    there = AT.replace(hour=16, minute=30).astimezone(timezone(timedelta(hours=8)))
+
+    assert prices.at(there) == prices.at(AT.replace(hour=16, minute=30))
+
+
+@pytest.mark.parametrize(
+    ("tier", "input_rate"), [(None, 125), ("", 125), ("flex", 62.5), ("priority", 250), ("new", 125)]
+)
+def test_a_service_tier_has_its_own_price_where_one_is_listed(tier: str | None, input_rate: float):
+    rates = schedule("openai", "gpt-5").at(AT, 10, tier)
+
+    assert rates.input == input_rate * 10**7
+    assert (rates.service_tier == (tier or "")) == (tier != "new")
+
+
+def test_a_service_tier_is_not_cheaper_before_its_price_was_listed():
+    rates = schedule("openai", "gpt-5").at(datetime(2026, 10, 1, tzinfo=UTC), 10, "flex")
+
+    assert (rates.input, rates.service_tier) == (1_250_000_000, "")
+
+
+def test_the_context_tier_is_on_the_rates_that_are_used():
+    prices = Schedule.constant(TIERED)
+
+    at, above = prices.at(AT, 200_000), prices.at(AT, 200_001)
+
+    assert (at.input, at.start_tokens, at.tiers) == (TIERED.input, 0, ())
+    assert (above.input, above.start_tokens, above.tiers) == (TIERED.tiers[0].input, 200_000, ())
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        Usage(input_tokens=1, audio_input_tokens=1),
+        Usage(input_tokens=1, audio_output_tokens=1),
+        Usage(input_tokens=1, image_output_tokens=1),
+        Usage(input_tokens=1, web_searches=1),
+        Usage(input_tokens=1, has_unpriced=True),
+    ],
+)
+def test_what_no_rate_is_known_for_has_no_cost(usage: Usage):
+    assert override_rates({"input": Decimal(1), "output": Decimal(1)}).cost_nusd(usage) is None
+
+
+def test_every_rare_class_has_its_price():
+    names = ("cache_write_1h", "audio_input", "image_input", "audio_output", "image_output")
+    stated = {name: Decimal(10**number) for number, name in enumerate(("input", "output", *names))}
+    rates = override_rates(stated, usd_per_web_search=Decimal("0.01"))
+    more = {f"{name}_tokens": 1 for name in names}
+
+    assert (
+        rates.cost_nusd(Usage(input_tokens=1, output_tokens=1, web_searches=1, **more)) == 1_111_111 * 1000 + 10_000_000
+    )
+
+
+def test_an_operators_prices_hold_while_they_are_valid():
+    first, second = 1_000, 2_000
+    flat = constant("5").days[0]
+    prices = overlay(constant("1"), [Span(first, second, lambda _: flat)])
+
+    found = [prices.at(datetime.fromtimestamp(second, UTC)).input // 10**9 for second in (0, 999, 1_000, 1_999, 2_000)]
+
+    assert found == [1, 1, 5, 5, 1]
+
+
+def test_an_operators_discount_leaves_the_lists_dates_and_hours():
+    listed = schedule("deepseek", "deepseek-chat")
+    prices = overlay(
+        listed, [Span(None, None, lambda day: day.each(lambda r: scaled(r, Decimal("0.8"))) if day else UNPRICED)]
+    )
+
+    found = [prices.at(AT.replace(hour=hour)).input for hour in (12, 20)]
+
+    assert found == [216_000_000, 108_000_000]
+
+
+def test_a_time_without_a_price_has_no_cost_and_a_bound_all_the_same():
+    flat = constant("5").days[0]
+    prices = overlay(None, [Span(None, 1_000, lambda _: flat)])
+    later = datetime.fromtimestamp(1_000, UTC)
+
+    assert prices.at(later).cost_nusd(Usage(input_tokens=1)) is None
+    assert prices.upper_bound_nusd(later, 10, 0) == 50_000
+
+
+@given(moment=st.datetimes(datetime(2025, 1, 1), datetime(2027, 6, 1), timezones=st.just(UTC)), usage=usages)  # noqa: DTZ001
+@pytest.mark.parametrize(
+    ("provider", "model"), [("openai", "gpt-5"), ("deepseek", "deepseek-v4-flash"), ("x-ai", "grok-4.20")]
+)
+@settings(max_examples=25)
+def test_a_schedules_bound_holds_for_every_tier_and_the_hours_to_come(
+    provider: str, model: str, moment: datetime, usage: Usage
+):
+    prices = schedule(provider, model)
+    bound = prices.upper_bound_nusd(moment, usage.total_input_tokens, usage.total_output_tokens, has_media=False)
+
+    for hours in (0, 5, 23):
+        for tier in (None, "flex", "priority", "batch"):
+            later = moment + timedelta(hours=hours)
+            cost = prices.at(later, usage.total_input_tokens, tier).cost_nusd(usage)
+            assert cost is not None
+            assert cost <= bound
+
+
+def test_sound_is_in_the_bound_of_requests_that_have_some():
+    prices = schedule("openai", "gpt-audio")
+
+    without, having = (prices.upper_bound_nusd(AT, 100, 100, has_media=media) for media in (False, True))
+
+    assert (without, having) == (100 * 2_500 + 100 * 10_000, 100 * 32_000 + 100 * 64_000)
+
+
+@pytest.mark.parametrize("starts", [(), (5,), (EVER, 7, 7), (EVER, 9, 8)])
+def test_a_schedule_that_does_not_cover_all_time_is_refused(starts: tuple[int, ...]):
+    day = Day((0,), ({"": TIERED},))
+
+    with pytest.raises(PriceInvalid, match="prices start at"):
+        Schedule(starts, (day,) * len(starts))
 
 
 @given(nusd=st.integers(-(10**40), 10**40))

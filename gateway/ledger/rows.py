@@ -84,7 +84,8 @@ class CostProvenance(StrEnum):
     PROVIDER = "provider"
     """The provider stated it."""
     ESTIMATED = "estimated"
-    """An upper bound: the gateway died while the attempt ran."""
+    """Of counts or rates that nobody stated for sure: a usage that was missing or contradicted itself, a service tier
+    without a price of its own; and an upper bound where the gateway died while the attempt ran."""
     UNKNOWN = "unknown"
     """Nobody can tell: `cost_nusd` is None, never 0."""
 
