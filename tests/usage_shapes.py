@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_EVEN, Decimal
 
@@ -42,7 +42,6 @@ class Shape:
     says: str = "priced"
     at: datetime = NOW
     extractor: str | None = "chat"
-    top: Mapping[str, JsonValue] = field(default_factory=dict)
 
     @property
     def payloads(self) -> list[bytes]:

@@ -28,6 +28,27 @@ SCRIPT = {
     "silent about usage": says("one two three", tells_usage=False),
     "without done": says("one two three", says_done=False),
     "folded": Says(ends_line="\r\n", comments=True),
+    "all zeros": says(
+        "one two three", tells_usage=False, fields={"usage": {"prompt_tokens": 0, "completion_tokens": 0}}
+    ),
+    "searched": says(
+        "one two three",
+        tells_usage=False,
+        fields={
+            "usage": {"prompt_tokens": 7, "completion_tokens": 3, "server_tool_use": {"web_search_requests": 2}},
+        },
+    ),
+    "vendor": says(
+        "one two three",
+        tells_usage=False,
+        fields={"x_groq": {"usage": {"prompt_tokens": 9, "completion_tokens": 4}}, "service_tier": "default"},
+    ),
+    "no object": says("one two three", tells_usage=False, fields={"usage": "much"}),
+    "stated": says(
+        "one two three",
+        tells_usage=False,
+        fields={"usage": {"prompt_tokens": 7, "completion_tokens": 3, "cost": 0.5}, "service_tier": "flex"},
+    ),
 }
 
 
@@ -109,6 +130,62 @@ async def test_without_the_upstreams_usage_tokens_are_counted_or_estimated(gatew
     assert charge["output_tokens"] == usage["completion_tokens"] > 0
     assert charge["input_tokens"] == usage["prompt_tokens"] > 0
     assert not stream or charge["output_tokens"] == 3
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_zero_usage_of_an_answer_with_text_is_not_believed(gateway: Served, stream: bool):
+    seen = await gateway.ask("all zeros", stream=stream)
+    (charge,) = (await gateway.rows_of(seen)).charges
+    assert charge["input_provenance"] == "estimated"
+    assert charge["output_provenance"] == ("counted" if stream else "estimated")
+    assert min(charge["input_tokens"], charge["output_tokens"], charge["cost_nusd"]) > 0
+    assert charge["cost_provenance"] == "estimated"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_cost_nobody_can_tell_is_unknown_everywhere_and_never_zero(gateway: Served, stream: bool):
+    options = {"stream_options": {"include_usage": True}} if stream else {}
+    seen = await gateway.ask("searched", stream=stream, **options)
+    rows = await gateway.rows_of(seen)
+    (charge,) = rows.charges
+    usage = (seen.chunks[-1] if stream else seen.json)["usage"]
+    assert (charge["cost_nusd"], charge["cost_provenance"], charge["web_searches"]) == (None, "unknown", 2)
+    assert (usage["cost"], usage["faregate"]["attempts"][0]["cost"]) == (None, None)
+    assert stream or seen.headers["x-faregate-cost-usd"] == "unknown"
+    assert rows.requests[0]["unknown_charges"] == 1
+
+
+async def test_an_unknown_cost_is_a_comment_of_a_stream_without_usage(gateway: Served):
+    assert (await gateway.ask("searched", stream=True)).comments == ["faregate cost_usd=unknown"]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_usage_in_a_vendors_field_is_charged_once_and_told_in_the_usual_one(gateway: Served, stream: bool):
+    options = {"stream_options": {"include_usage": True}} if stream else {}
+    seen = await gateway.ask("vendor", stream=stream, **options)
+    (charge,) = (await gateway.rows_of(seen)).charges
+    usage = (seen.chunks[-1] if stream else seen.json)["usage"]
+    assert (charge["input_tokens"], charge["output_tokens"]) == (9, 4)
+    assert (usage["prompt_tokens"], usage["completion_tokens"]) == (9, 4)
+    assert (charge["tier"], charge["cost_provenance"]) == ("", "priced")
+    assert seen.text == "one two three"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_usage_that_is_no_object_costs_no_answer(gateway: Served, stream: bool):
+    seen = await gateway.ask("no object", stream=stream)
+    (charge,) = (await gateway.rows_of(seen)).charges
+    assert (seen.status, seen.text) == (200, "one two three")
+    assert charge["cost_provenance"] == "estimated"
+    assert stream or seen.json["usage"]["completion_tokens"] == charge["output_tokens"]
+
+
+async def test_a_charge_names_the_upstreams_answer_its_tier_and_what_it_stated(gateway: Served):
+    seen = await gateway.ask("stated")
+    (charge,) = (await gateway.rows_of(seen)).charges
+    assert charge["upstream_response_id"] == seen.json["id"]
+    assert (charge["stated_cost_nusd"], charge["cost_nusd"]) == (500_000_000, 130_000)
+    assert (charge["tier"], charge["cost_provenance"]) == ("flex", "estimated")
 
 
 async def test_a_stream_whose_upstream_says_no_done_ends_well(gateway: Served):
