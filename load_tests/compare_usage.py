@@ -38,10 +38,10 @@ def main() -> None:
         ours[mine] += 1
         theirs[their] += 1
         if "--names" in sys.argv:
-            print(f"{mine:8} {their:8} {shape.provider:12} {shape.name}")  # noqa: T201 - the command's output
+            print(f"{mine:8} {their:8} {shape.provider:12} {shape.name}")
     for name, verdicts in (("faregate", ours), ("genai-prices", theirs)):
         said = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items()))
-        print(f"{name}: of {len(SHAPES)} answers {said}")  # noqa: T201 - the command's output
+        print(f"{name}: of {len(SHAPES)} answers {said}")
 
 
 def our_verdict(shape: Shape) -> str:
