@@ -7,12 +7,17 @@ Rooms:
     http, pool             one endpoint over HTTP; several of them behind failover
     transport              `Transport`, the seam to an HTTP client: bytes only
     wire, wire_connection  our own client, on httptools; aiohttp_transport: the one to fall back on
-    prices                 rates in integer femto-dollars, costs in integer nano-dollars
+    usage                  what an upstream says it used, in whatever shape, as disjoint token classes
+    prices, price_list     rates in integer femto-dollars, costs in integer nano-dollars; providers' lists, compiled
     embedder               all-MiniLM-L6-v2 in int8, shipped in `minilm/`, built by `build_embedder`
     fetch, llamacpp        model files, and a local server for them (the demo's and the tests')
 
 Decided here, other than the design to start from:
 - An answer that is not asked for as a stream is not asked upstream as one either: a body that was collected from events
   would lose the fields we do not know. The price: a hang-up's unseen tokens are estimated from the time they took.
+- A prompt's cached tokens are one class whatever their modality: few providers tell cached sound from cached text, and
+  where one does and prices them apart, the charge says `estimated`. Video is text, which every list prices it as.
+- A price is that of the moment an attempt began, also of providers that go by its end (DeepSeek's hours): the hold was
+  made with it, and covers what begins within a day.
 - Top-level fields of a request are kept as raw bytes; only what the gateway changes is decoded and written again.
 """

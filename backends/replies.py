@@ -55,7 +55,6 @@ class _Reply(msgspec.Struct, rename={"usage_metadata": "usageMetadata", "respons
     data: msgspec.Raw = msgspec.Raw(b"null")  # embeddings; `Raw | None` would take null only
     id: JsonValue = None
     service_tier: JsonValue = None
-    object: JsonValue = None
     x_groq: msgspec.Raw = _NONE
     usage_metadata: msgspec.Raw = _NONE
     response_id: JsonValue = None
@@ -91,11 +90,12 @@ def read_chunk(payload: bytes) -> Chunk:
         payload=payload,
         content=content,
         tokens=_tokens(first),
-        usage=_usage(reply),
+        usage=_usage(reply) if b"usage" in payload else None,
         finish_reason=first.finish_reason if first is not None else None,
         response_id=_name(reply.id or reply.response_id),
         tier=_name(reply.service_tier),
         has_choices=bool(choices),
+        has_usage=bool(reply.usage) and reply.usage != _NULL,
         has_other=len(choices) > 1 or (first is None and bool(choices)) or (delta is not None and _has_more(delta)),
     )
 
@@ -157,7 +157,7 @@ def _usage(reply: _Reply) -> Usage | None:
     """Return what the answer says it used; a vendor's own field counts only where the usual one is empty."""
     raw = reply.usage
     if raw and raw != _NULL:
-        return read_usage(bytes(raw), is_embedding=reply.choices is None and reply.object == "list")
+        return read_usage(bytes(raw), is_embedding=reply.choices is None)
     if reply.usage_metadata:
         return read_usage(bytes(reply.usage_metadata))
     for holder in (reply.x_groq, reply.message):

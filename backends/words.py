@@ -125,7 +125,7 @@ class Chunk:
 
     `payload` is the event's JSON as it came. `content` is the text of choice 0 and is "" where the event has none;
     `has_other` tells that the event carries something a reader would miss (tool call, refusal, another choice);
-    `is_bulk` that it carries a whole answer at once, not a token.
+    `is_bulk` that it carries a whole answer at once, not a token; `has_usage` that it has a usage, whatever that says.
     `response_id` is the answer's name at its provider, `tier` the service tier it says it ran in.
     """
 
@@ -137,6 +137,7 @@ class Chunk:
     has_choices: bool = True
     has_other: bool = False
     is_bulk: bool = False
+    has_usage: bool = False
     response_id: str | None = None
     tier: str | None = None
 

@@ -183,13 +183,12 @@ class _Editor:
         self._has_other |= event.has_other
         self.finish_reason = event.finish_reason or self.finish_reason
         has_logprobs = self._strips_logprobs and bool(event.tokens)
-        if event.usage is None and not has_logprobs:
+        if not event.has_usage and not has_logprobs:
             return encode_event(event.payload)
         fields = _fields.decode(event.payload)
-        if event.usage is not None:
-            # Groq's is in `x_groq`, which stays where it is.
-            stated = fields.pop("usage", None)
-            if tells(event.usage) and stated is not None:
+        if event.has_usage:
+            stated = fields.pop("usage")
+            if tells(event.usage):
                 self.usage_payload = stated
             if not event.has_choices:
                 return b""

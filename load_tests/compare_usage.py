@@ -2,7 +2,7 @@
 
 Usage: python -m load_tests.compare_usage [--names]
 
-Both use genai-prices' rates; what differs is who reads the usage. An answer counts as right when its cost is that of the
+Both use genai-prices' rates; what differs is who reads the usage. An answer is right when its cost is that of the
 table (`tests/usage_shapes.py`) to the nano-dollar, as marked when it is said to be an estimate or unknown, and else as
 wrong. genai-prices is given the flavour of each answer (any that fits counts), the last event of a stream, and its
 service tier; where it refuses, that is a mark.
