@@ -61,12 +61,15 @@ class EndpointTimeout(BackendError):
 
 
 class EndpointFailed(BackendError):
-    """The upstream answered with a status that is its own trouble."""
+    """The upstream answered with a status that is its own trouble; `is_draining`: it takes nothing new any more."""
 
-    def __init__(self, status: int, *, endpoint: str = "", retry_after: str | None = None) -> None:
+    def __init__(
+        self, status: int, *, endpoint: str = "", retry_after: str | None = None, is_draining: bool = False
+    ) -> None:
         super().__init__(f"upstream answered HTTP {status}", endpoint=endpoint)
         self.status = status
         self.retry_after = retry_after
+        self.is_draining = is_draining
 
 
 class CredentialsRejected(BackendError):

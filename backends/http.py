@@ -38,6 +38,12 @@ BODY_LIMIT_BYTES = 100 * 2**20
 
 _ERROR_LIMIT_BYTES = 64 * 2**10
 
+_DRAINING = b"cannot schedule new futures after shutdown"
+"""What Python's executors say once they are shut down; vLLM answers it with 500 while it finishes its last requests."""
+
+_REASON_S = 0.5
+"""How long a 500's text is waited for: it comes with the status or says nothing worth the wait."""
+
 _JSON, _EVENTS = "application/json", "text/event-stream"
 
 _RETRY_AFTER = re.compile(r"\d{1,7}(\.\d{1,3})?|[A-Z][a-z]{2}, \d{2} [A-Z][a-z]{2} \d{4} \d{2}:\d{2}:\d{2} GMT")
@@ -125,7 +131,12 @@ class HttpBackend:
         # 408 and 429 are the endpoint's trouble although they are 4xx; another endpoint may answer.
         if 400 <= status < 500 and status not in {408, 429}:
             raise await self._rejection(response)
-        raise EndpointFailed(status, endpoint=self.endpoint, retry_after=_retry_after(response))
+        raise EndpointFailed(
+            status,
+            endpoint=self.endpoint,
+            retry_after=_retry_after(response),
+            is_draining=status == 500 and await _says_draining(response),
+        )
 
     async def _rejection(self, response: Response) -> AskRejected:
         try:
@@ -297,6 +308,15 @@ class HttpReply:
         if not is_told:
             raise StreamCut("the connection was closed before the stream's [DONE]", endpoint=self.endpoint)
         self._is_done = True
+
+
+async def _says_draining(response: Response) -> bool:
+    """Tell whether a 500 is that of a server which is going away: vLLM's after SIGTERM is known by its words only."""
+    try:
+        async with asyncio.timeout(_REASON_S):
+            return _DRAINING in await _read_limited(plain(response), _ERROR_LIMIT_BYTES)
+    except (TimeoutError, BackendError):
+        return False
 
 
 async def _read_limited(response: Response, limit_bytes: int, begun: bytes = b"") -> bytes:

@@ -19,12 +19,13 @@ from backends.words import Event, RequestId, Surface
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outbound:
-    """What is sent upstream for one attempt."""
+    """What is sent upstream for one attempt; `model` is the name in the body, by which rate limits are kept apart."""
 
     surface: Surface
     body: bytes
     is_stream: bool
     request_id: RequestId
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

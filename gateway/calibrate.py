@@ -137,7 +137,13 @@ async def _ask(model: CatalogModel, prompt: str, schema: JsonValue | None) -> Re
     started = clock.monotonic()
     outbound = outbound_body(ask, model=model.name, top_logprobs=_TOP_LOGPROBS)
     reply = await model.backend.open(
-        Outbound(surface=ask.surface, body=outbound, is_stream=False, request_id=RequestId("calibrate"))
+        Outbound(
+            surface=ask.surface,
+            body=outbound,
+            is_stream=False,
+            request_id=RequestId("calibrate"),
+            model=model.name,
+        )
     )
     try:
         whole = await anext(reply)

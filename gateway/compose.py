@@ -18,6 +18,7 @@ from backends.embedder import DIMENSIONS, Embedder, MiniLM
 from backends.http import HttpBackend
 from backends.pool import Pool
 from backends.prices import Schedule
+from backends.retries import RetryRules
 from backends.seam import Timeouts
 from backends.transport import Transport
 from backends.words import ModelId
@@ -125,11 +126,13 @@ async def open_gateway(
         telemetry = Telemetry(environ)
         try:
             async with open_transport(policy) as transport:
+                catalog = open_catalog(policy, transport, clock, book.schedules)
+                telemetry.watch(pools_of(catalog))
                 parts = Parts(
                     policy=policy,
                     clock=clock,
                     keys=KeyRing(folder / FILE_NAME),
-                    catalog=open_catalog(policy, transport, clock, book.schedules),
+                    catalog=catalog,
                     lanes={name: lane.lane for name, lane in prepared.items()},
                     candidates=candidates(policy),
                     caches=caches,
@@ -180,11 +183,25 @@ def _transport(kind: TransportKind, connect_s: float) -> Transport:
     return WireTransport(connect_s=connect_s)
 
 
+def pools_of(catalog: Mapping[ModelId, CatalogModel]) -> dict[str, Pool]:
+    """Return every set of endpoints once, by its pool's name or that of the first model that uses it."""
+    named: dict[Pool, str] = {}
+    for model in catalog.values():
+        named.setdefault(model.backend, model.pool or model.id)
+    return {name: pool for pool, name in named.items()}
+
+
 def open_catalog(
     policy: Policy, transport: Transport, clock: Clock, rates: Mapping[ModelId, Schedule]
 ) -> dict[ModelId, CatalogModel]:
     """Return every model with its backend; models of one pool share it, so that its load is counted once."""
     timeouts = Timeouts(first_byte_s=policy.timeouts.first_byte_s, idle_s=policy.timeouts.idle_s)
+    rules = RetryRules(
+        max=policy.retries.max,
+        budget_share=policy.retries.budget_share,
+        min_per_s=policy.retries.min_per_s,
+        max_wait_s=policy.retries.max_wait_s,
+    )
     pools: dict[tuple[tuple[str, ...], str | None], Pool] = {}
     catalog: dict[ModelId, CatalogModel] = {}
     for model_id, model in policy.models.items():
@@ -195,7 +212,7 @@ def open_catalog(
             members = [
                 HttpBackend(transport=transport, base_url=url, api_key=api_key, timeouts=timeouts) for url in endpoints
             ]
-            pools[endpoints, api_key] = Pool(members, clock=clock)
+            pools[endpoints, api_key] = Pool(members, clock=clock, rules=rules)
         pool = policy.pools[model.pool] if model.pool is not None else None
         catalog[model_id] = CatalogModel(
             id=model_id,
@@ -207,5 +224,6 @@ def open_catalog(
             stated=stated_use(model),
             capabilities=model.capabilities,
             output_tokens_per_s=pool.throughput.output_tokens_per_s if pool and pool.throughput else None,
+            equivalents=model.equivalents,
         )
     return catalog

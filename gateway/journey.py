@@ -13,8 +13,8 @@ from decimal import Decimal
 from typing import TypeGuard
 
 from backends.clock import Clock
+from backends.pool import Pool
 from backends.prices import Schedule
-from backends.seam import Backend
 from backends.usage import merge_usage
 from backends.words import Ask, Capability, Chunk, Event, ModelId, RequestId, TenantId, Usage
 from gateway.calls import Call
@@ -43,17 +43,19 @@ class CatalogModel:
         rates: its prices at every moment.
         output_tokens_per_s: its pool's measured speed, for answers that nobody saw the end of; None for providers.
         stated: what becomes of the cost that its provider states.
+        equivalents: the models that may answer in its place when it fails, in order.
     """
 
     id: ModelId
     name: str
     kind: BackendKind
     pool: str | None
-    backend: Backend
+    backend: Pool
     rates: Schedule
     capabilities: frozenset[Capability]
     output_tokens_per_s: Decimal | None
     stated: Stated | None = None
+    equivalents: tuple[ModelId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,13 +82,17 @@ class Lane:
 
 @dataclass(slots=True, kw_only=True)
 class Attempt:
-    """One call to one model. `kind` is None while it is open and stays None when it cost nothing."""
+    """One call to one endpoint of a model. `kind` is None while it is open and stays None when it cost nothing.
+
+    `stands_in_for` is the planned model that failed, when this one is its equivalent.
+    """
 
     number: int
     model: CatalogModel
     started_at: datetime
     started: float
     asks_logprobs: bool
+    stands_in_for: ModelId | None = None
     endpoint: str = ""
     usage: Usage | None = None
     seen_tokens: int = 0
@@ -149,7 +155,8 @@ class Journey:
 
     Attributes:
         waited_s: time spent waiting for upstreams: what is left of the total is the gateway's own overhead.
-        path_models: the rungs whose answers arrived, in order; the last one is committed.
+        path_models: the models whose answers arrived, in order; the last one is committed.
+        stood_in_for: the planned model in whose place the last of them answers, if it is an equivalent.
         is_answered: the whole answer was handed over; a client that leaves now leaves with it.
     """
 
@@ -169,6 +176,7 @@ class Journey:
     verdict: Verdict | None = None
     attempts: list[Attempt] = field(default_factory=list)
     path_models: list[ModelId] = field(default_factory=list)
+    stood_in_for: ModelId | None = None
     status: int = 0
     error_code: str | None = None
     waited_s: float = 0.0
@@ -178,8 +186,16 @@ class Journey:
 
     @property
     def path(self) -> str:
-        """`small`, `small>large`, `cache:exact`, `cache:semantic`; "" while nothing was served."""
-        return f"cache:{self.hit.tier}" if self.hit is not None else ">".join(self.path_models)
+        """`small`, `small>large`, `cache:exact`, `cache:semantic`; "" while nothing was served.
+
+        `large~backup`: large failed, and its equivalent backup answered in its place.
+        """
+        if self.hit is not None:
+            return f"cache:{self.hit.tier}"
+        models: list[str] = list(self.path_models)
+        if models and self.stood_in_for is not None:
+            models[-1] = f"{self.stood_in_for}~{models[-1]}"
+        return ">".join(models)
 
     @property
     def elapsed_s(self) -> float:

@@ -1,4 +1,9 @@
-"""Climbing a plan's rungs: open, judge, keep or climb. Nothing has been sent to the client while this runs."""
+"""Climbing a plan's rungs: open, judge, keep or climb. Nothing has been sent to the client while this runs.
+
+A rung that fails is first tried again inside its pool (see `backends.pool`), then its equivalents are asked, each with
+tries of its own, and then the next rung. The retry budget is each pool's, so no upstream sees more of them than its
+share; that a failed model's requests go to the next one is no retry there.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +13,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from backends.asks import outbound_body
-from backends.errors import BackendError, EndpointTimeout, ReplyMalformed
+from backends.blame import Blame, blame_of, is_paid
+from backends.errors import BackendError, ReplyMalformed
 from backends.seam import Outbound, Reply
-from backends.words import Ask, Event, ModelId, Whole
+from backends.words import Ask, Event, ModelId, Surface, Whole
 from gateway.journey import Attempt, CatalogModel, Journey
 from gateway.ledger.rows import ChargeKind
 from gateway.settlement import Cashier
@@ -40,11 +46,13 @@ class Ladder:
     Args:
         catalog: the model behind an id.
         cashier: reserves the money before each attempt.
+        total_s: how long a request may take, all its attempts and the waits between them together.
     """
 
-    def __init__(self, *, catalog: Callable[[ModelId], CatalogModel], cashier: Cashier) -> None:
+    def __init__(self, *, catalog: Callable[[ModelId], CatalogModel], cashier: Cashier, total_s: float) -> None:
         self._catalog = catalog
         self._cashier = cashier
+        self._total_s = total_s
 
     async def climb(self, journey: Journey, ask: Ask, rungs: tuple[Rung, ...]) -> Committed:
         """Return the first answer that is kept. Its reply is the caller's to close.
@@ -54,50 +62,74 @@ class Ladder:
             LedgerUnavailable: an attempt could not be paid for.
         """
         last: BackendError = ReplyMalformed("the plan has no rung")
+        asked: set[ModelId] = set()
         for rung in rungs:
-            attempt = self._begin(journey, rung)
+            for model in self._models(rung, ask):
+                if model in asked:
+                    continue
+                asked.add(model)
+                outcome = await self._ask(journey, ask, rung, model)
+                if isinstance(outcome, Committed):
+                    return outcome
+                last = outcome or last
+                if outcome is None or blame_of(outcome) is Blame.CONTENT:
+                    break  # an equivalent would not do better
+        raise last
+
+    def _models(self, rung: Rung, ask: Ask) -> tuple[ModelId, ...]:
+        """Return who may answer on a rung: its model, and its equivalents unless a judge knows that model only."""
+        if rung.is_judged:
+            return (rung.model,)
+        model = self._catalog(rung.model)
+        # Another model's vectors cannot be compared with those the client has.
+        others = (
+            other
+            for other in model.equivalents
+            if ask.surface is not Surface.EMBEDDINGS or self._catalog(other).name == model.name
+        )
+        return (rung.model, *others)
+
+    async def _ask(self, journey: Journey, ask: Ask, rung: Rung, model: ModelId) -> Committed | BackendError | None:
+        """Return a model's answer if it may be sent, else why there is none (None: the judge rejects it).
+
+        Each try is an attempt of its own, paid for before it is made.
+        """
+        catalog_model = self._catalog(model)
+        outbound = _outbound(journey, ask, catalog_model, is_judged=rung.is_judged)
+        tries = catalog_model.backend.begin(outbound, until=journey.started + self._total_s)
+        while True:
+            attempt = self._begin(journey, rung, catalog_model)
             try:
-                with journey.step(f"open {rung.model}"), journey.waiting():
-                    reply = await attempt.model.backend.open(self._outbound(journey, ask, attempt))
+                with journey.step(f"open {model}"), journey.waiting():
+                    reply = await tries.open()
             except BackendError as error:
-                # What timed out or made no sense may have been generated, and is paid for; the rest never ran.
-                is_paid = (
-                    isinstance(error, EndpointTimeout | ReplyMalformed) and getattr(error, "phase", "") != "connect"
-                )
                 attempt.endpoint = error.endpoint
-                attempt.end(ChargeKind.FAILED if is_paid else None, journey.clock.monotonic())
-                last = error
-                continue
+                attempt.end(ChargeKind.FAILED if is_paid(error) else None, journey.clock.monotonic())
+                self._cashier.release(journey, attempt)
+                wait_s = tries.after(error)
             except asyncio.CancelledError:
                 attempt.end(ChargeKind.CANCELLED, journey.clock.monotonic())
                 raise
-            attempt.endpoint = reply.endpoint
-            committed = await self._hear(journey, ask, rung, attempt, reply)
-            if isinstance(committed, Committed):
-                return committed
-            last = committed or last
-        raise last
+            else:
+                attempt.endpoint = reply.endpoint
+                return await self._hear(journey, ask, rung, attempt, reply)
+            if wait_s is None:
+                return tries.told
+            with journey.step("back off"), journey.waiting():
+                await asyncio.sleep(wait_s)
 
-    def _begin(self, journey: Journey, rung: Rung) -> Attempt:
+    def _begin(self, journey: Journey, rung: Rung, model: CatalogModel) -> Attempt:
         attempt = Attempt(
             number=len(journey.attempts),
-            model=self._catalog(rung.model),
+            model=model,
             started_at=journey.clock.now(),
             started=journey.clock.monotonic(),
             asks_logprobs=rung.is_judged,
+            stands_in_for=None if model.id == rung.model else rung.model,
         )
         self._cashier.hold(journey, attempt)
         journey.attempts.append(attempt)
         return attempt
-
-    def _outbound(self, journey: Journey, ask: Ask, attempt: Attempt) -> Outbound:
-        top_logprobs = _TOP_LOGPROBS if attempt.asks_logprobs else None
-        return Outbound(
-            surface=ask.surface,
-            body=outbound_body(ask, model=attempt.model.name, top_logprobs=top_logprobs),
-            is_stream=ask.is_stream,
-            request_id=journey.request_id,
-        )
 
     async def _hear(
         self, journey: Journey, ask: Ask, rung: Rung, attempt: Attempt, reply: Reply
@@ -105,7 +137,8 @@ class Ladder:
         """Return the answer if it may be sent; else close it and return why not (None: the judge rejects it)."""
         lane = journey.lane
         if not rung.is_judged or lane is None or lane.judge is None:
-            journey.path_models.append(rung.model)
+            journey.path_models.append(attempt.model.id)
+            journey.stood_in_for = attempt.stands_in_for
             return Committed(attempt=attempt, reply=reply)
         is_kept = False
         try:
@@ -127,6 +160,16 @@ class Ladder:
             return Committed(attempt=attempt, reply=reply, events=events)
         attempt.end(ChargeKind.REJECTED, journey.clock.monotonic())
         return None
+
+
+def _outbound(journey: Journey, ask: Ask, model: CatalogModel, *, is_judged: bool) -> Outbound:
+    return Outbound(
+        surface=ask.surface,
+        body=outbound_body(ask, model=model.name, top_logprobs=_TOP_LOGPROBS if is_judged else None),
+        is_stream=ask.is_stream,
+        request_id=journey.request_id,
+        model=model.name,
+    )
 
 
 async def _listen(reply: Reply, ask: Ask, attempt: Attempt, limits: Stream) -> tuple[tuple[Event, ...], Answering]:

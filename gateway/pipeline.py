@@ -63,7 +63,9 @@ class Gateway:
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
         self._in_flight = 0
-        self._ladder = Ladder(catalog=parts.catalog.__getitem__, cashier=parts.cashier)
+        self._ladder = Ladder(
+            catalog=parts.catalog.__getitem__, cashier=parts.cashier, total_s=parts.policy.timeouts.total_s
+        )
 
     async def answer(self, call: Call, sink: Sink) -> None:
         """Answer one call: send an answer or an error through `sink`, and book what became of it.
@@ -169,7 +171,8 @@ class Gateway:
         try:
             told = await relay(journey, ask, committed, self.parts.cashier, sink)
             # Before any further await: clients hang up the moment they have their answer, which cancels us.
-            self.parts.caches.offer(journey, ask, told, attempt.model.id, baseline_nusd(journey))
+            if attempt.stands_in_for is None:  # the next one who asks may have the real model's answer
+                self.parts.caches.offer(journey, ask, told, attempt.model.id, baseline_nusd(journey))
         except BackendError:
             attempt.end(ChargeKind.FAILED, journey.clock.monotonic())
             raise

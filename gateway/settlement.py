@@ -12,7 +12,7 @@ from dataclasses import replace
 from backends.asks import estimate_input_tokens
 from backends.prices import STANDARD_TIERS, PriceBook, Rates
 from backends.words import Ask, Provenance, Surface, TenantId, Usage
-from gateway.journey import Attempt, Caller, Journey, Lane
+from gateway.journey import Attempt, Caller, Journey, Lane, OutputRatio
 from gateway.ledger.rows import ChargeKind, ChargeRow, CostProvenance, HoldRow, RequestRow
 from gateway.ledger.seam import Ledger
 from policies.schema import Stated
@@ -63,15 +63,20 @@ class Cashier:
             )
         )
 
+    def release(self, journey: Journey, attempt: Attempt) -> None:
+        """Give an ended attempt's money back at once if it cost nothing: retries must not pile up what is reserved."""
+        if attempt.kind is None and not attempt.is_settled:
+            attempt.is_settled = True
+            self._ledger.release(journey.request_id, attempt.number)
+
     def settle(self, journey: Journey) -> None:
         """Book every attempt that is not booked yet; calling it again books nothing twice."""
         for attempt in journey.attempts:
-            if attempt.is_settled:
+            if attempt.kind is None:
+                self.release(journey, attempt)
+            if attempt.is_settled or attempt.kind is None:
                 continue
             attempt.is_settled = True
-            if attempt.kind is None:
-                self._ledger.release(journey.request_id, attempt.number)
-                continue
             charge = self._charge(journey, attempt, attempt.kind)
             attempt.cost_nusd, attempt.is_cost_unknown = charge.cost_nusd or 0, charge.cost_nusd is None
             self._ledger.settle(charge)
@@ -251,7 +256,9 @@ def baseline_nusd(journey: Journey) -> tuple[int, int, int]:
         return 0, 0, 0
     if served.model.id == lane.baseline:
         return served.cost_nusd, served.cost_nusd, served.cost_nusd
-    usage, ratio = usage_of(journey, served), lane.output_ratio
+    # An equivalent says as much as the model it stands in for; the ratio was measured between small and baseline.
+    ratio = OutputRatio() if served.stands_in_for == lane.baseline else lane.output_ratio
+    usage = usage_of(journey, served)
     rates = lane.baseline_rates.at(served.started_at, usage.total_input_tokens)
     middle, low, high = (
         rates.cost_nusd(replace(usage, output_tokens=round(usage.output_tokens * scale)))

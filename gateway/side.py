@@ -11,8 +11,9 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import SecretStr
 from starlette.exceptions import HTTPException
 
+from backends.pool import Pool
 from backends.words import JsonValue
-from gateway.compose import Opened
+from gateway.compose import Opened, pools_of
 from gateway.errors import KeyRefused, ModelNotFound, NotServed, Refused, problem_of
 from gateway.journey import Caller
 from gateway.ledger.seam import LedgerStatus
@@ -70,12 +71,13 @@ def side_door(opened: Opened) -> FastAPI:
 
     @app.get("/admin/status")
     def admin_status(_who: Annotated[Identity, Depends(admin)]) -> JsonValue:
-        """Tell the operator how the gateway is: ledger, policy, warnings."""
+        """Tell the operator how the gateway is: ledger, policy, warnings, endpoints."""
         return {
             "policy_digest": policy.digest,
             "routes": [route.name for route in policy.routes],
             "warnings": list(opened.warnings),
             "ledger": _readiness(ledger.status())["ledger"],
+            "pools": {name: _pool(pool) for name, pool in pools_of(gateway.parts.catalog).items()},
         }
 
     return app
@@ -101,6 +103,20 @@ def _readiness(status: LedgerStatus) -> dict[str, JsonValue]:
             "error": status.error,
         },
     }
+
+
+def _pool(pool: Pool) -> dict[str, JsonValue]:
+    endpoints = [
+        {
+            "endpoint": status.endpoint,
+            "state": status.standing,
+            "in_flight": status.in_flight,
+            "openings": status.openings,
+            "failures": dict(status.failures),
+        }
+        for status in pool.endpoints()
+    ]
+    return {"endpoints": endpoints, "retries": pool.retries, "retries_refused": pool.refused_retries}
 
 
 async def _refused(_request: Request, error: Exception) -> Response:

@@ -7,11 +7,16 @@ is under `faregate.`. Nothing of a prompt or an answer is ever an attribute.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from typing_extensions import override
 
+from backends.breaker import Standing
+from backends.pool import Pool
 from backends.prices import usd
 from backends.words import Surface
 from gateway.journey import Attempt, Journey
@@ -91,6 +96,10 @@ class Telemetry:
         if self._provider is not None:
             self._export(self._provider, journey, row)
 
+    def watch(self, pools: Mapping[str, Pool]) -> None:
+        """Tell of these pools' endpoints, by the pools' names; they are looked at when the metrics are read."""
+        self.registry.register(_Pools(pools))
+
     def close(self) -> None:
         """Send what is still queued."""
         if self._provider is not None:
@@ -137,6 +146,40 @@ class Telemetry:
         if row.error_code is not None:
             span.set_status(Status(StatusCode.ERROR, row.error_code))
         span.end(start_ns + int(row.total_ms * 1e6))
+
+
+class _Pools(Collector):
+    """What pools know of their endpoints; counting costs the way nothing."""
+
+    def __init__(self, pools: Mapping[str, Pool]) -> None:
+        self._pools = pools
+
+    @override
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics as they are now."""
+        place = ["pool", "endpoint"]
+        states = GaugeMetricFamily(
+            "faregate_endpoint_state", "1 for the state its breaker is in.", labels=[*place, "state"]
+        )
+        openings = CounterMetricFamily("faregate_endpoint_openings", "Times its breaker opened.", labels=place)
+        failures = CounterMetricFamily(
+            "faregate_endpoint_failures", "Failed tries, by whose fault they seemed.", labels=[*place, "blame"]
+        )
+        retries = CounterMetricFamily("faregate_retries", "Tries beyond a request's first.", labels=["pool"])
+        refused = CounterMetricFamily(
+            "faregate_retries_refused", "Retries that retries.budget_share left no room for.", labels=["pool"]
+        )
+        for name, pool in self._pools.items():
+            retries.add_metric([name], pool.retries)
+            refused.add_metric([name], pool.refused_retries)
+            for status in pool.endpoints():
+                at = [name, status.endpoint]
+                openings.add_metric(at, status.openings)
+                for state in Standing:
+                    states.add_metric([*at, state.value], status.standing is state)
+                for blame, count in status.failures.items():
+                    failures.add_metric([*at, blame.value], count)
+        yield from (states, openings, failures, retries, refused)
 
 
 def _attributes(journey: Journey, row: RequestRow, operation: str) -> dict[str, str | bool | int | float]:

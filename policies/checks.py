@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from policies.document import Location
-    from policies.schema import Model, Pool, Price, Route, Tenant, Timeouts
+    from policies.schema import Model, Pool, Price, Retries, Route, Tenant, Timeouts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
     """The parts of a policy that could be read, at their places; names also of those that could not.
 
-    `routes` and `tenants` are keyed by their index. `timeouts` is None where it could not be read.
+    `routes` and `tenants` are keyed by their index. `timeouts` and `retries` are None where they could not be read.
     """
 
     model_names: tuple[str, ...]
@@ -35,6 +35,7 @@ class Draft:
     tenants: Mapping[int, Tenant]
     has_all_tenants: bool
     timeouts: Timeouts | None
+    retries: Retries | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,8 @@ def check_references(draft: Draft, calibrations: Callable[[str], Path]) -> Itera
     yield from _check_unique(("routes", "name"), {i: r.name for i, r in draft.routes.items()})
     if draft.timeouts is not None:
         yield from _check_timeouts(draft.timeouts)
+        if draft.retries is not None:
+            yield from _check_retries(draft.retries, draft.timeouts)
 
 
 def unknown(what: str, value: str, known: Iterable[str], whose: str) -> str:
@@ -88,6 +91,7 @@ def did_you_mean(value: str, known: Collection[str]) -> str:
 def _check_model(name: str, model: Model, draft: Draft) -> Iterator[Finding]:
     at: Location = ("models", name)
     yield from _check_prices(at, model, draft)
+    yield from _check_equivalents(at, name, model, draft)
     if model.pool is None:
         yield from _check_remote(at, model)
         return
@@ -104,6 +108,34 @@ def _check_model(name: str, model: Model, draft: Draft) -> Iterator[Finding]:
     if pool is not None and pool.throughput is None and model.price is None:
         missing = f'nothing prices "{name}": give pools.{model.pool} a `throughput`, or this model a `price`'
         yield Finding((*at, "pool"), missing)
+
+
+def _check_equivalents(at: Location, name: str, model: Model, draft: Draft) -> Iterator[Finding]:
+    for index, other in enumerate(model.equivalents):
+        here: Location = (*at, "equivalents", index)
+        if other not in draft.model_names:
+            yield Finding(here, unknown("model", other, draft.model_names, "the catalog has"))
+        elif other == name:
+            yield Finding(here, f'"{name}" cannot stand in for itself; name another model, or delete it here')
+        elif other in model.equivalents[:index]:
+            yield Finding(here, f'"{other}" is listed twice; list each equivalent once')
+        elif (stand_in := draft.models.get(other)) is not None:
+            yield from _check_equivalent(here, name, model, stand_in)
+
+
+def _check_equivalent(here: Location, name: str, model: Model, stand_in: Model) -> Iterator[Finding]:
+    if missing := sorted(model.capabilities - stand_in.capabilities):
+        message = (
+            f'it cannot do all that "{name}" can: {", ".join(missing)} missing; '
+            "add them to its `capabilities` if it can, or name another model"
+        )
+        yield Finding(here, message)
+    if stand_in.context_tokens < model.context_tokens:
+        message = (
+            f'its context_tokens ({stand_in.context_tokens}) are fewer than those of "{name}" '
+            f"({model.context_tokens}); name a model with at least as many"
+        )
+        yield Finding(here, message)
 
 
 def _check_remote(at: Location, model: Model) -> Iterator[Finding]:
@@ -265,3 +297,13 @@ def _check_timeouts(timeouts: Timeouts) -> Iterator[Finding]:
         if value > timeouts.total_s:
             message = f"{key} ({value:g}) is longer than total_s ({timeouts.total_s:g}), so it never applies; lower it"
             yield Finding(("timeouts", key), message)
+
+
+def _check_retries(retries: Retries, timeouts: Timeouts) -> Iterator[Finding]:
+    is_stated = "max_wait_s" in retries.model_fields_set  # the default is cut off by any deadline, and is no mistake
+    if is_stated and retries.max_wait_s > timeouts.total_s:
+        message = (
+            f"max_wait_s ({retries.max_wait_s:g}) is longer than timeouts.total_s ({timeouts.total_s:g}), so no wait "
+            "can last so long; lower it"
+        )
+        yield Finding(("retries", "max_wait_s"), message)

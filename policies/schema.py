@@ -52,6 +52,10 @@ DEFAULT_CONNECT_S: Final = 5.0
 DEFAULT_FIRST_BYTE_S: Final = 60.0
 DEFAULT_IDLE_S: Final = 30.0
 DEFAULT_TOTAL_S: Final = 600.0
+DEFAULT_RETRIES: Final = 2
+DEFAULT_RETRY_SHARE: Final = 0.2  # Finagle's, and Envoy's
+DEFAULT_RETRIES_PER_S: Final = 1.0
+DEFAULT_RETRY_WAIT_S: Final = 2.0  # above it the client, which knows its own patience, had better wait itself
 DEFAULT_MAX_BODY_BYTES: Final = 20_000_000
 DEFAULT_MAX_IN_FLIGHT: Final = 512
 DEFAULT_FOLDER: Final = Path("faregate-data")
@@ -298,6 +302,8 @@ class Model(Part):
         provider: the price list's provider id; None for a pool's model and for one priced by `price` alone.
         price: the operator's own, or a list of them, each with the time it is valid.
         context_tokens: what input and output together may reach.
+        equivalents: models that answer in this one's place, in order, when all its endpoints fail; none is asked unless
+            it is named here, and embeddings go only to one of the same `name`. Each can do what this one can.
     """
 
     backend: BackendKind
@@ -311,6 +317,7 @@ class Model(Part):
         default_factory=_default_capabilities
     )
     context_tokens: Annotated[int, Field(ge=1, le=100_000_000)] = DEFAULT_CONTEXT_TOKENS
+    equivalents: tuple[ModelName, ...] = ()
 
     @property
     def prices(self) -> tuple[Price, ...]:
@@ -449,6 +456,23 @@ class Timeouts(Part):
     total_s: Seconds = DEFAULT_TOTAL_S
 
 
+class Retries(Part):
+    """How often a request that failed before its first byte is tried again, at each model that may answer it.
+
+    Attributes:
+        max: tries beyond the first, at other endpoints or the same one, in 0 to 20.
+        budget_share: retries as a share of a pool's requests of the last 10 seconds, in [0, 1].
+        min_per_s: retries a second that are allowed beside the share, in [0, 1000].
+        max_wait_s: the longest wait between two tries, in seconds; an upstream that asks for more (Retry-After) is
+            not waited for: the client is told.
+    """
+
+    max: Annotated[int, Field(ge=0, le=20)] = DEFAULT_RETRIES
+    budget_share: Annotated[float, Field(ge=0, le=1)] = DEFAULT_RETRY_SHARE
+    min_per_s: Annotated[float, Field(ge=0, le=1_000)] = DEFAULT_RETRIES_PER_S
+    max_wait_s: Seconds = DEFAULT_RETRY_WAIT_S
+
+
 class Limits(Part):
     """What one gateway process accepts."""
 
@@ -520,6 +544,7 @@ class Policy(Part):
     routes: Annotated[tuple[Route, ...], Field(min_length=1)]
     tenants: Annotated[tuple[Tenant, ...], Field(min_length=1)] = (Tenant(id=DEFAULT_TENANT),)
     timeouts: Timeouts = Timeouts()
+    retries: Retries = Retries()
     limits: Limits = Limits()
     storage: Storage = Storage()
     server: Server = Server()

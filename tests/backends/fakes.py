@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from backends.errors import BackendError
@@ -33,24 +34,41 @@ class OwnClock:
 
 
 class FakeBackend:
-    """Answers with one event or fails with `outcome`; `holds` makes it wait for ever."""
+    """Answers with one event or fails with `outcome`, or with what `reads` makes of the request.
+
+    `holds` makes it wait for ever, `gate` until it is set; `breaks` ends its answers after their event.
+    """
 
     def __init__(self, endpoint: str, outcome: BackendError | None = None) -> None:
         self.endpoint = endpoint
         self.outcome = outcome
+        self.reads: Callable[[Outbound], BackendError | None] | None = None
+        self.breaks: BackendError | None = None
         self.holds = False
+        self.gate = asyncio.Event()
+        self.gate.set()
         self.asked = asyncio.Event()
         self.opened = 0
         self.closed = 0
+        self._counted = asyncio.Condition()
 
-    async def open(self, outbound: Outbound) -> FakeReply:  # noqa: ARG002 - the seam's signature
+    async def open(self, outbound: Outbound) -> FakeReply:
         self.opened += 1
         self.asked.set()
+        async with self._counted:
+            self._counted.notify_all()
         if self.holds:
             await asyncio.Event().wait()
-        if self.outcome is not None:
-            raise self.outcome
-        return FakeReply(self.endpoint, [Chunk(payload=b"{}", content="x", finish_reason="stop")])
+        await self.gate.wait()
+        outcome = self.outcome if self.reads is None else self.reads(outbound)
+        if outcome is not None:
+            raise outcome
+        return FakeReply(self.endpoint, [Chunk(payload=b"{}", content="x", finish_reason="stop")], self.breaks)
+
+    async def asked_again(self, times: int) -> None:
+        """Wait until it was asked so often."""
+        async with self._counted:
+            await self._counted.wait_for(lambda: self.opened >= times)
 
     async def aclose(self) -> None:
         self.closed += 1
@@ -59,15 +77,18 @@ class FakeBackend:
 class FakeReply:
     """Says its events."""
 
-    def __init__(self, endpoint: str, events: list[Event]) -> None:
+    def __init__(self, endpoint: str, events: list[Event], breaks: BackendError | None = None) -> None:
         self.endpoint = endpoint
         self._events = events
+        self._breaks = breaks
 
     def __aiter__(self) -> FakeReply:
         return self
 
     async def __anext__(self) -> Event:
         if not self._events:
+            if self._breaks is not None:
+                raise self._breaks
             raise StopAsyncIteration
         return self._events.pop(0)
 
