@@ -210,9 +210,15 @@ def _order(member: _Member, model: str, now: float, is_retry: bool) -> tuple[int
 
 
 class Tries:
-    """One request's tries: `open` makes one; when it failed, `after` tells whether and when there is another."""
+    """One request's tries: `open` makes one; when it failed, `after` tells whether and when there is another.
+
+    Attributes:
+        endpoint: who was asked last.
+        told: the error that helps the client most, when no try is left.
+    """
 
     def __init__(self, pool: Pool, outbound: Outbound, until: float) -> None:
+        self.endpoint = ""
         self.told: BackendError = EndpointUnreachable("the pool has no endpoint")
         self._pool = pool
         self._outbound = outbound
@@ -237,6 +243,7 @@ class Tries:
             pool._budget.note_request(now)
         self._count += 1
         self._tried.append(member)
+        self.endpoint = member.backend.endpoint
         member.step(Asked(), now)
         member.in_flight += 1
         try:

@@ -108,6 +108,7 @@ class Ladder:
                 self._cashier.release(journey, attempt)
                 wait_s = tries.after(error)
             except asyncio.CancelledError:
+                attempt.endpoint = tries.endpoint
                 attempt.end(ChargeKind.CANCELLED, journey.clock.monotonic())
                 raise
             else:

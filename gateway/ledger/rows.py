@@ -165,7 +165,8 @@ class RequestRow(msgspec.Struct, frozen=True, kw_only=True):
     """One client request, whatever became of it.
 
     Attributes:
-        path: "small", "small>large", "cache:exact", "cache:semantic", or "" when nothing was served.
+        path: "small", "small>large", "large~backup" (backup stood in for large), "cache:exact", "cache:semantic", or ""
+            when nothing was served.
         model_asked: what the client wrote in `model`.
         confidence: the judge's, in [0, 1].
         similarity: of a semantic hit, in [-1, 1].
