@@ -44,12 +44,16 @@ class Closed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Open:
-    """Resting from `since` until `until`, for the `times`-th time in a row; it last failed at `failed_at`."""
+    """Resting from `since` until `until`, for the `times`-th time in a row; it last failed at `failed_at`.
+
+    `faults` counts what was held against it since it was last in good standing.
+    """
 
     since: float
     until: float
     times: int
     failed_at: float
+    faults: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +65,7 @@ class HalfOpen:
     opened_at: float
     times: int
     failed_at: float
+    faults: int
 
 
 State: TypeAlias = Closed | Open | HalfOpen
@@ -129,6 +134,11 @@ def standing(state: State, *, now: float) -> Standing:
             assert_never(state)
 
 
+def is_confirmed(state: State) -> bool:
+    """Tell whether more than one fault keeps it open: reason enough to turn to another model, which one is not."""
+    return not isinstance(state, Closed) and state.faults > 1
+
+
 def rest_s(times: int, blame: Blame, jitter: float) -> float:
     """Return how long the `times`-th rest in a row lasts, in seconds: doubling, and a quarter more or less."""
     first_s = DRAINING_REST_S if blame is Blame.DRAINING else FIRST_REST_S
@@ -158,7 +168,7 @@ def _from_closed(state: Closed, event: Event, now: float) -> State:
         strikes = state.strikes | {event.digest}
         if len(strikes) < SUSPICIONS:
             return replace(state, strikes=strikes)
-    return _opened(event, now, times=1)
+    return _opened(event, now, times=1, faults=1)
 
 
 def _from_open(state: Open, event: Event, now: float) -> State:
@@ -170,12 +180,13 @@ def _from_open(state: Open, event: Event, now: float) -> State:
                 opened_at=state.since,
                 times=state.times,
                 failed_at=state.failed_at,
+                faults=state.faults,
             )
         case Answered() if event.asked_at >= state.since:
             return Closed(since=now)
         case Failed() if event.blame in COUNTED and event.asked_at >= state.since:
             # Asked for want of a better one: it does not rest longer for it, but others are asked before it.
-            return replace(state, failed_at=now)
+            return replace(state, failed_at=now, faults=state.faults + 1)
         case _:
             return state
 
@@ -187,12 +198,19 @@ def _from_half_open(state: HalfOpen, event: Event, now: float) -> State:
         case Answered() if event.asked_at >= state.opened_at:
             return Closed(since=now)
         case Failed() if event.blame in COUNTED and event.asked_at >= state.since:
-            return _opened(event, now, times=state.times + 1)
+            return _opened(event, now, times=state.times + 1, faults=state.faults + 1)
         case Abandoned() if event.asked_at >= state.since:
-            return Open(since=state.opened_at, until=now, times=state.times, failed_at=state.failed_at)
+            return Open(
+                since=state.opened_at,
+                until=now,
+                times=state.times,
+                failed_at=state.failed_at,
+                faults=state.faults,
+            )
         case _:
             return state
 
 
-def _opened(event: Failed, now: float, *, times: int) -> Open:
-    return Open(since=now, until=now + rest_s(times, event.blame, event.jitter), times=times, failed_at=now)
+def _opened(event: Failed, now: float, *, times: int, faults: int) -> Open:
+    until = now + rest_s(times, event.blame, event.jitter)
+    return Open(since=now, until=until, times=times, failed_at=now, faults=faults)

@@ -4,7 +4,8 @@
   before each of them; `Pool.open` makes them all where nothing is booked.
 - Each endpoint has a breaker (`backends.breaker`), which orders and never forbids: first one whose rest is over (its
   probe), then the idlest in good standing, then one that asked for time (Retry-After), then the longest failed. A pool
-  whose endpoints have all failed goes on asking, so it recovers without outside help.
+  whose endpoints have all failed goes on asking, so it recovers without outside help; `is_resting` tells who has
+  another model to ask.
 - A retry goes to another endpoint at once. Only when all were asked, and the last one certainly did no work, is an
   endpoint asked again, after a jittered wait or as long as it said. After a 500 it is not: the same prompt would fail
   the same way.
@@ -34,6 +35,7 @@ from backends.breaker import (
     Standing,
     State,
     advance,
+    is_confirmed,
     standing,
 )
 from backends.breaker import Event as BreakerEvent
@@ -55,6 +57,8 @@ _MISSING_S = 30.0
 _MOVES_FREELY = frozenset({Blame.ENDPOINT, Blame.DRAINING, Blame.LIMITED})
 
 _FOREVER = float("inf")
+
+_NOTHING_TRIED = EndpointUnreachable("nothing was tried yet")
 
 
 class Endpoint(Backend, Protocol):
@@ -94,8 +98,17 @@ class _Member:
         before, self.state = self.state, advance(self.state, event, now=now)
         self.openings += isinstance(self.state, Open) and not isinstance(before, Open)
 
+    @property
+    def is_well(self) -> bool:
+        """Whether nothing at all is held against it: so it is for nearly all requests, which take the short way."""
+        return type(self.state) is Closed and not self.state.strikes and not self.spared
+
     def is_good(self, model: str, now: float) -> bool:
         return isinstance(self.state, Closed) and self.spared.get(model, now) <= now
+
+    def is_resting(self, model: str, now: float) -> bool:
+        is_down = is_confirmed(self.state) and standing(self.state, now=now) is not Standing.DUE
+        return is_down or self.spared.get(model, now) > now
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +167,13 @@ class Pool:
             for member in self._members
         )
 
+    def is_resting(self, model: str) -> bool:
+        """Tell whether every endpoint failed again and again or asked for time: another model had better be asked."""
+        if self._members[0].is_well:
+            return False
+        now = self.clock.monotonic()
+        return all(member.is_resting(model, now) for member in self._members)
+
     def begin(self, outbound: Outbound, *, until: float = _FOREVER) -> Tries:
         """Return a request's tries.
 
@@ -187,6 +207,10 @@ class Pool:
         untried = [member for member in self._members if member not in tried]
         return min(untried, key=lambda member: _order(member, model, now, is_retry), default=None)
 
+    def _fail(self, member: _Member, blame: Blame, outbound: Outbound, *, asked_at: float) -> None:
+        failed = Failed(asked_at=asked_at, blame=blame, digest=hash(outbound.body), jitter=self._chance())
+        member.step(failed, self.clock.monotonic())
+
     def _take_retry(self, now: float, *, is_free: bool) -> bool:
         is_allowed = self._budget.take(now) or is_free
         self.retries += is_allowed
@@ -196,6 +220,8 @@ class Pool:
 
 def _order(member: _Member, model: str, now: float, is_retry: bool) -> tuple[int, float, int]:
     """Return the key by which endpoints are chosen, smallest first."""
+    if member.is_well:
+        return 1, 0.0, member.in_flight
     spared_until = member.spared.get(model, 0.0)
     state = member.state
     stands = standing(state, now=now)
@@ -219,7 +245,7 @@ class Tries:
 
     def __init__(self, pool: Pool, outbound: Outbound, until: float) -> None:
         self.endpoint = ""
-        self.told: BackendError = EndpointUnreachable("the pool has no endpoint")
+        self.told: BackendError = _NOTHING_TRIED
         self._pool = pool
         self._outbound = outbound
         self._until = until
@@ -244,7 +270,8 @@ class Tries:
         self._count += 1
         self._tried.append(member)
         self.endpoint = member.backend.endpoint
-        member.step(Asked(), now)
+        if not member.is_well:
+            member.step(Asked(), now)
         member.in_flight += 1
         try:
             reply = await member.backend.open(self._outbound)
@@ -256,8 +283,9 @@ class Tries:
             member.in_flight -= 1
             member.step(Abandoned(asked_at=now), pool.clock.monotonic())
             raise
-        self._note_answer(member, asked_at=now)
-        return _PooledReply(reply, member, pool, digest=hash(self._outbound.body))
+        if self._suspicions or not member.is_well:
+            self._note_answer(member, asked_at=now)
+        return _PooledReply(reply, member, pool, self._outbound)
 
     def after(self, error: BackendError) -> float | None:
         """Return the seconds to wait before the next try, or None when there shall be none: `told` is to be told.
@@ -265,7 +293,7 @@ class Tries:
         Args:
             error: what the last `open` raised.
         """
-        if _is_better_told(error, self.told) or self._count == 1:
+        if self._count == 1 or _is_better_told(error, self.told):
             self.told = error
         wait_s = self._wait_s(error)
         if wait_s is None:
@@ -285,7 +313,8 @@ class Tries:
         if not _did_no_work(error, blame):
             return None
         again = pool._choose(model, (), now, is_retry=True) or pool._members[0]
-        wait_s = max(backoff_s(self._count, pool._chance()), again.spared.get(model, 0.0) - now)
+        # Added to what it asks for, so that those it sent away together do not return together.
+        wait_s = max(0.0, again.spared.get(model, 0.0) - now) + backoff_s(self._count, pool._chance())
         if wait_s > pool.rules.max_wait_s or now + wait_s >= self._until:
             return None
         return wait_s if pool._take_retry(now, is_free=False) else None
@@ -299,13 +328,15 @@ class Tries:
         elif blame in {Blame.LIMITED, Blame.CONTENT}:
             member.step(Answered(asked_at=asked_at), now)
         else:
-            self._fail(member, blame, asked_at, now)
+            self._pool._fail(member, blame, self._outbound, asked_at=asked_at)
         wait_s = retry_after_s(error.retry_after, clock.now()) if isinstance(error, EndpointFailed) else None
         if wait_s is not None or blame is Blame.LIMITED:
             member.spared[self._outbound.model] = now + (_LIMITED_S if wait_s is None else wait_s)
 
     def _note_answer(self, member: _Member, *, asked_at: float) -> None:
-        member.step(Answered(asked_at=asked_at), self._pool.clock.monotonic())
+        now = self._pool.clock.monotonic()
+        member.step(Answered(asked_at=asked_at), now)
+        member.spared = {model: until for model, until in member.spared.items() if until > now}
         if self._suspicions:
             self._close_case(is_answered=True)
 
@@ -319,15 +350,11 @@ class Tries:
             if is_content:
                 member.step(Abandoned(asked_at=asked_at), now)
             elif suspicion.blame is Blame.SUSPECT:
-                self._fail(member, Blame.SUSPECT, asked_at, now)
+                self._pool._fail(member, Blame.SUSPECT, self._outbound, asked_at=asked_at)
             else:
                 member.step(Answered(asked_at=asked_at), now)
                 if is_answered:
                     member.spared[self._outbound.model] = now + _MISSING_S
-
-    def _fail(self, member: _Member, blame: Blame, asked_at: float, now: float) -> None:
-        digest = hash(self._outbound.body)
-        member.step(Failed(asked_at=asked_at, blame=blame, digest=digest, jitter=self._pool._chance()), now)
 
 
 def _did_no_work(error: BackendError, blame: Blame) -> bool:
@@ -353,12 +380,12 @@ def _help(error: BackendError) -> int:
 class _PooledReply:
     """A member's reply that counts as in flight until it is closed; how it ends is told to the member's breaker."""
 
-    def __init__(self, reply: Reply, member: _Member, pool: Pool, *, digest: int) -> None:
+    def __init__(self, reply: Reply, member: _Member, pool: Pool, outbound: Outbound) -> None:
         self.endpoint = reply.endpoint
         self._reply = reply
         self._member: _Member | None = member
         self._pool = pool
-        self._digest = digest
+        self._outbound = outbound
         self._opened_at = pool.clock.monotonic()
 
     def __aiter__(self) -> Reply:
@@ -385,6 +412,4 @@ class _PooledReply:
             return
         blame = blame_of(error)
         self._member.failures[blame] += 1
-        chance = self._pool._chance()
-        failed = Failed(asked_at=self._opened_at, blame=blame, digest=self._digest, jitter=chance)
-        self._member.step(failed, self._pool.clock.monotonic())
+        self._pool._fail(self._member, blame, self._outbound, asked_at=self._opened_at)

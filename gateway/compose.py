@@ -185,10 +185,12 @@ def _transport(kind: TransportKind, connect_s: float) -> Transport:
 
 def pools_of(catalog: Mapping[ModelId, CatalogModel]) -> dict[str, Pool]:
     """Return every set of endpoints once, by its pool's name or that of the first model that uses it."""
-    named: dict[Pool, str] = {}
+    named: dict[str, Pool] = {}
     for model in catalog.values():
-        named.setdefault(model.backend, model.pool or model.id)
-    return {name: pool for pool, name in named.items()}
+        if model.backend not in named.values():
+            name = model.pool or model.id
+            named[name if name not in named else f"models.{model.id}"] = model.backend
+    return named
 
 
 def open_catalog(

@@ -63,9 +63,12 @@ class Ladder:
         """
         last: BackendError = ReplyMalformed("the plan has no rung")
         asked: set[ModelId] = set()
-        for rung in rungs:
-            for model in self._models(rung, ask):
-                if model in asked:
+        for place, rung in enumerate(rungs):
+            models = self._models(rung, ask)
+            for index, model in enumerate(models):
+                later = [*models[index + 1 :], *(m for r in rungs[place + 1 :] for m in self._models(r, ask))]
+                is_passed = bool(later) and self._is_resting(model) and not all(map(self._is_resting, later))
+                if model in asked or is_passed:
                     continue
                 asked.add(model)
                 outcome = await self._ask(journey, ask, rung, model)
@@ -75,6 +78,11 @@ class Ladder:
                 if outcome is None or blame_of(outcome) is Blame.CONTENT:
                     break  # an equivalent would not do better
         raise last
+
+    def _is_resting(self, model: ModelId) -> bool:
+        """Tell whether a model would only be asked for want of a better one: its pool is down or asked for time."""
+        known = self._catalog(model)
+        return known.backend.is_resting(known.name)
 
     def _models(self, rung: Rung, ask: Ask) -> tuple[ModelId, ...]:
         """Return who may answer on a rung: its model, and its equivalents unless a judge knows that model only."""

@@ -125,7 +125,7 @@ class Life(RuleBasedStateMachine):
 
 
 def test_the_breakers_laws_hold_in_every_life():
-    run_state_machine_as_test(Life, settings=settings(max_examples=80, stateful_step_count=30, deadline=None))
+    run_state_machine_as_test(Life, settings=settings(max_examples=50, stateful_step_count=30, deadline=None))
 
 
 @given(st.integers(1, 40), st.floats(0, 0.999))

@@ -230,11 +230,11 @@ async def test_when_all_ask_for_time_the_client_is_told_at_once():
 
 
 async def test_a_short_retry_after_is_waited_for():
-    pool, _ = a_pool(EndpointFailed(429, retry_after="1.5"))
+    pool, _ = a_pool(EndpointFailed(429, retry_after="1.5"))  # and half of the first backoff's 0.2 s is added
     tries = pool.begin(OUT)
     with pytest.raises(EndpointFailed) as failed:
         await tries.open()
-    assert tries.after(failed.value) == 1.5
+    assert tries.after(failed.value) == 1.5 + 0.1
 
 
 @pytest.mark.parametrize(("until", "rules"), [(1.0, None), (9.0, RetryRules(max_wait_s=1.0))])
@@ -258,6 +258,25 @@ async def test_a_draining_endpoint_is_left_at_once_and_probed_later():
     clock.seconds += 10
     await ask(pool)
     assert first.opened == 2
+
+
+async def test_one_fault_is_no_reason_to_turn_to_another_model():
+    pool, _ = a_pool(EndpointTimeout("first_byte", 60), rules=RetryRules(max=0))
+    await ask(pool, asking("q"))
+    assert standings(pool) == [Standing.RESTING]
+    assert not pool.is_resting("m")
+
+
+@pytest.mark.parametrize("error", [GONE, EndpointFailed(429, retry_after="1")])
+async def test_a_pool_rests_until_one_of_its_endpoints_may_be_asked(error: BackendError):
+    clock = OwnClock()
+    pool, _ = a_pool(error, error, clock=clock)
+    assert not pool.is_resting("m")
+    await ask(pool, asking("q"))
+    await ask(pool, asking("q"))
+    assert pool.is_resting("m")
+    clock.seconds += 1.3
+    assert not pool.is_resting("m")
 
 
 # --- the budget --------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from backends.retries import WINDOW_S, RetryBudget, RetryRules, backoff_s, retry
 from tests.backends.fakes import NOON
 
 
+@settings(max_examples=50)
 @given(
     st.floats(0, 1),
     st.integers(0, 3),

@@ -86,12 +86,11 @@ POISON: dict[str, Act] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("poison", "endpoints"), [("500", 1), ("500", 2), ("400", 2), ("404", 2), ("context", 2), ("error object", 2)]
-)
-async def test_forty_good_requests_survive_beside_poison(tmp_path: Path, poison: str, endpoints: int):
+@pytest.mark.parametrize("endpoints", [1, 2])
+async def test_forty_good_requests_survive_beside_poison(tmp_path: Path, endpoints: int):
     def script(received: Received) -> Act:
-        return POISON[poison] if received.text.startswith("poison") else says("fine")
+        kind, _, is_poison = received.text.partition(" poison")
+        return POISON[kind] if is_poison else says("fine")
 
     async with (
         Upstream(script) as one,
@@ -99,10 +98,10 @@ async def test_forty_good_requests_survive_beside_poison(tmp_path: Path, poison:
         serving(tmp_path, a_policy([one.url, two.url][:endpoints])) as gateway,
         asyncio.TaskGroup() as group,
     ):
-        bad = [group.create_task(gateway.ask(f"poison {n}")) for n in range(40)]
+        bad = [group.create_task(gateway.ask(f"{kind} poison {n}")) for n in range(8) for kind in POISON]
         good = [group.create_task(gateway.ask(f"good {n}")) for n in range(40)]
     assert [task.result().text for task in good] == ["fine"] * 40
-    assert {task.result().status for task in bad} <= {400, 404, 502}
+    assert {task.result().status for task in bad} == {400, 404, 502}
 
 
 async def test_a_storm_of_retries_is_bounded_by_the_budget(tmp_path: Path):
@@ -206,7 +205,19 @@ async def test_a_model_that_is_down_leaves_none_unanswered_whatever_the_budget(t
     ):
         answers = await ask_many(gateway, 40)
     assert [seen.status for seen in answers] == [200] * 40
-    assert (len(down.requests), len(backup.requests)) == (40, 40)
+    assert len(backup.requests) == 40
+
+
+async def test_a_model_that_asked_for_time_gets_it_while_its_equivalent_answers(tmp_path: Path):
+    limit = refuses(429, "slow", headers={"retry-after": "30"})
+    async with (
+        Upstream({"": limit}) as limited,
+        Upstream() as backup,
+        serving(tmp_path, with_backup(limited.url, backup.url)) as gateway,
+    ):
+        answers = [await gateway.ask(f"q{n}") for n in range(5)]
+    assert [seen.headers["x-faregate-path"] for seen in answers] == ["large~backup"] * 5
+    assert len(limited.requests) == 1
 
 
 async def test_what_the_client_caused_is_not_asked_of_an_equivalent(tmp_path: Path):
@@ -231,7 +242,7 @@ async def test_a_pinned_model_without_an_equivalent_fails_over_to_none(tmp_path:
 
 async def test_a_stand_ins_answer_is_not_kept_in_the_cache(tmp_path: Path):
     async with (
-        Upstream({"": Answers(status=503)}) as large,
+        Upstream({"": BROKE}) as large,
         Upstream() as backup,
         serving(tmp_path, with_backup(large.url, backup.url)) as gateway,
     ):
