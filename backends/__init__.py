@@ -7,6 +7,8 @@ Rooms:
     http, pool             one endpoint over HTTP; several of them behind failover
     transport              `Transport`, the seam to an HTTP client: bytes only
     wire, wire_connection  our own client, on httptools; aiohttp_transport: the one to fall back on
+    blame, breaker, retries
+                           whose fault a failure was, an endpoint's circuit breaker, the retry budget; pure
     usage                  what an upstream says it used, in whatever shape, as disjoint token classes
     prices, price_list     rates in integer femto-dollars, costs in integer nano-dollars; providers' lists, compiled
     embedder               all-MiniLM-L6-v2 in int8, shipped in `minilm/`, built by `build_embedder`
@@ -20,4 +22,8 @@ Decided here, other than the design to start from:
 - A price is that of the moment an attempt began, also of providers that go by its end (DeepSeek's hours): the hold was
   made with it, and covers what begins within a day.
 - Top-level fields of a request are kept as raw bytes; only what the gateway changes is decoded and written again.
+- Breakers are probed with clients' requests, one at a time and ever more rarely, not with health checks: a server whose
+  `/health` is fine may still answer nothing, and providers have none. The price: now and then one request meets an
+  endpoint that is still down, and is moved on.
+- The retry budget is each pool's, and a rate limit or a missing model is remembered for each model of a pool.
 """

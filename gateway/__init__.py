@@ -21,4 +21,6 @@ Decided here, other than the design to start from:
   policy: a policy is often mounted read-only, and revoking must not need a reload.
 - `x-faregate-explain: true` puts the reasons in a response header, which streams and errors have as well.
 - The confidence header is the judge's word on the last answer it saw: of `small>large` it is the rejected one's.
+- "An equivalent model of the ladder" is one that a model names in its `equivalents`: rungs differ in quality, so none
+  stands in for another unasked. Judged rungs have none (a judge knows one model); stand-ins' answers are not cached.
 """

@@ -8,7 +8,7 @@ share; that a failed model's requests go to the next one is no retry there.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -63,24 +63,27 @@ class Ladder:
         """
         last: BackendError = ReplyMalformed("the plan has no rung")
         asked: set[ModelId] = set()
-        for place, rung in enumerate(rungs):
-            models = self._models(rung, ask)
-            for index, model in enumerate(models):
-                later = [*models[index + 1 :], *(m for r in rungs[place + 1 :] for m in self._models(r, ask))]
-                is_passed = bool(later) and self._is_resting(model) and not all(map(self._is_resting, later))
-                if model in asked or is_passed:
-                    continue
-                asked.add(model)
-                outcome = await self._ask(journey, ask, rung, model)
-                if isinstance(outcome, Committed):
-                    return outcome
-                last = outcome or last
-                if outcome is None or blame_of(outcome) is Blame.CONTENT:
-                    break  # an equivalent would not do better
+        done: Rung | None = None
+        queue = [(rung, model) for rung in rungs for model in self._models(rung, ask)]
+        for index, (rung, model) in enumerate(queue):
+            later = {other for _, other in queue[index + 1 :]} - asked - {model}
+            if model in asked or rung == done or self._is_passed_over(model, later):
+                continue
+            asked.add(model)
+            outcome = await self._ask(journey, ask, rung, model)
+            if isinstance(outcome, Committed):
+                return outcome
+            last = outcome or last
+            if outcome is None or blame_of(outcome) is Blame.CONTENT:
+                done = rung  # an equivalent would not do better
         raise last
 
+    def _is_passed_over(self, model: ModelId, later: Set[ModelId]) -> bool:
+        """Tell whether a model would only be asked for want of a better one, and there is a better one."""
+        return bool(later) and self._is_resting(model) and not all(map(self._is_resting, later))
+
     def _is_resting(self, model: ModelId) -> bool:
-        """Tell whether a model would only be asked for want of a better one: its pool is down or asked for time."""
+        """Tell whether a model's pool is known to be down, or asked for time."""
         known = self._catalog(model)
         return known.backend.is_resting(known.name)
 

@@ -269,6 +269,18 @@ async def test_a_judged_rung_that_is_down_climbs_to_the_next_one(tmp_path: Path)
     assert (seen.text, seen.headers["x-faregate-path"]) == ("An answer.", "large")
 
 
+async def test_a_judged_rung_that_asked_for_time_is_passed_over(tmp_path: Path):
+    limit = refuses(429, "slow", headers={"retry-after": "30"})
+    async with (
+        Upstream({"": limit}) as small,
+        Upstream() as large,
+        serving(tmp_path, a_policy([large.url], [small.url])) as gateway,
+    ):
+        answers = [await gateway.ask(f"q{n}", model="cascade") for n in range(3)]
+    assert [seen.headers["x-faregate-path"] for seen in answers] == ["large"] * 3
+    assert len(small.requests) == 1
+
+
 # --- what the operator sees --------------------------------------------------------------------------------------
 
 
