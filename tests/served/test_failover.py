@@ -141,7 +141,8 @@ async def test_a_long_retry_after_is_the_clients_to_wait(tmp_path: Path, status:
     bad = refuses(status, "slow", headers={"retry-after": "30"})
     async with Upstream({"": bad}) as upstream, serving(tmp_path, a_policy([upstream.url])) as gateway:
         seen = await gateway.ask()
-    assert (seen.status, seen.headers["retry-after"], len(upstream.requests)) == (status, "30", 1)
+    told = 502 if status == 503 else status
+    assert (seen.status, seen.headers["retry-after"], len(upstream.requests)) == (told, "30", 1)
 
 
 async def test_a_retry_after_beyond_the_deadline_is_told_at_once(tmp_path: Path):
