@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 import msgspec
@@ -282,7 +281,7 @@ class HttpReply:
             payloads, usage = spread(whole.payload)
         except (msgspec.DecodeError, KeyError) as error:
             raise ReplyMalformed("the upstream's answer cannot be turned into a stream") from error
-        self._ready += [replace(read_chunk(payload), is_bulk=True) for payload in payloads]
+        self._ready += [msgspec.structs.replace(read_chunk(payload), is_bulk=True) for payload in payloads]
         if usage is not None:
             self._ready.append(read_chunk(usage_event(payloads[0], usage)))
 

@@ -82,13 +82,12 @@ def read_chunk(payload: bytes) -> Chunk:
     """
     reply = _read(payload)
     choices = reply.choices or []
-    first = next((choice for choice in choices if choice.index == 0), None)
+    first = _first(choices)
     delta = first.delta if first is not None else None
     text = (delta.content if delta is not None else first.text) if first is not None else None
-    content = text if isinstance(text, str) else ""
     return Chunk(
         payload=payload,
-        content=content,
+        content=text if isinstance(text, str) else "",
         tokens=_tokens(first),
         usage=_usage(reply) if b"usage" in payload else None,
         finish_reason=first.finish_reason if first is not None else None,
@@ -100,9 +99,16 @@ def read_chunk(payload: bytes) -> Chunk:
     )
 
 
+def _first(choices: list[_Choice]) -> _Choice | None:
+    """Return choice 0, which nearly always comes first: this runs for every token."""
+    if choices and choices[0].index == 0:
+        return choices[0]
+    return next((choice for choice in choices if choice.index == 0), None)
+
+
 def _has_more(delta: _Delta) -> bool:
     # vLLM calls its reasoning `reasoning` since 0.11; others still say `reasoning_content`.
-    return any((delta.tool_calls, delta.function_call, delta.refusal, delta.reasoning_content, delta.reasoning))
+    return bool(delta.tool_calls or delta.function_call or delta.refusal or delta.reasoning_content or delta.reasoning)
 
 
 def read_whole(payload: bytes) -> Whole:
@@ -112,7 +118,7 @@ def read_whole(payload: bytes) -> Whole:
         ReplyMalformed: not JSON of the protocol's shape, or an error object.
     """
     reply = _read(payload)
-    first = next((choice for choice in reply.choices or () if choice.index == 0), None)
+    first = _first(reply.choices or [])
     text = (first.message.content if first.message is not None else first.text) if first is not None else None
     return Whole(
         payload=payload,
