@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Mapping
+
 import pytest
+import uvloop
 from hypothesis import HealthCheck, settings
 
 from tests.transports import SERVED, TRANSPORTS
@@ -20,3 +24,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     SERVED["transport"] = config.getoption("--transport")
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run what is about sockets on both event loops: servers have uvloop, commands and these tests asyncio's own."""
+    own = {"asyncio": asyncio.new_event_loop}
+    return own | {"uvloop": uvloop.new_event_loop} if item.path.name in {"test_transport.py", "test_wire.py"} else own

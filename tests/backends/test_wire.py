@@ -186,8 +186,8 @@ async def test_a_connection_that_ended_unseen_is_not_asked(transport: WireTransp
 async def test_closing_the_transport_ends_what_is_being_read(transport: WireTransport):
     async with PlayServer(lambda _: [CHUNKED, as_chunk(b"a"), Hangs()]) as server:
         response = await transport.post(server.url, headers={}, body=b"")
-        await transport.aclose()
         assert await response.read() == b"a"
+        await transport.aclose()
         with pytest.raises(StreamCut):
             await response.read()
         with pytest.raises(EndpointUnreachable):
