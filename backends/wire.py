@@ -142,6 +142,12 @@ class WireTransport:
         # A name that cannot be encoded is a name that nobody has.
         except (OSError, UnicodeError) as error:
             raise EndpointUnreachable(f"no connection to the upstream: {type(error).__name__}") from error
+        if self._is_closed:
+            connection.abort("the gateway closes")
+            raise EndpointUnreachable("the gateway is closing")
+        # One that is lost already has been forgotten: whoever remembered it would wait for its end for ever.
+        if not connection.is_usable:
+            raise EndpointUnreachable("the upstream closed the connection without an answer")
         self._open.add(connection)
         return connection
 

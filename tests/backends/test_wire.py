@@ -194,6 +194,20 @@ async def test_closing_the_transport_ends_what_is_being_read(transport: WireTran
             await ask(transport, server.url)
 
 
+async def test_closing_the_transport_ends_what_is_being_connected(transport: WireTransport):
+    async def is_refused() -> None:
+        with pytest.raises(EndpointUnreachable):
+            await ask(transport, server.url)
+
+    async with PlayServer(lambda _: [whole(b"a")]) as server:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(is_refused())
+            await asyncio.sleep(0)  # it resolves the name
+            await transport.aclose()
+        await transport.aclose()
+    assert server.requests == []
+
+
 async def test_a_host_that_does_not_answer_is_a_timeout():
     transport = WireTransport(connect_s=0.05)
     async with PlayServer(lambda _: []) as server:
