@@ -3,6 +3,7 @@
 Rooms:
     words, clock, errors   what every package speaks in
     asks, replies, sse     reading and writing the OpenAI protocol, pure
+    restream, codings      a whole answer as a stream; bodies that were compressed unasked
     seam                   `Backend` and `Reply`, the seam to whatever runs a model
     http, pool             one endpoint over HTTP; several of them behind failover
     transport              `Transport`, the seam to an HTTP client: bytes only
@@ -21,6 +22,13 @@ Decided here, other than the design to start from:
   where one does and prices them apart, the charge says `estimated`. Video is text, which every list prices it as.
 - A price is that of the moment an attempt began, also of providers that go by its end (DeepSeek's hours): the hold was
   made with it, and covers what begins within a day.
+- A streamed request that is answered with plain JSON gets that as a stream. Which of the two came is told by its first
+  byte, since content types lie. HTML, nothing, an error object and JSON without an answer are upstream errors.
+- A stream is complete with `[DONE]`, or with a `finish_reason` and a framing that ends; a closed connection is a cut.
+- Usage of zeros is no usage: it is counted from the events, or estimated and marked so.
+- An operator's key of 12 characters or more is blotted out of everything that an upstream says; shorter ones are
+  placeholders ("EMPTY"), which honest answers may hold. A Retry-After that is neither seconds nor a date is dropped.
+- Fields by which clients of other gateways choose upstreams and keys (`api_base`, `api_key`, …) are dropped unread.
 - Top-level fields of a request are kept as raw bytes; only what the gateway changes is decoded and written again.
 - Breakers are probed with clients' requests, one at a time and ever more rarely, not with health checks: a server whose
   `/health` is fine may still answer nothing, and providers have none. The price: now and then one request meets an

@@ -88,6 +88,7 @@ class Case:
     whole: Script | None = None
     sees_stream: Seen | None = None
     sees_whole: Seen | None = None
+    surface: str = "chat/completions"
     request: Mapping[str, JsonValue] = field(default_factory=dict)
     is_hasty: bool = False
     is_gone: bool = False
@@ -724,6 +725,54 @@ FIELDS = (
 )
 
 
+_LEGACY = {"surface": "completions", "request": {"prompt": "What is it?"}}
+_WRITTEN = dump(
+    {"id": "c-1", "object": "text_completion", "choices": [{"index": 0, "text": TEXT, "finish_reason": "stop"}]}
+)
+_LEGACY_EVENTS = tuple(
+    event(dump({"object": "text_completion", "choices": [{"index": 0, "text": text, "finish_reason": finish}]}))
+    for text, finish in (("one", None), (" two", None), (" thr\u00e9e", None), ("", "stop"))
+)
+_EMBEDDED = dump({"object": "list", "data": [{"index": 0, "embedding": [0.5]}], "usage": {"prompt_tokens": 2}})
+_EMBEDS = {"surface": "embeddings", "request": {"input": "What is it?"}}
+_UNTOLD = Seen(booked=Booked(kind="answer", output=0, provenance="estimated"))
+
+SURFACES = (
+    Case(
+        name="a legacy completion",
+        stream=stream(*_LEGACY_EVENTS, DONE),
+        sees_stream=COUNTED,
+        whole=(whole(_WRITTEN),),
+        sees_whole=answered(output=None, provenance="estimated"),
+        **_LEGACY,
+    ),
+    Case(
+        name="a legacy completion that is cut",
+        stream=stream(*_LEGACY_EVENTS[:2]),
+        sees_stream=cut("one two", 2),
+        whole=(whole(_WRITTEN)[:-20], Cuts()),
+        sees_whole=BROKEN,
+        **_LEGACY,
+    ),
+    Case(
+        name="a legacy completion as plain JSON for a stream",
+        stream=(whole(_WRITTEN),),
+        sees_stream=answered(output=None, provenance="estimated"),
+        **_LEGACY,
+    ),
+    Case(name="embeddings", whole=(whole(_EMBEDDED),), sees_whole=answered("", 0), **_EMBEDS),
+    Case(
+        name="embeddings without usage",
+        whole=(whole(_EMBEDDED.replace(b"usage", b"other")),),
+        sees_whole=_UNTOLD,
+        **_EMBEDS,
+    ),
+    Case(name="HTML for embeddings", whole=(whole(HTML),), sees_whole=BROKEN, **_EMBEDS),
+    Case(name="an empty object for embeddings", whole=(whole(b"{}"),), sees_whole=BROKEN, **_EMBEDS),
+    Case(name="embeddings that are cut", whole=(whole(_EMBEDDED)[:-9], Cuts()), sees_whole=BROKEN, **_EMBEDS),
+)
+
+
 def _packed(data: bytes, *, coding: str, content_type: str = "application/json") -> tuple[Step, ...]:
     packer = zlib.compressobj(wbits={"gzip": 31, "deflate": 15}[coding])
     packed = packer.compress(data) + packer.flush()
@@ -800,6 +849,7 @@ CASES = (
     *USAGES,
     *PLAIN,
     *FIELDS,
+    *SURFACES,
     *CODINGS,
 )
 

@@ -83,9 +83,15 @@ class Run:
     def text(self) -> str:
         """The text of choice 0 as far as it came."""
         if not self.is_stream:
-            return str(json.loads(self.body)["choices"][0]["message"]["content"] or "")
-        deltas = [choice["delta"] for event in self.events for choice in event.get("choices", ())]
-        return "".join(delta.get("content") or "" for delta in deltas)
+            choices = json.loads(self.body).get("choices", [])
+        else:
+            choices = [choice for event in self.events for choice in event.get("choices", ())]
+        return "".join(_text(choice) for choice in choices)
+
+
+def _text(choice: JsonValue) -> str:
+    said = choice.get("delta") or choice.get("message") or choice
+    return str(said.get("content") or said.get("text") or "")
 
 
 def runs_of(cases: Sequence[Case]) -> list[Run]:
@@ -98,7 +104,7 @@ def runs_of(cases: Sequence[Case]) -> list[Run]:
 
 def upstream_of(runs: Sequence[Run]) -> PlayServer:
     """Return a server that does each run's play under the run's own path."""
-    by_path = {f"/{run.model}/v1/chat/completions": run for run in runs}
+    by_path = {f"/{run.model}/v1/{run.case.surface}": run for run in runs}
 
     def play(received: Received) -> Play:
         run = by_path[received.path]
@@ -153,10 +159,11 @@ async def _play(gateway: Served, session: aiohttp.ClientSession, run: Run, slots
 
 
 async def _ask(gateway: Served, session: aiohttp.ClientSession, run: Run) -> None:
-    question = [{"role": "user", "content": "What is it?"}]
-    body = {"model": run.model, "messages": question, "stream": run.is_stream, "max_tokens": 50, **run.case.request}
+    body = {"model": run.model, "stream": run.is_stream, "max_tokens": 50, **run.case.request}
+    if run.case.surface == "chat/completions":
+        body["messages"] = [{"role": "user", "content": "What is it?"}]
     headers = {"authorization": f"Bearer {gateway.secrets['acme']}", "x-request-id": run.model}
-    async with session.post(f"{gateway.base_url}/chat/completions", json=body, headers=headers) as response:
+    async with session.post(f"{gateway.base_url}/{run.case.surface}", json=body, headers=headers) as response:
         run.status, run.headers = response.status, response.headers
         try:
             async for part in response.content.iter_any():

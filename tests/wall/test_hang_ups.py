@@ -12,6 +12,7 @@ import pytest_asyncio
 
 from backends.words import JsonValue
 from tests.served.world import Rows, Served, a_policy, serving
+from tests.transports import TRANSPORTS
 from tests.upstream import Received
 from tests.wall.runs import open_holds
 from tests.wall.server import Floods, Hangs, Play, PlayServer, as_chunk, head
@@ -61,9 +62,12 @@ async def upstream() -> AsyncIterator[PlayServer]:
         yield server
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def gateway(upstream: PlayServer, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
-    async with serving(tmp_path_factory.mktemp("hang-ups"), a_policy([upstream.url])) as served:
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=TRANSPORTS)
+async def gateway(
+    request: pytest.FixtureRequest, upstream: PlayServer, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Served]:
+    place, make_transport = tmp_path_factory.mktemp("hang-ups"), TRANSPORTS[request.param]
+    async with serving(place, a_policy([upstream.url]), make_transport=make_transport) as served:
         yield served
 
 

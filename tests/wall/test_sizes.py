@@ -5,16 +5,34 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
+import pytest
+
 from backends.http import BODY_LIMIT_BYTES
+from backends.transport import Transport
 from tests.served.world import Served, a_policy, serving
+from tests.transports import TRANSPORTS
 from tests.wall.server import Floods, PlayServer, as_chunk, head
 from tests.wall.words import ANSWER, CHUNKED, COUNT, DONE, END, FINISH, ROLE, TEXT, begun, chunk_of, event
 
 PIECE = as_chunk(event(chunk_of({"content": "x" * 2**15})))
 BUFFERS_BYTES = 24 * 2**20
 """What the kernel's socket buffers (up to 6 MB each way on Linux) and aiohttp's may hold together."""
+
+
+Maker = Callable[[float], Transport]
+
+
+@pytest.fixture(params=TRANSPORTS)
+def make_transport(request: pytest.FixtureRequest) -> Maker:
+    return TRANSPORTS[request.param]
+
+
+def serve(place: Path, upstream: PlayServer, make_transport: Maker) -> AbstractAsyncContextManager[Served]:
+    return serving(place, a_policy([upstream.url]), make_transport=make_transport)
 
 
 async def open_stream(gateway: Served) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -41,9 +59,11 @@ async def still(server: PlayServer) -> int:
     return sent
 
 
-async def test_a_reader_that_does_not_read_stops_the_upstream_and_one_that_leaves_frees_it(tmp_path: Path):
+async def test_a_reader_that_does_not_read_stops_the_upstream_and_one_that_leaves_frees_it(
+    tmp_path: Path, make_transport: Maker
+):
     endless = (*begun(ROLE), Floods(PIECE, 10**6))
-    async with PlayServer(lambda _: endless) as upstream, serving(tmp_path, a_policy([upstream.url])) as gateway:
+    async with PlayServer(lambda _: endless) as upstream, serve(tmp_path, upstream, make_transport) as gateway:
         _, writer = await open_stream(gateway)
         sent = await still(upstream)
         writer.transport.abort()
@@ -53,10 +73,10 @@ async def test_a_reader_that_does_not_read_stops_the_upstream_and_one_that_leave
     assert [c["kind"] for c in rows.charges] == ["cancelled"]
 
 
-async def test_a_slow_reader_gets_all_of_a_large_stream(tmp_path: Path):
+async def test_a_slow_reader_gets_all_of_a_large_stream(tmp_path: Path, make_transport: Maker):
     pieces = 2000
     large = (*begun(ROLE), Floods(PIECE, pieces), *map(as_chunk, (FINISH, COUNT, DONE)), END)
-    async with PlayServer(lambda _: large) as upstream, serving(tmp_path, a_policy([upstream.url])) as gateway:
+    async with PlayServer(lambda _: large) as upstream, serve(tmp_path, upstream, make_transport) as gateway:
         reader, writer = await open_stream(gateway)
         assert await still(upstream) < BUFFERS_BYTES
         total, tail = 0, b""
@@ -70,18 +90,18 @@ async def test_a_slow_reader_gets_all_of_a_large_stream(tmp_path: Path):
     assert [(c["kind"], c["output_tokens"]) for c in rows.charges] == [("answer", 3)]
 
 
-async def test_a_whole_answer_of_100_megabytes_arrives(tmp_path: Path):
+async def test_a_whole_answer_of_100_megabytes_arrives(tmp_path: Path, make_transport: Maker):
     size = 10**8
     body = ANSWER.replace(TEXT.encode(), b"x" * size)
     answer = (head("content-type: application/json", f"content-length: {len(body)}"), body)
-    async with PlayServer(lambda _: answer) as upstream, serving(tmp_path, a_policy([upstream.url])) as gateway:
+    async with PlayServer(lambda _: answer) as upstream, serve(tmp_path, upstream, make_transport) as gateway:
         seen = await gateway.ask()
         rows = await gateway.rows_of(seen)
     assert (seen.status, seen.body[:-2000].endswith(b"x" * (size - 2000))) == (200, True)
     assert [c["output_tokens"] for c in rows.charges] == [3]
 
 
-async def test_a_whole_answer_over_the_limit_is_cut_off_there(tmp_path: Path):
+async def test_a_whole_answer_over_the_limit_is_cut_off_there(tmp_path: Path, make_transport: Maker):
     piece = b"x" * 2**20
     for play in (
         (head("content-type: application/json"), Floods(piece, 10**4)),
@@ -91,7 +111,7 @@ async def test_a_whole_answer_over_the_limit_is_cut_off_there(tmp_path: Path):
         place.mkdir()
         async with (
             PlayServer(lambda _, play=play: play) as upstream,
-            serving(place, a_policy([upstream.url])) as gateway,
+            serve(place, upstream, make_transport) as gateway,
         ):
             seen = await gateway.ask()
             await asyncio.wait_for(upstream.last.closed.wait(), 10)

@@ -1,18 +1,45 @@
-"""The wall: every fault of `cases`, through the whole gateway, streamed and not."""
+"""The wall: every fault of an upstream, through the whole gateway on real sockets, streamed and not.
+
+A case (`cases`) is what an upstream does, as bytes and silences (`server`, `words`), and what its client must see and
+its tenant must pay. Every case has a model and an endpoint of its own. All of them are played at once (`runs`), and
+then looked at one by one: the status, text, error, headers and end that the client saw; the charge's kind, tokens and
+provenance; the request's row; that the upstream's connection is closed wherever no complete answer came; and that no
+task, hold, key or prompt is left anywhere. Each transport of `tests.transports` has to pass all of it.
+
+    group        cases   runs   what the upstream does
+    SILENT           9     15   listens to nobody; stalls before, within and after headers, between tokens, at its end
+    CUTS            12     18   closes or resets: before the first byte, in a token, in a character, before `[DONE]`
+    UNFINISHED      13     15   ends its framing cleanly without having finished, HTTP/1.0 included
+    NO_ANSWERS      27     44   error objects, HTML, nothing, nonsense, broken framing, endless headers and events
+    STATUSES        16     32   429, 5xx, 401, 403, 4xx, with and without Retry-After, with the operator's key in them
+    REDIRECTS        5     10   301, 302, 303, 307, 308
+    FORMS           23     31   a good answer in every form that SSE and HTTP allow, and with things around it
+    USAGES          11     15   usage omitted, null, zero, partial, on every chunk, in a `choices: []` chunk
+    PLAIN           10     12   plain JSON in a stream's place
+    FIELDS           3      4   unknown fields, 20-digit integers, 1e-7, -0.0, odd white space
+    SURFACES         8     10   legacy completions and embeddings, good and broken
+    CODINGS          7     14   gzip and deflate though identity was asked for, broken, truncated, a bomb
+
+    CASES          144    220   all of them, and all pass
+
+`test_the_table_is_the_cases` counts them. Hang-ups are in `test_hang_ups`, slow readers and large answers in
+`test_sizes`, what clients may and may not send in `tests/served`; retries and breakers have tests of their own.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import re
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
-from backends.words import JsonValue
-from tests.served.world import serving
+from tests.served.world import Served, serving
+from tests.transports import TRANSPORTS
 from tests.upstream import unused_url
+from tests.wall import cases
 from tests.wall.cases import CASES
 from tests.wall.runs import HASTY, Run, everything_logged, open_holds, play_all, policy_of, runs_of, upstream_of
 from tests.wall.server import Connection
@@ -33,8 +60,8 @@ class Played:
     tasks: list[str] = field(default_factory=list)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=TRANSPORTS)
+async def played(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Played:
     """Play everything once; each test looks at its part."""
     runs = runs_of(CASES)
     hasty, patient = ([run for run in runs if run.case.is_hasty is kind] for kind in (True, False))
@@ -43,21 +70,22 @@ async def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
             result = Played(runs={run.id: run for run in runs}, paths=[], log=log)
             for some, changes in ((patient, {}), (hasty, {"timeouts": HASTY})):
                 policy = policy_of(some, upstream.url, unused_url(), **changes)
-                await _play(tmp_path_factory.mktemp("wall"), policy, some, result)
+                async with serving(
+                    tmp_path_factory.mktemp("wall"), policy, make_transport=TRANSPORTS[request.param]
+                ) as gateway:
+                    await _play(gateway, some, result)
             result.paths = [received.path for received in upstream.requests]
     return result
 
 
-async def _play(place: Path, policy: JsonValue, runs: list[Run], result: Played) -> None:
-    async with serving(place, policy) as gateway:
-        before = asyncio.all_tasks()
-        await play_all(gateway, runs)
-        left = await _left_open(runs, before)
-        result.tasks += [repr(task) for task in left]
-        result.holds += open_holds(gateway)
-        parts = gateway.opened.gateway.parts
-        result.in_flight += gateway.opened.gateway._in_flight
-        result.in_flight += sum(model.backend.in_flight for model in parts.catalog.values())
+async def _play(gateway: Served, runs: list[Run], result: Played) -> None:
+    before = asyncio.all_tasks()
+    await play_all(gateway, runs)
+    result.tasks += [repr(task) for task in await _left_open(runs, before)]
+    result.holds += open_holds(gateway)
+    parts = gateway.opened.gateway.parts
+    result.in_flight += gateway.opened.gateway._in_flight
+    result.in_flight += sum(model.backend.in_flight for model in parts.catalog.values())
 
 
 async def _left_open(runs: list[Run], before: set[asyncio.Task[object]]) -> set[asyncio.Task[object]]:
@@ -75,6 +103,13 @@ def broken_connections(run: Run) -> list[Connection]:
     """Return the connections on which no complete answer came: they may not be left open."""
     is_whole = all(isinstance(step, bytes) for step in run.script) and not run.expected.is_cut
     return [] if is_whole else run.connections
+
+
+def test_the_table_is_the_cases():
+    table = re.findall(r"^ {4}([A-Z_]{3,}) +(\d+) +(\d+) ", __doc__ or "", flags=re.MULTILINE)
+    groups = {name: getattr(cases, name) for name, _, _ in table}
+    assert [(name, str(len(groups[name])), str(len(runs_of(groups[name])))) for name in groups] == table
+    assert sum(map(len, groups.values())) == 2 * len(CASES)
 
 
 @pytest.mark.parametrize("name", IDS)
@@ -105,7 +140,7 @@ def check_stream(run: Run) -> None:
     assert run.text == run.expected.text
     finishes = [c["finish_reason"] for e in run.events for c in e.get("choices", ()) if c.get("finish_reason")]
     assert run.blocks.count("data: [DONE]") == (not run.expected.is_cut)
-    assert len([1 for e in run.events for c in e.get("choices", ()) if c["delta"].get("role")]) <= 1
+    assert len([1 for e in run.events for c in e.get("choices", ()) if c.get("delta", {}).get("role")]) <= 1
     if run.expected.is_cut:
         assert run.events[-1]["error"]["code"] == run.expected.code
         assert set(run.events[-1]["error"]) == {"message", "type", "param", "code"}
