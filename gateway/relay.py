@@ -30,6 +30,12 @@ STREAM_TYPE = (b"content-type", b"text/event-stream; charset=utf-8")
 JSON_TYPE = (b"content-type", b"application/json")
 
 
+_PIECE_BYTES = 2**20
+
+_KEPT_CHARACTERS = 2**20
+"""The most text of a stream that is kept for the caches; no model writes as much, and memory has to be bounded."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
     """What was sent: `body` is the whole answer as JSON if it is fit to be stored, else None."""
@@ -65,7 +71,11 @@ async def relay_whole(journey: Journey, ask: Ask, committed: Committed, cashier:
     journey.status = 200
     journey.is_answered = True
     await sink.start(200, headers)
-    await sink.finish(body)
+    # In pieces: a server buffers what it is given at once, and nothing else moves while it copies a large body.
+    last = max(0, len(body) - 1) // _PIECE_BYTES * _PIECE_BYTES
+    for place in range(0, last, _PIECE_BYTES):
+        await sink.write(body[place : place + _PIECE_BYTES])
+    await sink.finish(body[last:])
     return Told(body=plain, usage=usage, finish_reason=whole.finish_reason)
 
 
@@ -169,6 +179,7 @@ class _Editor:
         self._is_chat = ask.surface is Surface.CHAT
         self._wants_logprobs = ask.wants_logprobs
         self._parts: list[str] = []
+        self._size = 0
         self._has_other = False
         self.finish_reason: str | None = None
         self.last_payload = b"{}"
@@ -179,7 +190,9 @@ class _Editor:
         if isinstance(event, Whole):
             raise TypeError("a whole answer in a stream")
         self.last_payload = event.payload
-        self._parts.append(event.content)
+        self._size += len(event.content)
+        if self._size <= _KEPT_CHARACTERS:
+            self._parts.append(event.content)
         self._has_other |= event.has_other
         self.finish_reason = event.finish_reason or self.finish_reason
         has_logprobs = self._strips_logprobs and bool(event.tokens)
@@ -197,7 +210,9 @@ class _Editor:
         return encode_event(_encode(fields))
 
     def assembled(self, usage: Usage) -> bytes | None:
-        """Return the answer as one JSON body, None when it holds more than one choice's text."""
+        """Return the answer as one JSON body, None when it holds more than one choice's text, or too much of it."""
+        if self._size > _KEPT_CHARACTERS:
+            return None
         if self._has_other or not self._is_chat or self._wants_logprobs or self.finish_reason is None:
             return None
         counted = self.usage_payload if self.usage_payload is not None else openai_usage(usage)

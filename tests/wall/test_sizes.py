@@ -90,14 +90,30 @@ async def test_a_slow_reader_gets_all_of_a_large_stream(tmp_path: Path, make_tra
     assert [(c["kind"], c["output_tokens"]) for c in rows.charges] == [("answer", 3)]
 
 
+async def test_a_stream_that_is_too_large_to_be_kept_is_not_cached(tmp_path: Path, make_transport: Maker):
+    large = (*begun(ROLE), Floods(PIECE, 33), *map(as_chunk, (FINISH, COUNT, DONE)), END)
+    async with PlayServer(lambda _: large) as upstream, serve(tmp_path, upstream, make_transport) as gateway:
+        for _ in range(2):
+            seen = await gateway.ask(model="cached", stream=True)
+            assert (len(seen.text), seen.is_done) == (33 * 2**15, True)
+            await gateway.stored()
+    assert len(upstream.requests) == 2
+
+
 async def test_a_whole_answer_of_100_megabytes_arrives(tmp_path: Path, make_transport: Maker):
-    size = 10**8
-    body = ANSWER.replace(TEXT.encode(), b"x" * size)
-    answer = (head("content-type: application/json", f"content-length: {len(body)}"), body)
+    pieces = 96
+    before, after = ANSWER.split(TEXT.encode())
+    size = len(before) + pieces * 2**20 + len(after)
+    answer = (
+        head("content-type: application/json", f"content-length: {size}") + before,
+        Floods(b"x" * 2**20, pieces),
+        after,
+    )
     async with PlayServer(lambda _: answer) as upstream, serve(tmp_path, upstream, make_transport) as gateway:
         seen = await gateway.ask()
         rows = await gateway.rows_of(seen)
-    assert (seen.status, seen.body[:-2000].endswith(b"x" * (size - 2000))) == (200, True)
+    assert seen.status == 200
+    assert seen.body.startswith(before + b"x" * pieces * 2**20)
     assert [c["output_tokens"] for c in rows.charges] == [3]
 
 
