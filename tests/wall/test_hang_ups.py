@@ -66,8 +66,8 @@ async def upstream() -> AsyncIterator[PlayServer]:
 async def gateway(
     request: pytest.FixtureRequest, upstream: PlayServer, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Served]:
-    place, make_transport = tmp_path_factory.mktemp("hang-ups"), TRANSPORTS[request.param]
-    async with serving(place, a_policy([upstream.url]), make_transport=make_transport) as served:
+    policy = a_policy([upstream.url], server={"transport": request.param})
+    async with serving(tmp_path_factory.mktemp("hang-ups"), policy) as served:
         yield served
 
 

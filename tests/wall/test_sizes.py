@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
 
 from backends.http import BODY_LIMIT_BYTES
-from backends.transport import Transport
 from tests.served.world import Served, a_policy, serving
 from tests.transports import TRANSPORTS
 from tests.wall.server import Floods, PlayServer, as_chunk, head
@@ -23,16 +21,13 @@ BUFFERS_BYTES = 24 * 2**20
 """What the kernel's socket buffers (up to 6 MB each way on Linux) and aiohttp's may hold together."""
 
 
-Maker = Callable[[float], Transport]
-
-
 @pytest.fixture(params=TRANSPORTS)
-def make_transport(request: pytest.FixtureRequest) -> Maker:
-    return TRANSPORTS[request.param]
+def transport(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
-def serve(place: Path, upstream: PlayServer, make_transport: Maker) -> AbstractAsyncContextManager[Served]:
-    return serving(place, a_policy([upstream.url]), make_transport=make_transport)
+def serve(place: Path, upstream: PlayServer, transport: str) -> AbstractAsyncContextManager[Served]:
+    return serving(place, a_policy([upstream.url], server={"transport": transport}))
 
 
 async def open_stream(gateway: Served) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -60,10 +55,10 @@ async def still(server: PlayServer) -> int:
 
 
 async def test_a_reader_that_does_not_read_stops_the_upstream_and_one_that_leaves_frees_it(
-    tmp_path: Path, make_transport: Maker
+    tmp_path: Path, transport: str
 ):
     endless = (*begun(ROLE), Floods(PIECE, 10**6))
-    async with PlayServer(lambda _: endless) as upstream, serve(tmp_path, upstream, make_transport) as gateway:
+    async with PlayServer(lambda _: endless) as upstream, serve(tmp_path, upstream, transport) as gateway:
         _, writer = await open_stream(gateway)
         sent = await still(upstream)
         writer.transport.abort()
@@ -73,10 +68,10 @@ async def test_a_reader_that_does_not_read_stops_the_upstream_and_one_that_leave
     assert [c["kind"] for c in rows.charges] == ["cancelled"]
 
 
-async def test_a_slow_reader_gets_all_of_a_large_stream(tmp_path: Path, make_transport: Maker):
+async def test_a_slow_reader_gets_all_of_a_large_stream(tmp_path: Path, transport: str):
     pieces = 2000
     large = (*begun(ROLE), Floods(PIECE, pieces), *map(as_chunk, (FINISH, COUNT, DONE)), END)
-    async with PlayServer(lambda _: large) as upstream, serve(tmp_path, upstream, make_transport) as gateway:
+    async with PlayServer(lambda _: large) as upstream, serve(tmp_path, upstream, transport) as gateway:
         reader, writer = await open_stream(gateway)
         assert await still(upstream) < BUFFERS_BYTES
         total, tail = 0, b""
@@ -90,9 +85,9 @@ async def test_a_slow_reader_gets_all_of_a_large_stream(tmp_path: Path, make_tra
     assert [(c["kind"], c["output_tokens"]) for c in rows.charges] == [("answer", 3)]
 
 
-async def test_a_stream_that_is_too_large_to_be_kept_is_not_cached(tmp_path: Path, make_transport: Maker):
+async def test_a_stream_that_is_too_large_to_be_kept_is_not_cached(tmp_path: Path, transport: str):
     large = (*begun(ROLE), Floods(PIECE, 33), *map(as_chunk, (FINISH, COUNT, DONE)), END)
-    async with PlayServer(lambda _: large) as upstream, serve(tmp_path, upstream, make_transport) as gateway:
+    async with PlayServer(lambda _: large) as upstream, serve(tmp_path, upstream, transport) as gateway:
         for _ in range(2):
             seen = await gateway.ask(model="cached", stream=True)
             assert (len(seen.text), seen.is_done) == (33 * 2**15, True)
@@ -100,7 +95,7 @@ async def test_a_stream_that_is_too_large_to_be_kept_is_not_cached(tmp_path: Pat
     assert len(upstream.requests) == 2
 
 
-async def test_a_whole_answer_of_100_megabytes_arrives(tmp_path: Path, make_transport: Maker):
+async def test_a_whole_answer_of_100_megabytes_arrives(tmp_path: Path, transport: str):
     pieces = 96
     before, after = ANSWER.split(TEXT.encode())
     size = len(before) + pieces * 2**20 + len(after)
@@ -109,7 +104,7 @@ async def test_a_whole_answer_of_100_megabytes_arrives(tmp_path: Path, make_tran
         Floods(b"x" * 2**20, pieces),
         after,
     )
-    async with PlayServer(lambda _: answer) as upstream, serve(tmp_path, upstream, make_transport) as gateway:
+    async with PlayServer(lambda _: answer) as upstream, serve(tmp_path, upstream, transport) as gateway:
         seen = await gateway.ask()
         rows = await gateway.rows_of(seen)
     assert seen.status == 200
@@ -117,7 +112,7 @@ async def test_a_whole_answer_of_100_megabytes_arrives(tmp_path: Path, make_tran
     assert [c["output_tokens"] for c in rows.charges] == [3]
 
 
-async def test_a_whole_answer_over_the_limit_is_cut_off_there(tmp_path: Path, make_transport: Maker):
+async def test_a_whole_answer_over_the_limit_is_cut_off_there(tmp_path: Path, transport: str):
     piece = b"x" * 2**20
     for play in (
         (head("content-type: application/json"), Floods(piece, 10**4)),
@@ -127,7 +122,7 @@ async def test_a_whole_answer_over_the_limit_is_cut_off_there(tmp_path: Path, ma
         place.mkdir()
         async with (
             PlayServer(lambda _, play=play: play) as upstream,
-            serve(place, upstream, make_transport) as gateway,
+            serve(place, upstream, transport) as gateway,
         ):
             seen = await gateway.ask()
             await asyncio.wait_for(upstream.last.closed.wait(), 10)

@@ -69,10 +69,8 @@ async def played(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
         async with upstream_of(runs) as upstream:
             result = Played(runs={run.id: run for run in runs}, paths=[], log=log)
             for some, changes in ((patient, {}), (hasty, {"timeouts": HASTY})):
-                policy = policy_of(some, upstream.url, unused_url(), **changes)
-                async with serving(
-                    tmp_path_factory.mktemp("wall"), policy, make_transport=TRANSPORTS[request.param]
-                ) as gateway:
+                policy = policy_of(some, upstream.url, unused_url(), server={"transport": request.param}, **changes)
+                async with serving(tmp_path_factory.mktemp("wall"), policy) as gateway:
                     await _play(gateway, some, result)
             result.paths = [received.path for received in upstream.requests]
     return result
