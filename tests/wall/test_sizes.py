@@ -26,8 +26,9 @@ def transport(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def serve(place: Path, upstream: PlayServer, transport: str) -> AbstractAsyncContextManager[Served]:
-    return serving(place, a_policy([upstream.url], server={"transport": transport}))
+def serve(place: Path, upstream: PlayServer, transport: str | None = None) -> AbstractAsyncContextManager[Served]:
+    policy = a_policy([upstream.url])
+    return serving(place, policy if transport is None else policy | {"server": {"transport": transport}})
 
 
 async def open_stream(gateway: Served) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -69,7 +70,7 @@ async def test_a_reader_that_does_not_read_stops_the_upstream_and_one_that_leave
 
 
 async def test_a_slow_reader_gets_all_of_a_large_stream(tmp_path: Path, transport: str):
-    pieces = 2000
+    pieces = 1000
     large = (*begun(ROLE), Floods(PIECE, pieces), *map(as_chunk, (FINISH, COUNT, DONE)), END)
     async with PlayServer(lambda _: large) as upstream, serve(tmp_path, upstream, transport) as gateway:
         reader, writer = await open_stream(gateway)
@@ -85,9 +86,9 @@ async def test_a_slow_reader_gets_all_of_a_large_stream(tmp_path: Path, transpor
     assert [(c["kind"], c["output_tokens"]) for c in rows.charges] == [("answer", 3)]
 
 
-async def test_a_stream_that_is_too_large_to_be_kept_is_not_cached(tmp_path: Path, transport: str):
+async def test_a_stream_that_is_too_large_to_be_kept_is_not_cached(tmp_path: Path):
     large = (*begun(ROLE), Floods(PIECE, 33), *map(as_chunk, (FINISH, COUNT, DONE)), END)
-    async with PlayServer(lambda _: large) as upstream, serve(tmp_path, upstream, transport) as gateway:
+    async with PlayServer(lambda _: large) as upstream, serve(tmp_path, upstream) as gateway:
         for _ in range(2):
             seen = await gateway.ask(model="cached", stream=True)
             assert (len(seen.text), seen.is_done) == (33 * 2**15, True)
@@ -95,7 +96,7 @@ async def test_a_stream_that_is_too_large_to_be_kept_is_not_cached(tmp_path: Pat
     assert len(upstream.requests) == 2
 
 
-async def test_a_whole_answer_of_100_megabytes_arrives(tmp_path: Path, transport: str):
+async def test_a_whole_answer_of_100_megabytes_arrives(tmp_path: Path):
     pieces = 96
     before, after = ANSWER.split(TEXT.encode())
     size = len(before) + pieces * 2**20 + len(after)
@@ -104,7 +105,7 @@ async def test_a_whole_answer_of_100_megabytes_arrives(tmp_path: Path, transport
         Floods(b"x" * 2**20, pieces),
         after,
     )
-    async with PlayServer(lambda _: answer) as upstream, serve(tmp_path, upstream, transport) as gateway:
+    async with PlayServer(lambda _: answer) as upstream, serve(tmp_path, upstream) as gateway:
         seen = await gateway.ask()
         rows = await gateway.rows_of(seen)
     assert seen.status == 200
@@ -112,7 +113,7 @@ async def test_a_whole_answer_of_100_megabytes_arrives(tmp_path: Path, transport
     assert [c["output_tokens"] for c in rows.charges] == [3]
 
 
-async def test_a_whole_answer_over_the_limit_is_cut_off_there(tmp_path: Path, transport: str):
+async def test_a_whole_answer_over_the_limit_is_cut_off_there(tmp_path: Path):
     piece = b"x" * 2**20
     for play in (
         (head("content-type: application/json"), Floods(piece, 10**4)),
@@ -122,7 +123,7 @@ async def test_a_whole_answer_over_the_limit_is_cut_off_there(tmp_path: Path, tr
         place.mkdir()
         async with (
             PlayServer(lambda _, play=play: play) as upstream,
-            serve(place, upstream, transport) as gateway,
+            serve(place, upstream) as gateway,
         ):
             seen = await gateway.ask()
             await asyncio.wait_for(upstream.last.closed.wait(), 10)
