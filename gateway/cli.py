@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from gateway.commands.ledger import ledger
+
 if TYPE_CHECKING:
     from policies.schema import Policy
 
@@ -268,6 +270,9 @@ def demo(as_json: bool, keep: bool, calibration: Path | None, fresh: Path | None
             raise click.UsageError("give one of --calibrate and --check-calibration")
         sys.exit(run_calibration(calibration, fresh=fresh))
     sys.exit(run_demo(as_json=as_json, keep=keep))
+
+
+main.add_command(ledger)
 
 
 def _load(file: Path, *, host: str | None = None, port: int | None = None) -> Policy:

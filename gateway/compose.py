@@ -28,7 +28,7 @@ from gateway.ledger.errors import FolderUnusable
 from gateway.ledger.journal import Files
 from gateway.ledger.journaled import JournaledLedger
 from gateway.ledger.rows import PoolPrice
-from gateway.ledger.seam import EpochInfo, Ledger
+from gateway.ledger.seam import EpochInfo, Ledger, Terms
 from gateway.pipeline import Gateway, Parts
 from gateway.prepare import candidates, lanes, price_book, stated_use
 from gateway.settlement import Cashier
@@ -107,7 +107,7 @@ async def open_gateway(
     book = price_book(policy, clock.now())
     prepared = lanes(policy, book)
     folder = Path(policy.storage.folder)
-    ledger = JournaledLedger.open(folder, clock, _epoch(policy), files=files)
+    ledger = JournaledLedger.open(folder, clock, epoch_of(policy), terms=terms_of(policy), files=files)
     try:
         limits = policy.storage.cache
         try:
@@ -149,7 +149,18 @@ async def open_gateway(
         ledger.close()
 
 
-def _epoch(policy: Policy) -> EpochInfo:
+def terms_of(policy: Policy) -> Terms:
+    """Return how careful the ledger shall be."""
+    wanted = policy.ledger
+    return Terms(
+        durability=wanted.durability,
+        on_failure=wanted.on_failure,
+        buffer_bytes=wanted.buffer_bytes,
+        roots=wanted.roots,
+    )
+
+
+def epoch_of(policy: Policy) -> EpochInfo:
     """Return what the ledger bills this life's pools by."""
     pools = tuple(
         PoolPrice(pool=name, usd_per_hour=pool.usd_per_hour, replicas=len(pool.endpoints))

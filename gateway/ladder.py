@@ -109,7 +109,7 @@ class Ladder:
         outbound = _outbound(journey, ask, catalog_model, is_judged=rung.is_judged)
         tries = catalog_model.backend.begin(outbound, until=journey.started + self._total_s)
         while True:
-            attempt = self._begin(journey, rung, catalog_model)
+            attempt = await self._begin(journey, rung, catalog_model)
             try:
                 with journey.step(f"open {model}"), journey.waiting():
                     reply = await tries.open()
@@ -130,7 +130,8 @@ class Ladder:
             with journey.step("back off"), journey.waiting():
                 await asyncio.sleep(wait_s)
 
-    def _begin(self, journey: Journey, rung: Rung, model: CatalogModel) -> Attempt:
+    async def _begin(self, journey: Journey, rung: Rung, model: CatalogModel) -> Attempt:
+        """Reserve an attempt's money; it may be made when this returns."""
         attempt = Attempt(
             number=len(journey.attempts),
             model=model,
@@ -141,6 +142,11 @@ class Ladder:
         )
         self._cashier.hold(journey, attempt)
         journey.attempts.append(attempt)
+        try:
+            await self._cashier.secured()
+        except BaseException:
+            attempt.end(None, journey.clock.monotonic())  # the upstream was never asked
+            raise
         return attempt
 
     async def _hear(

@@ -69,6 +69,14 @@ class Cashier:
             attempt.is_settled = True
             self._ledger.release(journey.request_id, attempt.number)
 
+    async def secured(self) -> None:
+        """Wait until the holds so far are as durable as the policy wants.
+
+        Raises:
+            LedgerUnavailable: nothing may be bought.
+        """
+        await self._ledger.secured()
+
     def settle(self, journey: Journey) -> None:
         """Book every attempt that is not booked yet; calling it again books nothing twice."""
         for attempt in journey.attempts:

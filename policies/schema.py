@@ -61,6 +61,7 @@ DEFAULT_MAX_IN_FLIGHT: Final = 512
 DEFAULT_FOLDER: Final = Path("faregate-data")
 DEFAULT_CACHE_ENTRIES: Final = 50_000
 DEFAULT_CACHE_BYTES: Final = 512_000_000
+DEFAULT_LEDGER_BUFFER_BYTES: Final = 64_000_000  # the rows of some 30,000 requests
 DEFAULT_HOST: Final = "127.0.0.1"  # reachable from this machine only, until the operator says otherwise
 DEFAULT_PORT: Final = 4_000
 DEFAULT_TENANT: Final = TenantId("default")
@@ -503,6 +504,39 @@ class TransportKind(StrEnum):
     """The one that others use, too; for the day when the first is suspected of a fault."""
 
 
+class Durability(StrEnum):
+    """What a hold survives from the moment the upstream is called."""
+
+    PROCESS = "process"
+    """The gateway's death, `kill -9` included: the kernel has the record."""
+    POWER = "power"
+    """A power cut too: the upstream is called when the disk has the record (one sync for all that wait)."""
+
+
+class OnFailure(StrEnum):
+    """What becomes of requests while the journal cannot be written: a full or read-only disk."""
+
+    REFUSE = "refuse"
+    """Nothing is bought (503)."""
+    BUFFER = "buffer"
+    """They are served; their rows wait in memory, up to a limit, and are lost with the process."""
+
+
+class Ledger(Part):
+    """How careful the ledger is.
+
+    Attributes:
+        buffer_bytes: how much `on_failure: buffer` keeps in memory before it refuses too.
+        roots: the file for the daily roots of the hash chains, best on another disk or machine; left out:
+            `roots.jsonl` in `storage.folder`.
+    """
+
+    durability: Durability = Durability.PROCESS
+    on_failure: OnFailure = OnFailure.REFUSE
+    buffer_bytes: Size = DEFAULT_LEDGER_BUFFER_BYTES
+    roots: Path | None = None
+
+
 class Server(Part):
     """Where the gateway listens, and how it asks.
 
@@ -547,6 +581,7 @@ class Policy(Part):
     retries: Retries = Retries()
     limits: Limits = Limits()
     storage: Storage = Storage()
+    ledger: Ledger = Ledger()
     server: Server = Server()
 
     _calibrations: Mapping[str, Path] = PrivateAttr(default_factory=dict)

@@ -7,6 +7,8 @@ LedgerError
 ├── SchemaMismatch                the store is of another version, or no store at all
 ├── JournalCorrupt                a journal record inside a segment cannot be read
 ├── RowInvalid (also ValueError)  a row that cannot be true
+├── RootsUnreadable               the file of daily roots cannot be read
+├── BookingRefused (also ValueError) a correction, adjustment or closing that cannot be
 ├── LedgerMissing                 a report was asked of a folder without a ledger
 └── PeriodInvalid (also ValueError)  a report was asked for a period that is none
 """
@@ -44,6 +46,14 @@ class SchemaMismatch(LedgerError):
 
 class JournalCorrupt(LedgerError):
     """A record with others after it cannot be read: not a torn end, but damage."""
+
+
+class RootsUnreadable(LedgerError):
+    """The file of daily roots cannot be read."""
+
+
+class BookingRefused(LedgerError, ValueError):
+    """What is to be booked after the fact cannot be: no such charge, a sealed month, a month that is not over."""
 
 
 class RowInvalid(LedgerError, ValueError):

@@ -2,13 +2,16 @@
 
 Rules:
 - only whole lines are read; what a live writer has half written waits for the next step;
-- a segment before the live one is sealed: its torn end (a crash, a full disk) is counted and skipped;
+- a segment is sealed when its writer will not come back to it: a later one of the same slot has a whole line, or the
+  writer is known to be dead; a sealed segment's torn end (a crash, a full disk) is counted and skipped;
+- a slot's records are numbered without gaps within an epoch; a missing one is damage;
 - a sealed segment that is wholly in the store is removed.
 """
 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -51,27 +54,30 @@ class Fold:
         self._journal = journal
         self._store = store
         self._offsets = store.offsets()
-        self._position = Position(Segment(0, 0), 0)
+        self._positions: dict[int, Position] = {}
+        self._last: dict[int, tuple[int, int]] = {}
         self.torn = store.counter("torn")
 
-    @property
-    def position(self) -> Position:
-        """Everything before is in the store."""
-        return self._position
+    def position(self, slot: int = 0) -> Position:
+        """Everything of the writer before this is in the store."""
+        return self._positions.get(slot, Position(Segment(0, 0, slot), 0))
 
-    def drain(self, *, live: Segment | None) -> None:
+    def drain(self, *, are_alive: bool, slot: int | None = None) -> None:
         """Fold all there is.
 
         Args:
-            live: the segment a writer may still be appending to, and anything after it; None: all are sealed.
+            are_alive: whether writers may still be appending; False: every segment is sealed.
+            slot: only this writer's journal; None: all.
 
         Raises:
-            JournalCorrupt: a record that is not a torn end cannot be read.
+            JournalCorrupt: a record that is not a torn end cannot be read, or one is missing.
             sqlite3.Error: the store refused; what was folded before stays, call again.
             OSError: a segment cannot be read or removed; likewise.
         """
-        for segment in segments(self._journal):
-            self._fold(segment, is_sealed=live is None or segment < live)
+        found = [segment for segment in segments(self._journal) if slot in {None, segment.slot}]
+        newest = self._newest_begun(found) if are_alive else {}
+        for segment in found:
+            self._fold(segment, is_sealed=not are_alive or segment < newest.get(segment.slot, segment))
 
     def unfolded_bytes(self) -> int:
         """Return how many bytes of the journal are not in the store."""
@@ -83,6 +89,20 @@ class Fold:
                 continue
             total += max(0, size - self._offsets.get(segment, 0))
         return total
+
+    def _newest_begun(self, found: list[Segment]) -> dict[int, Segment]:
+        """Return each slot's newest segment that holds a whole line: its writer has left all those before."""
+        newest: dict[int, Segment] = {}
+        for segment in reversed(found):
+            if segment.slot in newest:
+                continue
+            if self._offsets.get(segment, 0):
+                newest[segment.slot] = segment
+                continue
+            with suppress(FileNotFoundError), (self._journal / segment.name).open("rb") as file:
+                if file.readline().endswith(b"\n"):
+                    newest[segment.slot] = segment
+        return newest
 
     def _fold(self, segment: Segment, *, is_sealed: bool) -> None:
         path = self._journal / segment.name
@@ -101,7 +121,7 @@ class Fold:
                 self.torn += 1
         finally:
             os.close(fd)
-        self._position = max(self._position, Position(segment, offset))
+        self._positions[segment.slot] = max(self.position(segment.slot), Position(segment, offset))
         if is_sealed:
             # Synced before its source goes; then the file before its offset: the other way round a crash between
             # would fold it all again.
@@ -112,24 +132,35 @@ class Fold:
 
     def _put(self, segment: Segment, lines: bytes, offset: int, *, is_sealed: bool) -> int:
         rows: list[tuple[int, Row]] = []
-        end = offset
+        end, last = offset, self._last.get(segment.slot) or self._store.last_record(segment.slot)
         for line in lines.splitlines(keepends=True):
             try:
                 record = _RECORD.decode(line)
-                rows.append((segment.epoch, _ROWS[record.kind].decode(record.row)))
+                if record.kind is not RecordKind.VOID:
+                    rows.append((segment.epoch, _ROWS[record.kind].decode(record.row)))
             except (msgspec.MsgspecError, UnicodeDecodeError) as error:
                 if is_sealed and end + len(line) == (self._journal / segment.name).stat().st_size:
                     break  # the last of a segment nobody writes: torn, for the caller to skip
-                raise JournalCorrupt(
-                    f"{self._journal / segment.name} is damaged at byte {end}: {error}; the records before it are "
-                    "booked, restore the file from a backup or cut the damaged line out, and start again"
-                ) from error
+                raise self._damage(segment, end, str(error)) from error
+            expected = last[1] + 1 if last[0] == segment.epoch else 1
+            is_first_ever = last == (0, 0) and (segment.seq > 1 or offset > 0)  # a store of version 1 did not count
+            if segment.epoch >= last[0] and record.n > expected and not is_first_ever:
+                raise self._damage(segment, end, f"record {record.n} follows, but record {expected} is missing")
+            last = max(last, (segment.epoch, record.n))
             end += len(line)
         upto = Position(segment, end)
-        self._store.apply(rows, upto=upto)
+        self._store.apply(rows, upto=upto, last_n=last[1] if last[0] == segment.epoch else None)
+        self._last[segment.slot] = last
         self._offsets[segment] = end
-        self._position = max(self._position, upto)
+        self._positions[segment.slot] = max(self.position(segment.slot), upto)
         return end
+
+    def _damage(self, segment: Segment, at: int, what: str) -> JournalCorrupt:
+        return JournalCorrupt(
+            f"{self._journal / segment.name} is damaged at byte {at}: {what}; the records before it are booked; "
+            'restore the file from a backup, or put {"n":…,"kind":"void","row":{}} in the place of each lost record '
+            "(numbers go on without gaps), and start again"
+        )
 
 
 def _whole_lines(fd: int, offset: int) -> bytes:

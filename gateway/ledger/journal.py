@@ -1,10 +1,13 @@
 r"""The journal: append-only JSON lines, one `write(2)` each, in segments `<epoch>-<seq>.jsonl`.
 
+Slot 0 (a gateway that is one process, or its first worker) writes into the journal's folder itself, slot N into `N/`.
+
 Rules:
 - a line is `{"n": …, "kind": …, "row": …}\n`; `n` counts from 1 without gaps within an epoch;
 - a failed or short write is cut off again; where even that fails the segment is abandoned with its torn end and the
   next record opens a new one, so that a torn line is always the last of its segment;
-- nothing is synced: what a killed process has written survives it (`durability: process`).
+- nothing is synced here: what a killed process has written survives it (`durability: process`); for `power` the
+  writer calls `sync` before the upstream is called.
 """
 
 from __future__ import annotations
@@ -32,6 +35,8 @@ class RecordKind(StrEnum):
     RELEASE = "release"
     CHARGE = "charge"
     REQUEST = "request"
+    VOID = "void"
+    """In the place of a record that was damaged beyond reading: an operator's word that it is lost."""
 
 
 class Files(Protocol):
@@ -47,6 +52,18 @@ class Files(Protocol):
 
     def truncate(self, fd: int, size: int) -> None:
         """Cut the file to `size` bytes."""
+        ...
+
+    def sync(self, fd: int) -> None:
+        """Wait until all that was written is on the disk itself."""
+        ...
+
+    def sync_folder(self, folder: Path) -> None:
+        """Wait until the names of the folder's files are on the disk itself."""
+        ...
+
+    def duplicate(self, fd: int) -> int:
+        """Return a second descriptor of the same file."""
         ...
 
     def close(self, fd: int) -> None:
@@ -69,6 +86,22 @@ class OsFiles:
         """Cut the file to `size` bytes."""
         os.ftruncate(fd, size)
 
+    def sync(self, fd: int) -> None:
+        """Wait until all that was written is on the disk itself."""
+        os.fdatasync(fd)
+
+    def sync_folder(self, folder: Path) -> None:
+        """Wait until the names of the folder's files are on the disk itself."""
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def duplicate(self, fd: int) -> int:
+        """Return a second descriptor of the same file."""
+        return os.dup(fd)
+
     def close(self, fd: int) -> None:
         """Close the descriptor."""
         os.close(fd)
@@ -76,24 +109,26 @@ class OsFiles:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Segment:
-    """One file of the journal, in the order in which they were written."""
+    """One file of the journal, in the order in which they were written; an epoch is one slot's alone."""
 
     epoch: int
     seq: int
+    slot: int = 0
 
     @property
     def name(self) -> str:
-        """The file's name."""
-        return f"{self.epoch:08d}-{self.seq:08d}.jsonl"
+        """The file's name, with its slot's folder."""
+        name = f"{self.epoch:08d}-{self.seq:08d}.jsonl"
+        return f"{self.slot}/{name}" if self.slot else name
 
     @classmethod
-    def parse(cls, name: str) -> Segment | None:
-        """Read a file's name; None when it is not a segment's."""
+    def parse(cls, name: str, *, slot: int = 0) -> Segment | None:
+        """Read a file's name (without a folder); None when it is not a segment's."""
         stem, dot, suffix = name.partition(".")
         epoch, dash, seq = stem.partition("-")
         if (dot + suffix, dash) != (".jsonl", "-") or not (epoch.isdigit() and seq.isdigit()):
             return None
-        return cls(int(epoch), int(seq))
+        return cls(int(epoch), int(seq), slot)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -105,21 +140,36 @@ class Position:
 
 
 def segments(folder: Path) -> list[Segment]:
-    """Return the folder's segments, oldest first; none where there is no folder."""
+    """Return the segments of all slots, oldest first; none where there is no folder."""
     if not folder.is_dir():
         return []
-    found = (Segment.parse(entry.name) for entry in os.scandir(folder))
+    found: list[Segment | None] = []
+    for entry in os.scandir(folder):
+        if entry.name.isdigit() and entry.is_dir():
+            found += (Segment.parse(inner.name, slot=int(entry.name)) for inner in os.scandir(entry))
+        else:
+            found.append(Segment.parse(entry.name))
     return sorted(segment for segment in found if segment is not None)
 
 
 class Journal:
     """One epoch's writer. Not thread-safe: the owner holds a lock around `append`; the owner closes it."""
 
-    def __init__(self, folder: Path, *, epoch: int, files: Files, segment_bytes: int = SEGMENT_BYTES) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        epoch: int,
+        files: Files,
+        segment_bytes: int = SEGMENT_BYTES,
+        slot: int = 0,
+        is_synced: bool = False,
+    ) -> None:
         self._folder = folder
         self._files = files
         self._segment_bytes = segment_bytes
-        self._segment = Segment(epoch, 0)
+        self._is_synced = is_synced
+        self._segment = Segment(epoch, 0, slot)
         self._fd: int | None = None
         self._end = 0
         self._next_n = 1
@@ -156,6 +206,16 @@ class Journal:
         self._end += written
         self._next_n += 1
 
+    def syncing(self) -> int | None:
+        """Return a descriptor whose `sync` puts every record so far on the disk; the caller's to close; None: nothing.
+
+        What lies in earlier segments was synced when they were left.
+
+        Raises:
+            OSError: there is no descriptor left.
+        """
+        return None if self._fd is None else self._files.duplicate(self._fd)
+
     def close(self) -> None:
         """Close the segment; a later `append` would open a new one."""
         if self._fd is not None:
@@ -163,8 +223,13 @@ class Journal:
             self._fd = None
 
     def _open_next(self) -> None:
-        following = Segment(self._segment.epoch, self._segment.seq + 1)
-        fd = self._files.open(self._folder / following.name)
+        following = Segment(self._segment.epoch, self._segment.seq + 1, self._segment.slot)
+        if self._is_synced and self._fd is not None:
+            self._files.sync(self._fd)
+        path = self._folder / following.name
+        fd = self._files.open(path)
+        if self._is_synced:
+            self._files.sync_folder(path.parent)
         self.close()
         self._fd, self._segment, self._end = fd, following, 0
 

@@ -1,82 +1,45 @@
-"""The ledger of one machine: a journal in front, SQLite behind, a thread that folds the one into the other.
+"""The ledger of one process: a `Writer` in front, a `FoldService` behind, beside it or in another process.
 
-Rules:
-- the caller's thread only encodes and appends; it never waits for SQLite;
-- what the disk refuses is kept in memory, in order, and tried again before anything else is written; while something
-  waits no money is held, so no more than the attempts in flight can pile up; request rows beyond a limit are dropped
-  and counted, charges and releases never;
-- a lock is held around appends only: the folding thread takes it to try pending records and to write heartbeats.
+- `JournaledLedger`: both in one process, for a gateway without workers;
+- `WorkerLedger`: the writer alone, for one of several workers of a folder whose `FoldService` runs elsewhere.
 """
 
 from __future__ import annotations
 
-import logging
-import sqlite3
 import threading
-from collections import deque
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import msgspec
-
-from gateway.ledger.errors import FolderUnusable, JournalCorrupt, LedgerUnavailable
-from gateway.ledger.fold import Fold
-from gateway.ledger.journal import JOURNAL_FOLDER, SEGMENT_BYTES, Files, Journal, OsFiles, RecordKind
-from gateway.ledger.lock import FolderLock
-from gateway.ledger.rows import EpochRow, HeartbeatRow, ReleaseRow
-from gateway.ledger.seam import LedgerStatus
-from gateway.ledger.store import Store
+from gateway.ledger.errors import LedgerUnavailable
+from gateway.ledger.journal import SEGMENT_BYTES, Files, OsFiles
+from gateway.ledger.seam import LedgerStatus, Terms
+from gateway.ledger.service import TICK_S, FoldService
+from gateway.ledger.writer import MOST_PENDING_REQUESTS, Writer
 
 if TYPE_CHECKING:
-    from datetime import datetime
-    from pathlib import Path
-
     from backends.clock import Clock
-    from backends.words import RequestId
-    from gateway.ledger.journal import Position, Segment
-    from gateway.ledger.rows import ChargeRow, HoldRow, RequestRow
     from gateway.ledger.seam import EpochInfo
 
-TICK_S: Final = 0.2
-"""How long a row may wait before it is in the store; also how soon a full disk is tried again."""
-HEARTBEAT_S: Final = 5.0
-"""A killed gateway's pools are billed up to its last sign of life: at most this much too little."""
-MOST_PENDING_REQUESTS: Final = 10_000
-"""About 10 MB of request rows."""
+__all__ = ["MOST_PENDING_REQUESTS", "JournaledLedger", "WorkerLedger"]
 
-_log = logging.getLogger("faregate")
-_encode: Final = msgspec.json.Encoder().encode
+_CLOSED = "the ledger is closed; the gateway is shutting down"
 
 
 class JournaledLedger:
     """Implements `seam.Ledger` on a folder of its own; make it with `open`, and close it."""
 
-    def __init__(
-        self, *, folder: Path, clock: Clock, store: Store, fold: Fold, files: Files, segment_bytes: int, tick_s: float
-    ) -> None:
-        self._folder = folder
-        self._clock = clock
-        self._store = store
-        self._fold = fold
-        self._files = files
-        self._segment_bytes = segment_bytes
-        self._tick_s = tick_s
-        self._journal = Journal(folder / JOURNAL_FOLDER, epoch=0, files=files)
-        self._writer = store.writer()
-        self._epoch = self._last_epoch = store.last_epoch()
-        self._beat_at = 0.0
-        self._pending: deque[tuple[RecordKind, bytes]] = deque()
-        self._dropped = 0
-        self._refusal: OSError | None = None
-        self._damage: JournalCorrupt | None = None
-        self._retrying: sqlite3.Error | OSError | None = None
+    def __init__(self, *, service: FoldService, writer: Writer) -> None:
+        self._service = service
+        self._writer = writer
+        self._closing = threading.Lock()
         self._is_closed = False
-        self._stopping = False
-        self._lock = threading.Lock()
-        self._wake = threading.Event()
-        self._folded = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name="ledger-fold", daemon=True)
-        self._owned = ExitStack()
+        # On the hot path: no call in between.
+        self.hold = writer.hold
+        self.release = writer.release
+        self.settle = writer.settle
+        self.book = writer.book
+        self.renew = writer.renew
+        self.secured = writer.secured
 
     @classmethod
     def open(
@@ -85,6 +48,7 @@ class JournaledLedger:
         clock: Clock,
         epoch_info: EpochInfo,
         *,
+        terms: Terms | None = None,
         files: Files | None = None,
         segment_bytes: int = SEGMENT_BYTES,
         tick_s: float = TICK_S,
@@ -95,6 +59,7 @@ class JournaledLedger:
             folder: made where missing; holds the lock, the journal and the store.
             clock: for heartbeats.
             epoch_info: the policy and pools this life stands under.
+            terms: durability and the like.
             files: the journal's system calls.
             segment_bytes: a new journal segment after this many.
             tick_s: how often the thread folds.
@@ -103,233 +68,153 @@ class JournaledLedger:
             FolderInUse, FolderUnusable, SchemaMismatch, JournalCorrupt: the folder cannot be used; nothing changed.
             LedgerUnavailable: the journal cannot be written.
         """
-        with ExitStack() as owned:
-            try:
-                (folder / JOURNAL_FOLDER).mkdir(parents=True, exist_ok=True, mode=0o700)
-                lock = FolderLock(folder)
-                owned.callback(lock.close)
-                store = Store(folder)
-                owned.callback(store.close)
-                fold = Fold(folder / JOURNAL_FOLDER, store)
-                fold.drain(live=None)
-                estimated = store.recover()
-            except (OSError, sqlite3.Error) as error:
-                raise FolderUnusable(
-                    f"the ledger in {folder} cannot be opened: {error}; "
-                    "give the gateway a data folder with free space that it may write"
-                ) from error
-            ledger = cls(
-                folder=folder,
-                clock=clock,
-                store=store,
-                fold=fold,
-                files=files or OsFiles(),
-                segment_bytes=segment_bytes,
-                tick_s=tick_s,
-            )
-            ledger.renew(epoch_info)
-            ledger._owned = owned.pop_all()
-        ledger._thread.start()
-        if estimated:
-            _log.warning("holds_estimated", extra={"holds": estimated, "folder": str(folder)})
+        terms = terms or Terms()
+        service = FoldService.open(folder, clock, terms, tick_s=tick_s)
+        writer = Writer(
+            folder=folder,
+            clock=clock,
+            writer_id=service.writer_id(0),
+            slot=0,
+            terms=terms,
+            files=files or OsFiles(),
+            segment_bytes=segment_bytes,
+            above=service.last_epoch,
+        )
+        try:
+            writer.renew(epoch_info)
+        except LedgerUnavailable:
+            service.close()
+            raise
+        ledger = cls(service=service, writer=writer)
+        service.start(ledger._before_fold)
         return ledger
-
-    def hold(self, row: HoldRow) -> None:
-        """Reserve money for an attempt; see `seam.Ledger`."""
-        record = _encode(row)
-        with self._lock:
-            self._refuse_if_unfit()
-            try:
-                self._write_pending()
-                self._journal.append(RecordKind.HOLD, record)
-            except OSError as error:
-                self._refuse(error)
-                raise self._unavailable(error) from error
-            self._refusal = None
-
-    def release(self, request_id: RequestId, attempt: int) -> None:
-        """End a hold whose attempt cost nothing; see `seam.Ledger`."""
-        self._keep(RecordKind.RELEASE, _encode(ReleaseRow(request_id=request_id, attempt=attempt)))
-
-    def settle(self, row: ChargeRow) -> None:
-        """Book what an attempt cost; see `seam.Ledger`."""
-        self._keep(RecordKind.CHARGE, _encode(row))
-
-    def book(self, row: RequestRow) -> None:
-        """Book a request; see `seam.Ledger`."""
-        self._keep(RecordKind.REQUEST, _encode(row))
-
-    def renew(self, info: EpochInfo) -> None:
-        """Begin a new epoch; see `seam.Ledger`."""
-        now = self._clock.now()
-        with self._lock:
-            self._refuse_if_unfit()
-            # A number is used once: a failed attempt may have left an empty segment of that name.
-            self._last_epoch += 1
-            journal = Journal(
-                self._folder / JOURNAL_FOLDER,
-                epoch=self._last_epoch,
-                files=self._files,
-                segment_bytes=self._segment_bytes,
-            )
-            try:
-                self._write_pending()
-                if self._journal.position.offset:
-                    self._journal.append(RecordKind.HEARTBEAT, self._heartbeat(now))
-                row = EpochRow(
-                    writer=self._writer,
-                    epoch=self._last_epoch,
-                    started_at=now,
-                    last_seen_at=now,
-                    policy_digest=info.policy_digest,
-                    pools=info.pools,
-                )
-                journal.append(RecordKind.EPOCH, _encode(row))
-            except OSError as error:
-                journal.close()
-                raise self._unavailable(error) from error
-            self._journal.close()
-            self._journal = journal
-            self._epoch = self._last_epoch
-            self._beat_at = self._clock.monotonic()
-            self._refusal = None
 
     def flush(self, timeout_s: float) -> bool:
         """Wait (blocking) until all that was booked before is in the store; see `seam.Ledger`."""
-        with self._lock:
-            self._beat()
-            target = self._journal.position
-        self._wake.set()
-        with self._folded:
-            return self._folded.wait_for(lambda: self._is_folded(target), timeout_s)
+        target = self._writer.beat()
+        return self._service.wait(target, timeout_s) and not self._writer.pending
 
     def close(self) -> None:
         """Fold what is left and let the folder go; see `seam.Ledger`."""
-        with self._lock:
-            if self._stopping:
+        with self._closing:
+            if self._is_closed:
                 return
-            self._stopping = True
-        self._wake.set()
-        self._thread.join()
-        with self._lock:
-            self._beat()
-            self._journal.close()
-            self._fold_all(live=None)
             self._is_closed = True
-            self._owned.close()
-            with self._folded:
-                self._folded.notify_all()
-            if self._pending:
-                waiting = len(self._pending)
-                raise LedgerUnavailable(
-                    f"{waiting} records could not be written to {self._folder} ({self._refusal}); the next start books "
-                    "their attempts as estimated. Free space on the disk before it",
-                    pending=waiting,
-                )
+        self._writer.stop(LedgerUnavailable(_CLOSED))
+        self._service.stop()
+        try:
+            self._writer.close()
+        finally:
+            self._service.close()
 
     def status(self) -> LedgerStatus:
         """Tell how the ledger is; see `seam.Ledger`."""
-        trouble = self._trouble()
-        is_unfit = self._stopping or self._damage is not None or self._refusal is not None or bool(self._pending)
+        trouble = self._service.damage or self._writer.refusal or self._service.trouble
         return LedgerStatus(
-            is_writable=not is_unfit and self._thread.is_alive(),
-            pending=len(self._pending),
-            dropped=self._dropped,
-            unfolded_bytes=self._fold.unfolded_bytes(),
-            torn=self._fold.torn,
-            duplicates=self._store.duplicates,
+            is_writable=self._writer.is_writable and self._service.is_alive,
+            pending=self._writer.pending,
+            dropped=self._writer.dropped,
+            unfolded_bytes=self._service.unfolded_bytes(),
+            torn=self._service.torn,
+            duplicates=self._service.duplicates,
             error=None if trouble is None else str(trouble),
         )
 
-    def _keep(self, kind: RecordKind, record: bytes) -> None:
-        with self._lock:
-            if kind is RecordKind.REQUEST and len(self._pending) >= MOST_PENDING_REQUESTS:
-                self._dropped += 1
-                return
-            self._pending.append((kind, record))
-            self._try_pending()
+    def _before_fold(self) -> None:
+        self._writer.beat_if_due()
+        if self._service.damage is not None and not self._is_closed:
+            self._writer.stop(self._service.damage)
 
-    def _try_pending(self) -> None:
-        if self._is_closed:  # the folder may be another gateway's by now; the next start books the hold as estimated
-            _log.error("settled_after_close", extra={"pending": len(self._pending)})
+
+class WorkerLedger:
+    """Implements `seam.Ledger` for one of several workers: appends only, folded by the folder's `FoldService`.
+
+    Make it with `open` in the worker's process, and close it there before the service is closed.
+    """
+
+    def __init__(self, *, writer: Writer, tick_s: float) -> None:
+        self._writer = writer
+        self._tick_s = tick_s
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="ledger-beat", daemon=True)
+        self.hold = writer.hold
+        self.release = writer.release
+        self.settle = writer.settle
+        self.book = writer.book
+        self.renew = writer.renew
+        self.secured = writer.secured
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        clock: Clock,
+        epoch_info: EpochInfo,
+        *,
+        slot: int,
+        writer_id: str,
+        terms: Terms | None = None,
+        files: Files | None = None,
+        segment_bytes: int = SEGMENT_BYTES,
+        tick_s: float = TICK_S,
+    ) -> WorkerLedger:
+        """Begin an epoch of a worker.
+
+        Args:
+            folder: one that a `FoldService` has opened and keeps open.
+            clock: for heartbeats.
+            epoch_info: the policy and pools this life stands under.
+            slot: the worker's number; no other live worker of the folder has it.
+            writer_id: `FoldService.writer_id(slot)`.
+            terms: durability and the like.
+            files: the journal's system calls.
+            segment_bytes: a new journal segment after this many.
+            tick_s: how often heartbeats and refused records are looked after.
+
+        Raises:
+            LedgerUnavailable: the journal cannot be written.
+        """
+        writer = Writer(
+            folder=folder,
+            clock=clock,
+            writer_id=writer_id,
+            slot=slot,
+            terms=terms or Terms(),
+            files=files or OsFiles(),
+            segment_bytes=segment_bytes,
+        )
+        writer.renew(epoch_info)
+        ledger = cls(writer=writer, tick_s=tick_s)
+        ledger._thread.start()
+        return ledger
+
+    def flush(self, timeout_s: float) -> bool:  # noqa: ARG002 - the seam's
+        """Write what is pending; True when the journal has all (the store has it a tick later)."""
+        self._writer.beat()
+        return not self._writer.pending
+
+    def close(self) -> None:
+        """Write what is pending and let the journal go; see `seam.Ledger`."""
+        if self._stopping.is_set():
             return
-        try:
-            self._write_pending()
-        except OSError as error:
-            self._refuse(error)
+        self._writer.stop(LedgerUnavailable(_CLOSED))
+        self._stopping.set()
+        self._thread.join()
+        self._writer.close()
 
-    def _write_pending(self) -> None:
-        while self._pending:
-            kind, record = self._pending[0]
-            self._journal.append(kind, record)
-            self._pending.popleft()
-            self._refusal = None
-
-    def _beat(self) -> None:
-        """Write what is pending and a sign of life, as far as the disk lets it."""
-        self._beat_at = self._clock.monotonic()
-        self._try_pending()
-        if not self._pending:
-            try:
-                self._journal.append(RecordKind.HEARTBEAT, self._heartbeat(self._clock.now()))
-            except OSError as error:
-                self._refuse(error)
-            else:
-                self._refusal = None
-
-    def _refuse(self, error: OSError) -> None:
-        if self._refusal is None:
-            _log.error(
-                "journal_refused",
-                extra={"error": str(error), "folder": str(self._folder), "pending": len(self._pending)},
-            )
-        self._refusal = error
-
-    def _heartbeat(self, now: datetime) -> bytes:
-        return _encode(HeartbeatRow(epoch=self._epoch, seen_at=now))
-
-    def _run(self) -> None:
-        while not self._stopping:
-            self._wake.wait(self._tick_s)
-            self._wake.clear()
-            with self._lock:
-                is_due = self._clock.monotonic() - self._beat_at >= HEARTBEAT_S
-                if is_due or self._refusal is not None:
-                    self._beat()
-                live = self._journal.position.segment
-            self._fold_all(live=live)
-            with self._folded:
-                self._folded.notify_all()
-
-    def _fold_all(self, *, live: Segment | None) -> None:
-        try:
-            self._fold.drain(live=live)
-        except JournalCorrupt as error:
-            if self._damage is None:
-                _log.error("journal_corrupt", extra={"error": str(error)})
-            self._damage = error
-        except (sqlite3.Error, OSError) as error:
-            if self._retrying is None:
-                _log.warning("fold_retried", extra={"error": str(error), "folder": str(self._folder)})
-            self._retrying = error
-        else:
-            self._retrying = None
-
-    def _is_folded(self, target: Position) -> bool:
-        return self._fold.position >= target and not self._pending
-
-    def _refuse_if_unfit(self) -> None:
-        if self._stopping:
-            raise LedgerUnavailable("the ledger is closed; the gateway is shutting down")
-        if self._damage is not None:
-            raise LedgerUnavailable(str(self._damage)) from self._damage
-
-    def _unavailable(self, error: OSError) -> LedgerUnavailable:
-        return LedgerUnavailable(
-            f"the ledger cannot write to {self._folder}: {error.strerror or error}; "
-            "free space there or make it writable; requests are served again as soon as it works",
-            pending=len(self._pending),
+    def status(self) -> LedgerStatus:
+        """Tell how this worker's side is; what concerns the store is the service's to tell (0 here)."""
+        refusal = self._writer.refusal
+        return LedgerStatus(
+            is_writable=self._writer.is_writable and not self._stopping.is_set(),
+            pending=self._writer.pending,
+            dropped=self._writer.dropped,
+            unfolded_bytes=0,
+            torn=0,
+            duplicates=0,
+            error=None if refusal is None else str(refusal),
         )
 
-    def _trouble(self) -> Exception | None:
-        return self._damage or self._refusal or self._retrying
+    def _run(self) -> None:
+        while not self._stopping.wait(self._tick_s):
+            self._writer.beat_if_due()

@@ -7,9 +7,12 @@ store has.
 from __future__ import annotations
 
 import sqlite3
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from gateway.ledger.schema import SCHEMA, VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 OLDEST_MIGRATED: Final = 1
 """The oldest version that `migrate` takes."""
@@ -24,15 +27,18 @@ _FILLED: Final = {
     ("charges", "image_output_tokens"): "0",
     ("charges", "web_searches"): "0",
     ("charges", "tier"): "''",
+    ("open_holds", "slot"): "0",
+    ("journal_offsets", "slot"): "0",
     ("charges", "cost_provenance"): "CASE kind WHEN 'estimated' THEN 'estimated' ELSE 'priced' END",
 }
 
 
-def migrate(db: sqlite3.Connection) -> None:
+def migrate(db: sqlite3.Connection, *, finish: Callable[[], None]) -> None:
     """Bring a store of version `OLDEST_MIGRATED` or later up to date, all or nothing.
 
     Args:
         db: in autocommit mode and with no transaction open.
+        finish: called when all is copied, within the transaction.
 
     Raises:
         sqlite3.Error: nothing was changed.
@@ -51,6 +57,7 @@ def migrate(db: sqlite3.Connection) -> None:
         for table in former:
             _copy(db, table)
             db.execute(f'DROP TABLE "former_{table}"')
+        finish()
         db.execute(f"PRAGMA user_version = {VERSION}")
         db.execute("COMMIT")
     except BaseException:

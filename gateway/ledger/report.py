@@ -250,7 +250,10 @@ class Books:
         return bill
 
     def _unfolded_bytes(self, db: sqlite3.Connection) -> int:
-        known = {(epoch, seq): folded for epoch, seq, folded in db.execute("SELECT * FROM journal_offsets")}
+        known = {
+            (epoch, seq): folded
+            for epoch, seq, folded in db.execute("SELECT epoch, seq, bytes_folded FROM journal_offsets")
+        }
         journal = self._path.parent / JOURNAL_FOLDER
         total = 0
         for segment in segments(journal):

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Final
 
 APPLICATION_ID: Final = 0x46415245  # "FARE": tells our file from any other SQLite file
-VERSION: Final = 2
+VERSION: Final = 3
 
 SCHEMA: Final = """
 CREATE TABLE requests (              -- one row for every client request, whatever became of it; append-only
-  request_id TEXT PRIMARY KEY,       -- minted by the gateway, unique for ever
+  id INTEGER PRIMARY KEY,            -- order of booking
+  request_id TEXT NOT NULL UNIQUE,   -- minted by the gateway, unique for ever
   client_request_id TEXT,            -- the client's own x-request-id, if it sent one
   tenant TEXT NOT NULL,              -- who pays
   key_id TEXT NOT NULL,              -- which of the tenant's keys was used
@@ -38,12 +39,13 @@ CREATE TABLE requests (              -- one row for every client request, whatev
   tags TEXT NOT NULL,                -- JSON object of the client's tags
   session TEXT,                      -- the client's session
   task_id TEXT,                      -- the agent's task, as the client named it
-  user_pseudonym TEXT,               -- the end user's pseudonym
+  user_pseudonym TEXT,               -- the end user's, as end_users tells; nobody's once that row is gone
   epoch INTEGER NOT NULL             -- the writer's epoch that booked it
 ) STRICT;
 CREATE INDEX requests_by_start ON requests (started_at_us);
 
 CREATE TABLE charges (               -- one row for every paid attempt; append-only
+  id INTEGER PRIMARY KEY,            -- order of booking
   request_id TEXT NOT NULL,          -- the request it was made for
   attempt INTEGER NOT NULL,          -- from 0 within the request
   kind TEXT NOT NULL,                -- answer | rejected | cancelled | failed | estimated
@@ -78,7 +80,7 @@ CREATE TABLE charges (               -- one row for every paid attempt; append-o
   upstream_response_id TEXT,         -- the upstream's id of its answer
   epoch INTEGER NOT NULL,            -- the writer's epoch that booked it
   CHECK ((cost_provenance = 'unknown') = (cost_nusd IS NULL)),
-  PRIMARY KEY (request_id, attempt)
+  UNIQUE (request_id, attempt)
 ) STRICT;
 CREATE INDEX charges_by_start ON charges (started_at_us);
 
@@ -100,6 +102,7 @@ CREATE TABLE open_holds (            -- attempts begun and not yet charged or re
   request_id TEXT NOT NULL,          -- the request
   attempt INTEGER NOT NULL,          -- the attempt
   epoch INTEGER NOT NULL,            -- the epoch that holds it
+  slot INTEGER NOT NULL,             -- the writer that holds it
   hold TEXT NOT NULL,                -- JSON of the hold
   PRIMARY KEY (request_id, attempt)
 ) STRICT;
@@ -107,13 +110,55 @@ CREATE TABLE journal_offsets (       -- how far each journal segment has been fo
   epoch INTEGER NOT NULL,            -- the segment's epoch
   seq INTEGER NOT NULL,              -- and its number
   bytes_folded INTEGER NOT NULL,     -- everything before is in this store
+  slot INTEGER NOT NULL,             -- the segment's writer
   PRIMARY KEY (epoch, seq)
 ) STRICT;
 CREATE TABLE counters (              -- single values
-  name TEXT PRIMARY KEY,             -- torn: records cut off by crashes; swept: charges up to this rowid have a request
-  value INTEGER NOT NULL             -- its value
+  name TEXT PRIMARY KEY,             -- torn (records cut off by crashes), swept (charges up to it have a request), life
+  value INTEGER NOT NULL             -- its value; of life: the first epoch of the owner's present or last life
 ) STRICT;
-CREATE TABLE writer (id TEXT NOT NULL) STRICT;  -- one row: this folder's persistent writer id
+CREATE TABLE writer (                -- one row
+  id TEXT NOT NULL                   -- this folder's persistent id, the first part of its writers' ids
+) STRICT;
+
+CREATE TABLE writers (               -- the heads of the chains, and how far each journal was read
+  slot INTEGER PRIMARY KEY,          -- 0, 1, …: gateway workers; -1: the books
+  seq INTEGER NOT NULL,              -- its last chain entry
+  hash BLOB NOT NULL,                -- and that entry's hash, 32 bytes
+  epoch INTEGER NOT NULL,            -- the epoch of the last journal record that was folded
+  last_n INTEGER NOT NULL            -- and that record's number in the epoch
+) STRICT;
+CREATE TABLE chain (                 -- one entry for every booked row; append-only; see gateway/ledger/chain.py
+  entry INTEGER PRIMARY KEY,         -- order of booking, over all writers
+  slot INTEGER NOT NULL,             -- the writer
+  seq INTEGER NOT NULL,              -- counts the writer's entries from 1, without gaps
+  what TEXT NOT NULL,                -- the row's table: requests | charges | books
+  row_id INTEGER NOT NULL,           -- and its id there
+  hash BLOB NOT NULL                 -- blake2b-256 of the writer's entry before and this row
+) STRICT;
+CREATE TABLE roots (                 -- all heads, once a day and at every orderly stop; the roots file has them too
+  n INTEGER PRIMARY KEY,             -- counts from 1
+  line TEXT NOT NULL                 -- JSON, as in the file
+) STRICT;
+CREATE TABLE books (                 -- what is booked after the fact, by people or by the store itself; append-only
+  id INTEGER PRIMARY KEY,            -- order of booking
+  kind TEXT NOT NULL,                -- correction | adjustment | late | close | tombstone | forgotten
+  period TEXT NOT NULL,              -- the month it posts to, such as 2026-12; of close: the month that is sealed
+  request_id TEXT,                   -- the charge it corrects, or that came late
+  attempt INTEGER,                   -- and its attempt
+  tenant TEXT,                       -- who pays
+  model TEXT,                        -- the catalog's name
+  amount_nusd INTEGER NOT NULL,      -- what it adds to the period's bill, nano-dollars; negative takes off
+  about TEXT NOT NULL,               -- JSON of further facts, such as a sealed month's sums
+  reason TEXT NOT NULL,              -- why, in words
+  made_by TEXT NOT NULL,             -- who
+  made_at_us INTEGER NOT NULL        -- microseconds since 1970 UTC
+) STRICT;
+CREATE TABLE end_users (             -- which pseudonym is whose; a row may be deleted: that forgets the user
+  known_as TEXT PRIMARY KEY,         -- keyed digest of tenant and user; the key is the folder's user.key
+  salt BLOB NOT NULL,                -- random
+  user_pseudonym TEXT NOT NULL       -- of requests: digest of known_as under the salt
+) STRICT;
 
 CREATE TRIGGER requests_keep_update BEFORE UPDATE ON requests
   BEGIN SELECT RAISE(ABORT, 'requests are append-only: book a correction'); END;
@@ -123,13 +168,31 @@ CREATE TRIGGER charges_keep_update BEFORE UPDATE ON charges
   BEGIN SELECT RAISE(ABORT, 'charges are append-only: book a correction'); END;
 CREATE TRIGGER charges_keep_delete BEFORE DELETE ON charges
   BEGIN SELECT RAISE(ABORT, 'charges are append-only: book a correction'); END;
+CREATE TRIGGER chain_keep_update BEFORE UPDATE ON chain
+  BEGIN SELECT RAISE(ABORT, 'chain is append-only'); END;
+CREATE TRIGGER chain_keep_delete BEFORE DELETE ON chain
+  BEGIN SELECT RAISE(ABORT, 'chain is append-only'); END;
+CREATE TRIGGER books_keep_update BEFORE UPDATE ON books
+  BEGIN SELECT RAISE(ABORT, 'books is append-only'); END;
+CREATE TRIGGER books_keep_delete BEFORE DELETE ON books
+  BEGIN SELECT RAISE(ABORT, 'books is append-only'); END;
+CREATE TRIGGER roots_keep_update BEFORE UPDATE ON roots
+  BEGIN SELECT RAISE(ABORT, 'roots is append-only'); END;
+CREATE TRIGGER roots_keep_delete BEFORE DELETE ON roots
+  BEGIN SELECT RAISE(ABORT, 'roots is append-only'); END;
 -- INSERT OR REPLACE deletes without the triggers above; a row that is there stays, whoever inserts it again.
 CREATE TRIGGER requests_once BEFORE INSERT ON requests
-  WHEN EXISTS (SELECT 1 FROM requests WHERE request_id = NEW.request_id)
+  WHEN EXISTS (SELECT 1 FROM requests WHERE request_id = NEW.request_id OR id = NEW.id)
   BEGIN SELECT RAISE(IGNORE); END;
 CREATE TRIGGER charges_once BEFORE INSERT ON charges
-  WHEN EXISTS (SELECT 1 FROM charges WHERE request_id = NEW.request_id AND attempt = NEW.attempt)
+  WHEN EXISTS (SELECT 1 FROM charges WHERE request_id = NEW.request_id AND attempt = NEW.attempt OR id = NEW.id)
   BEGIN SELECT RAISE(IGNORE); END;
+CREATE TRIGGER chain_once BEFORE INSERT ON chain WHEN EXISTS (SELECT 1 FROM chain WHERE entry = NEW.entry)
+  BEGIN SELECT RAISE(ABORT, 'chain is append-only'); END;
+CREATE TRIGGER books_once BEFORE INSERT ON books WHEN EXISTS (SELECT 1 FROM books WHERE id = NEW.id)
+  BEGIN SELECT RAISE(ABORT, 'books is append-only'); END;
+CREATE TRIGGER roots_once BEFORE INSERT ON roots WHEN EXISTS (SELECT 1 FROM roots WHERE n = NEW.n)
+  BEGIN SELECT RAISE(ABORT, 'roots is append-only'); END;
 
 -- For people: the same rows with readable times and exact dollars.
 CREATE VIEW requests_readable AS
@@ -142,6 +205,27 @@ CREATE VIEW charges_readable AS
          CASE WHEN cost_nusd IS NOT NULL
            THEN printf('%d.%09d', cost_nusd / 1000000000, cost_nusd % 1000000000) END AS cost_usd, *
   FROM charges;
+-- What each charge costs by what is known today; corrected_nusd is NULL while nobody knows.
+CREATE VIEW charges_corrected AS
+  SELECT CASE WHEN corrections.request_id IS NULL THEN cost_nusd
+              ELSE COALESCE(cost_nusd, 0) + corrections.amount_nusd END AS corrected_nusd, charges.*
+  FROM charges LEFT JOIN (
+    SELECT request_id, attempt, SUM(amount_nusd) AS amount_nusd FROM books WHERE kind = 'correction'
+    GROUP BY request_id, attempt
+  ) AS corrections USING (request_id, attempt);
+-- Each month's bill: its charges, but for those that came after it was sealed, and what the books post to it.
+CREATE VIEW period_sums AS
+  SELECT period, SUM(charges_nusd) AS charges_nusd, SUM(books_nusd) AS books_nusd,
+         SUM(charges_nusd + books_nusd) AS total_nusd, SUM(unknown_charges) AS unknown_charges,
+         MAX(is_sealed) AS is_sealed
+  FROM (
+    SELECT strftime('%Y-%m', started_at_us / 1000000, 'unixepoch') AS period, COALESCE(cost_nusd, 0) AS charges_nusd,
+           0 AS books_nusd, cost_nusd IS NULL AS unknown_charges, 0 AS is_sealed
+    FROM charges
+    WHERE (request_id, attempt) NOT IN (SELECT request_id, attempt FROM books WHERE kind = 'late')
+    UNION ALL
+    SELECT period, 0, amount_nusd, 0, kind = 'close' FROM books
+  ) GROUP BY period;
 """
 
 NEW_WRITER: Final = "INSERT INTO writer VALUES (lower(hex(randomblob(8))));"

@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from policies.schema import DEFAULT_LEDGER_BUFFER_BYTES, Durability, OnFailure
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from backends.words import RequestId
     from gateway.ledger.rows import ChargeRow, HoldRow, PoolPrice, RequestRow
 
@@ -16,6 +20,21 @@ class EpochInfo:
 
     policy_digest: str
     pools: tuple[PoolPrice, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """How careful a ledger is: the policy's `ledger`.
+
+    Attributes:
+        buffer_bytes: how much `OnFailure.BUFFER` keeps in memory before it refuses too.
+        roots: the file of daily roots; None: `roots.jsonl` in the ledger's folder.
+    """
+
+    durability: Durability = Durability.PROCESS
+    on_failure: OnFailure = OnFailure.REFUSE
+    buffer_bytes: int = DEFAULT_LEDGER_BUFFER_BYTES
+    roots: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +68,14 @@ class Ledger(Protocol):
 
         Raises:
             LedgerUnavailable: it could not be written down, so nothing may be bought.
+        """
+        ...
+
+    async def secured(self) -> None:
+        """Wait until every hold so far is as durable as the policy wants; at once where that is `process`.
+
+        Raises:
+            LedgerUnavailable: the disk did not take it, so nothing may be bought.
         """
         ...
 

@@ -53,7 +53,7 @@ def test_replacing_a_row_leaves_the_first(db: sqlite3.Connection, table: str):
 def test_every_column_is_described_in_the_schema():
     for body in re.findall(r"CREATE TABLE \w+ \((.*?)\n\) STRICT", SCHEMA, re.DOTALL):
         for line in body.splitlines()[1:]:
-            assert "--" in line or line.strip().startswith(("PRIMARY KEY", "CHECK")), line
+            assert "--" in line or line.strip().startswith(("PRIMARY KEY", "UNIQUE", "CHECK")), line
 
 
 def test_the_readable_view_shows_exact_dollars(db: sqlite3.Connection):
@@ -127,7 +127,7 @@ def test_a_newer_ledger_is_refused_and_left_alone(ledger: JournaledLedger, folde
     with closing(sqlite3.connect(folder / "ledger.db")) as connection:
         connection.execute("PRAGMA user_version = 99")
 
-    with pytest.raises(SchemaMismatch, match="version 99, this Faregate reads version 2; install"):
+    with pytest.raises(SchemaMismatch, match="version 99, this Faregate reads version 3; install"):
         JournaledLedger.open(folder, clock, INFO)
     with pytest.raises(SchemaMismatch, match="version 99"):
         Books(folder).bill()
@@ -141,7 +141,7 @@ def a_ledger_of_version_1(folder: Path) -> None:
 
 def test_a_ledger_of_version_1_is_brought_up_to_date_with_all_it_holds(folder: Path, reopen: Opener):
     a_ledger_of_version_1(folder)
-    with pytest.raises(SchemaMismatch, match="version 1, this Faregate reads version 2; start a gateway"):
+    with pytest.raises(SchemaMismatch, match="version 1, this Faregate reads version 3; start a gateway"):
         Books(folder).bill()
 
     ledger = reopen()
