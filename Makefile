@@ -10,7 +10,7 @@ STAMP := .venv/.installed
 PYTHONS ?= python3.11 python3 python3.12 python3.13 python3.14
 IS_NEW_ENOUGH := 'import sys; sys.exit(sys.version_info < (3, 11))'
 
-.PHONY: calibrate check-calibration help setup demo test test-models lint types contracts deploy-lint format lock bench bench-quick clean
+.PHONY: calibrate check-calibration help setup demo test test-crash test-models lint types contracts deploy-lint format lock bench bench-quick clean
 
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,11 @@ check-calibration: setup ## Hold the shipped calibration against 220 fresh quest
 
 test: setup ## Run the tests that need no model
 	@$(BIN)/pytest -m "not models"
+
+KILLS ?= 1000
+
+test-crash: setup ## Kill a gateway under load KILLS (1,000) times, then hold its ledger against what was answered
+	@$(BIN)/pytest tests/crash -m crash --kills $(KILLS) -s
 
 test-models: setup ## Run the tests on the demo's two real models (fetched once, 1.6 GB)
 	@$(BIN)/pytest -m models
