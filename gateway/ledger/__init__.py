@@ -3,10 +3,22 @@
 Rules:
 - Money is integer nano-dollars everywhere; durations of rows are milliseconds; times are UTC.
 - Journal first: `hold` is on disk before a paid call, `settle` or `release` after it, each one `write(2)`.
-- One gateway a folder, kept by a lock. The folder holds `lock`, `journal/` and `ledger.db`.
-- The store only ever grows: it refuses UPDATE and DELETE on requests and charges, and booking twice books once.
+- One store a folder, kept by a lock. The folder holds `lock`, `journal/`, `ledger.db`, `roots.jsonl` and `user.key`.
+- The store only ever grows: it refuses UPDATE and DELETE on what was booked, and booking twice books once.
+- Every booked row is an entry of its writer's hash chain (`chain`); all heads go under a root every day and at every
+  orderly stop, in the store and in a file beside it (`roots`); `verify` holds all of it against each other.
 - A killed gateway's open holds are closed as estimated charges, at their upper bound, when the folder is next opened.
+- What comes later is a row of its own that names what it corrects (`bookings`); a sealed month never changes.
 
-The way of a row: `seam.Ledger` (what the pipeline calls) → `journaled` (encodes, appends, keeps what a full disk
-refused) → `journal` (segments) → `fold` (a thread) → `store` (SQLite) → `report` (read-only).
+The way of a row: `seam.Ledger` (what the pipeline calls) → `writer` (encodes, appends, keeps what a full disk refused)
+→ `journal` (segments) → `service` (a thread, in this process or another) → `fold` → `store` (SQLite) → `report`.
+`journaled` joins the two sides in one process, and has the writer's side alone for a worker.
+
+Decided here:
+- Rows are chained where they are folded, not where they are appended: hashing costs the request nothing, and what is
+  hashed is what the store holds, so that the store alone can be verified. What the journal lacks is told by its
+  records' own numbers.
+- Slot 0 writes into `journal/` itself, further workers into `journal/<slot>/`: a single gateway's folder stays as it was.
+- Charges that come into a sealed month (a clock that went back) stay dated as they are, and post to the open month by a
+  row `late` in `books`.
 """

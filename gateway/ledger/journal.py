@@ -39,6 +39,9 @@ class RecordKind(StrEnum):
     """In the place of a record that was damaged beyond reading: an operator's word that it is lost."""
 
 
+_NAMES: Final = {kind: kind.value.encode() for kind in RecordKind}
+
+
 class Files(Protocol):
     """The system calls of the journal, so that a test can fill the disk."""
 
@@ -189,12 +192,10 @@ class Journal:
         Raises:
             OSError: the record is not in the journal; what of it was written has been cut off or abandoned.
         """
-        if self._fd is None or self._end >= self._segment_bytes:
-            self._open_next()
         fd = self._fd
-        if fd is None:
-            raise OSError(errno.EBADF, "the journal has no open segment")
-        line = b'{"n":%d,"kind":"%b","row":%b}\n' % (self._next_n, kind.encode(), row)
+        if fd is None or self._end >= self._segment_bytes:
+            fd = self._open_next()
+        line = b'{"n":%d,"kind":"%b","row":%b}\n' % (self._next_n, _NAMES[kind], row)
         try:
             written = self._files.write(fd, line)
         except OSError:
@@ -222,7 +223,7 @@ class Journal:
             self._files.close(self._fd)
             self._fd = None
 
-    def _open_next(self) -> None:
+    def _open_next(self) -> int:
         following = Segment(self._segment.epoch, self._segment.seq + 1, self._segment.slot)
         if self._is_synced and self._fd is not None:
             self._files.sync(self._fd)
@@ -232,6 +233,7 @@ class Journal:
             self._files.sync_folder(path.parent)
         self.close()
         self._fd, self._segment, self._end = fd, following, 0
+        return fd
 
     def _cut(self, fd: int) -> None:
         try:

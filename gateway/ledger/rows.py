@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import Final
+from typing import Final, NoReturn
 
 import msgspec
 
@@ -25,6 +25,20 @@ CRASHED_STATUS: Final = 499
 """Its status: nobody was there to answer (the code nginx gives to a client that went away)."""
 
 _LARGEST: Final = 2**63 - 1
+_ENDLESS: Final = float("inf")
+_CHARGED: Final = (
+    "input_tokens",
+    "cached_input_tokens",
+    "cache_write_tokens",
+    "cache_write_1h_tokens",
+    "audio_input_tokens",
+    "image_input_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "audio_output_tokens",
+    "image_output_tokens",
+    "web_searches",
+)
 
 
 class ChargeKind(StrEnum):
@@ -41,12 +55,13 @@ class ChargeKind(StrEnum):
     """The gateway died while the attempt ran: booked at its upper bound."""
 
 
-class HoldRow(msgspec.Struct, frozen=True, kw_only=True):
+class HoldRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Money reserved before an attempt. What a crash would need to book the attempt is on the row.
 
     Attributes:
         attempt: counts from 0 within the request.
         output_tokens_cap: the most output `upper_bound_nusd` allows for; None: not known.
+        tags, session, user_pseudonym: the request's own, so that a crash does not hide whose budget the money is from.
     """
 
     request_id: RequestId
@@ -63,10 +78,16 @@ class HoldRow(msgspec.Struct, frozen=True, kw_only=True):
     key_id: str = ""
     endpoint_label: str = ""
     price_digest: str = ""
+    tags: Mapping[str, str] = msgspec.field(default_factory=dict)
+    session: str | None = None
+    user_pseudonym: str | None = None
 
     def __post_init__(self) -> None:
-        _check_amounts(upper_bound_nusd=self.upper_bound_nusd, input_tokens_estimate=self.input_tokens_estimate)
-        _check_aware(self.held_at, "held_at")
+        # Written out, as in the rows below: on the request's way a call with keywords costs ten comparisons.
+        if not (0 <= self.upper_bound_nusd <= _LARGEST and 0 <= self.input_tokens_estimate <= _LARGEST):
+            _refuse_amounts(upper_bound_nusd=self.upper_bound_nusd, input_tokens_estimate=self.input_tokens_estimate)
+        if self.held_at.tzinfo is None:
+            _refuse_naive(self.held_at, "held_at")
 
 
 class ReleaseRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,7 +111,7 @@ class CostProvenance(StrEnum):
     """Nobody can tell: `cost_nusd` is None, never 0."""
 
 
-class ChargeRow(msgspec.Struct, frozen=True, kw_only=True):
+class ChargeRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What one attempt cost. The token classes are disjoint, as in `words.Usage`.
 
     Attributes:
@@ -137,31 +158,35 @@ class ChargeRow(msgspec.Struct, frozen=True, kw_only=True):
     tier: str = ""
 
     def __post_init__(self) -> None:
-        _check_amounts(
-            cost_nusd=self.cost_nusd or 0,
-            stated_cost_nusd=self.stated_cost_nusd or 0,
-            input_tokens=self.input_tokens,
-            cached_input_tokens=self.cached_input_tokens,
-            cache_write_tokens=self.cache_write_tokens,
-            cache_write_1h_tokens=self.cache_write_1h_tokens,
-            audio_input_tokens=self.audio_input_tokens,
-            image_input_tokens=self.image_input_tokens,
-            output_tokens=self.output_tokens,
-            reasoning_tokens=self.reasoning_tokens,
-            audio_output_tokens=self.audio_output_tokens,
-            image_output_tokens=self.image_output_tokens,
-            web_searches=self.web_searches,
-        )
+        if not (
+            0 <= (self.cost_nusd or 0) <= _LARGEST
+            and 0 <= (self.stated_cost_nusd or 0) <= _LARGEST
+            and 0 <= self.input_tokens <= _LARGEST
+            and 0 <= self.cached_input_tokens <= _LARGEST
+            and 0 <= self.cache_write_tokens <= _LARGEST
+            and 0 <= self.cache_write_1h_tokens <= _LARGEST
+            and 0 <= self.audio_input_tokens <= _LARGEST
+            and 0 <= self.image_input_tokens <= _LARGEST
+            and 0 <= self.output_tokens <= _LARGEST
+            and 0 <= self.reasoning_tokens <= _LARGEST
+            and 0 <= self.audio_output_tokens <= _LARGEST
+            and 0 <= self.image_output_tokens <= _LARGEST
+            and 0 <= self.web_searches <= _LARGEST
+        ):
+            amounts = {name: getattr(self, name) for name in (*_CHARGED, "cost_nusd", "stated_cost_nusd")}
+            _refuse_amounts(**{name: amount or 0 for name, amount in amounts.items()})
         if (self.cost_nusd is None) != (self.cost_provenance is CostProvenance.UNKNOWN):
             raise RowInvalid(
                 f"cost_nusd is {self.cost_nusd} and its provenance {self.cost_provenance.value}; "
                 "an unknown cost is None, and None is an unknown cost"
             )
-        _check_aware(self.started_at, "started_at")
-        _check_duration(self.duration_ms, "duration_ms")
+        if self.started_at.tzinfo is None:
+            _refuse_naive(self.started_at, "started_at")
+        if not 0 <= self.duration_ms < _ENDLESS:
+            raise RowInvalid(f"duration_ms is {self.duration_ms}; it must be a finite number, 0 or more")
 
 
-class RequestRow(msgspec.Struct, frozen=True, kw_only=True):
+class RequestRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One client request, whatever became of it.
 
     Attributes:
@@ -209,14 +234,22 @@ class RequestRow(msgspec.Struct, frozen=True, kw_only=True):
     task_id: str | None = None
 
     def __post_init__(self) -> None:
-        _check_amounts(
-            cost_nusd=self.cost_nusd,
-            unknown_charges=self.unknown_charges,
-            baseline_low_nusd=self.baseline_low_nusd,
-            baseline_nusd=self.baseline_nusd,
-            baseline_high_nusd=self.baseline_high_nusd,
-        )
-        _check_aware(self.started_at, "started_at")
+        if not (
+            0 <= self.cost_nusd <= _LARGEST
+            and 0 <= self.unknown_charges <= _LARGEST
+            and 0 <= self.baseline_low_nusd <= _LARGEST
+            and 0 <= self.baseline_nusd <= _LARGEST
+            and 0 <= self.baseline_high_nusd <= _LARGEST
+        ):
+            _refuse_amounts(
+                cost_nusd=self.cost_nusd,
+                unknown_charges=self.unknown_charges,
+                baseline_low_nusd=self.baseline_low_nusd,
+                baseline_nusd=self.baseline_nusd,
+                baseline_high_nusd=self.baseline_high_nusd,
+            )
+        if self.started_at.tzinfo is None:
+            _refuse_naive(self.started_at, "started_at")
 
 
 class PoolPrice(msgspec.Struct, frozen=True, kw_only=True):
@@ -245,20 +278,10 @@ class HeartbeatRow(msgspec.Struct, frozen=True, kw_only=True):
     seen_at: datetime
 
 
-def _check_amounts(**amounts: int) -> None:
-    values = amounts.values()
-    if min(values) >= 0 and max(values) <= _LARGEST:
-        return
-    for name, amount in amounts.items():
-        if not 0 <= amount <= _LARGEST:
-            raise RowInvalid(f"{name} is {amount}; it must be between 0 and {_LARGEST}")
+def _refuse_amounts(**amounts: int) -> NoReturn:
+    name, amount = next((name, amount) for name, amount in amounts.items() if not 0 <= amount <= _LARGEST)
+    raise RowInvalid(f"{name} is {amount}; it must be between 0 and {_LARGEST}")
 
 
-def _check_duration(duration_ms: float, name: str) -> None:
-    if not 0 <= duration_ms < float("inf"):
-        raise RowInvalid(f"{name} is {duration_ms}; it must be a finite number, 0 or more")
-
-
-def _check_aware(moment: datetime, name: str) -> None:
-    if moment.tzinfo is None:
-        raise RowInvalid(f"{name} is {moment.isoformat()} without a time zone; take it from backends.clock")
+def _refuse_naive(moment: datetime, name: str) -> NoReturn:
+    raise RowInvalid(f"{name} is {moment.isoformat()} without a time zone; take it from backends.clock")

@@ -74,22 +74,29 @@ def _insert(table: str, columns: str) -> str:
     return f"INSERT INTO {table} ({columns}) VALUES ({places})"  # noqa: S608 - both are the constants above
 
 
+def _held(path: str) -> str:
+    """Return what an open hold knows of its request, as an SQL expression."""
+    hold = "FROM open_holds AS own WHERE own.request_id = charges.request_id LIMIT 1"
+    return f"(SELECT json_extract(hold, '{path}') {hold})"
+
+
 _INSERT_REQUEST: Final = _insert("requests", REQUEST_COLUMNS)
 _INSERT_CHARGE: Final = _insert("charges", CHARGE_COLUMNS)
 _INSERT_BOOKS: Final = _insert("books", BOOKS_COLUMNS)
 _INSERT_CHAIN: Final = "INSERT INTO chain (slot, seq, what, row_id, hash) VALUES (?, ?, ?, ?, ?)"
-_CRASHED: Final = """
+_CRASHED: Final = f"""
 SELECT request_id, NULL, tenant, key_id, '', route, model, '', :status, :code, 0, NULL, NULL, NULL, NULL,
        COALESCE((SELECT policy_digest FROM epochs WHERE epochs.epoch = charges.epoch), ''), MIN(started_at_us), NULL,
        MAX(duration_ms), 0.0, COALESCE(
          (SELECT SUM(cost_nusd) FROM charges AS every WHERE every.request_id = charges.request_id), 0),
        (SELECT COUNT(*) - COUNT(cost_nusd) FROM charges AS every WHERE every.request_id = charges.request_id),
-       NULL, 0, 0, 0, '{}', NULL, NULL, NULL, MAX(epoch)
+       NULL, 0, 0, 0, COALESCE({_held("$.tags")}, '{{}}'), {_held("$.session")}, {_held("$.tags.task")},
+       {_held("$.user_pseudonym")}, MAX(epoch)
 FROM charges
 WHERE id > :swept AND (:writer IS NULL OR epoch IN (SELECT epoch FROM epochs WHERE writer = :writer))
   AND NOT EXISTS (SELECT 1 FROM requests WHERE requests.request_id = charges.request_id)
 GROUP BY request_id ORDER BY MIN(id)
-"""
+"""  # noqa: S608 - constants
 
 
 def microseconds(moment: datetime) -> int:
@@ -185,12 +192,15 @@ class Store:
         with self._transaction():
             for text, epoch, last_seen_at_us in holds:
                 hold = msgspec.json.decode(text, type=HoldRow)
-                self._put(estimated(hold, last_seen_at_us), epoch, BOOKS)
+                self._put_charge(estimated(hold, last_seen_at_us), epoch, BOOKS)
+            # The holds end last: they know the tags and session of the requests that are made up here.
             crashed = {"status": CRASHED_STATUS, "code": CRASHED, "swept": self.counter("swept"), "writer": None}
             if slot is not None:
                 crashed["writer"] = self.writer_id(slot)
-            for values in self._db.execute(_CRASHED, crashed).fetchall():
-                self._once("requests", _INSERT_REQUEST, values, BOOKS)
+            for *values, known_as, epoch in self._db.execute(_CRASHED, crashed).fetchall():
+                user = None if known_as is None else self._user(known_as)
+                self._once("requests", _INSERT_REQUEST, (*values, user, epoch), BOOKS)
+            self._db.execute("DELETE FROM open_holds WHERE ?1 IS NULL OR slot = ?1", (slot,))
             if slot is None:
                 (last,) = self._db.execute("SELECT COALESCE(MAX(id), 0) FROM charges").fetchone()
                 self._set("swept", last)

@@ -35,7 +35,8 @@ _COLUMNS: Final = {"requests": REQUEST_COLUMNS, "charges": CHARGE_COLUMNS, "book
 _CLASSES: Final = tuple(
     field.name
     for field in dataclasses.fields(Usage)
-    if field.name in {column.strip() for column in CHARGE_COLUMNS.split(",")} and not field.name.endswith("provenance")
+    if field.name in CHARGE_COLUMNS.replace(",", "").split()
+    and (field.name.endswith("_tokens") or field.name == "web_searches")
 )
 
 _UNEQUAL: Final = """

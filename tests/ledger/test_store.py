@@ -17,6 +17,7 @@ from gateway.ledger.journaled import JournaledLedger
 from gateway.ledger.report import Books
 from gateway.ledger.rows import CRASHED, CostProvenance
 from gateway.ledger.schema import SCHEMA
+from gateway.ledger.verify import verify
 from tests.ledger.world import INFO, OwnClock, a_charge, a_hold, a_request
 
 Opener = Callable[[], JournaledLedger]
@@ -150,6 +151,7 @@ def test_a_ledger_of_version_1_is_brought_up_to_date_with_all_it_holds(folder: P
 
     totals = Books(folder).bill().totals
     assert (totals.requests, totals.attempts, totals.cost_nusd) == (2, 3, 195_000)
+    assert verify(folder).entries == 5
     with closing(sqlite3.connect(folder / "ledger.db")) as connection:
         assert connection.execute("SELECT id FROM writer").fetchall() == [("00112233445566aa",)]
         assert connection.execute("SELECT DISTINCT cost_provenance, tier FROM charges").fetchall() == [("priced", "")]
@@ -217,6 +219,19 @@ def test_a_charge_whose_request_was_never_booked_gets_one(ledger: JournaledLedge
     with closing(sqlite3.connect(folder / "ledger.db")) as db:
         rows = db.execute("SELECT request_id, path, status, error_code, cost_nusd FROM requests").fetchall()
     assert rows == [("req_1", "", 499, CRASHED, 14_000)]
+
+
+def test_a_crashed_request_keeps_its_tags_session_task_and_user(ledger: JournaledLedger, reopen: Opener, folder: Path):
+    ledger.hold(a_hold(1, tags={"feature": "chat", "task": "t-1"}, session="s-1", user_pseudonym="known"))
+    ledger.close()
+
+    reopen()
+
+    with closing(sqlite3.connect(folder / "ledger.db")) as db:
+        row = db.execute("SELECT tags, session, task_id FROM requests NATURAL JOIN end_users").fetchone()
+        assert db.execute("SELECT COUNT(*) FROM open_holds").fetchone() == (0,)
+    assert row == ('{"feature":"chat","task":"t-1"}', "s-1", "t-1")
+    assert verify(folder).found == 0
 
 
 def test_a_request_that_was_booked_gets_no_second_row(ledger: JournaledLedger, reopen: Opener, folder: Path):
