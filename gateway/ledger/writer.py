@@ -165,6 +165,8 @@ class Writer:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
         with self._lock:
+            if self._is_closed:
+                raise LedgerUnavailable("the ledger is closed; the gateway is shutting down")
             self._waiting.append((loop, future))
         self._sync_wanted.set()
         await future
@@ -240,12 +242,12 @@ class Writer:
             if self._is_closed:
                 return
             self._beat()
-            self._journal.close()
             self._is_closed = True
             waiting, refusal = len(self._pending), self._refusal
-        self._sync_wanted.set()
         if self._syncer is not None:
+            self._sync_wanted.set()
             self._syncer.join()
+        self._journal.close()
         if waiting:
             raise LedgerUnavailable(
                 f"{waiting} records could not be written to {self._folder} ({refusal}); the next start books "
@@ -306,9 +308,11 @@ class Writer:
             self._refusal = None
 
     def _beat(self) -> None:
+        if self._is_closed:
+            return
         self._beat_at = self._clock.monotonic()
         self._try_pending()
-        if not self._pending and not self._is_closed:
+        if not self._pending:
             try:
                 self._journal.append(RecordKind.HEARTBEAT, self._heartbeat(self._clock.now()))
             except OSError as error:
@@ -341,10 +345,12 @@ class Writer:
 
     def _sync_for_ever(self) -> None:
         """Sync once for all that wait: while one sync runs, the next group gathers."""
-        while not self._is_closed or self._waiting:
+        is_last = False
+        while not is_last:
             self._sync_wanted.wait()
             self._sync_wanted.clear()
             with self._lock:
+                is_last = self._is_closed
                 waiting, self._waiting = self._waiting, []
             if waiting:
                 failure = self._sync()

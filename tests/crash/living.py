@@ -14,6 +14,7 @@ import random
 import select
 import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -78,6 +79,18 @@ async def load(gateway: Gateway, secret: str, note: int, chance: random.Random) 
             pass
 
 
+async def one_answer(policy: Policy, secret: str, note: Path) -> None:
+    """Open, answer once and close in order: what is imported or compiled at first use need not be so in every life."""
+    noted = os.open(note, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    body = {"model": "plain", "messages": [{"role": "user", "content": "first question"}]}
+    call = Call(surface=Surface.CHAT, body=json.dumps(body).encode(), secret=SecretStr(secret))
+    async with open_gateway(
+        policy, environ={}, clock=SystemClock(), embedder=EMBEDDER, acceptance=an_acceptance()
+    ) as running:
+        await running.gateway.answer(call, Client(noted))
+    os.close(noted)
+
+
 async def live(policy: Policy, secret: str, note: Path, *, seed: int, opened: int) -> None:
     """Open the gateway, say so, and serve until killed."""
     noted = os.open(note, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
@@ -112,6 +125,9 @@ def main(policy_file: Path, note: Path, kills: int, seed: int) -> None:
     _, secret = keys.create(policy.tenant_ids[0], tenants=policy.tenant_ids)
     chance = random.Random(seed)  # noqa: S311 - a seed, not a secret
     phases = {"opening": 0, "serving": 0}
+    asyncio.run(one_answer(policy, secret, note))
+    if threading.active_count() > 1:
+        raise SystemExit("a thread is left, so that forking is not safe")
     began = time.monotonic()
     for life in range(kills):
         opened, tell = os.pipe()
