@@ -47,6 +47,7 @@ FILE_NAME: Final = "ledger.db"
 _LOCK_WAIT_S: Final = 1.0  # then the batch is rolled back and tried again at the next tick
 _EPOCH_START: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
+_MOST_LINKS: Final = 10_000  # kept in memory while a whole store is chained
 _BUSY: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 
 Row = HoldRow | ReleaseRow | ChargeRow | RequestRow | EpochRow | HeartbeatRow
@@ -117,6 +118,7 @@ class Store:
         self.path = folder / FILE_NAME
         self.duplicates = 0
         self._heads: dict[int, Head] = {}  # what the open transaction has read or changed of `writers`
+        self._links: list[tuple[int, int, str, int, bytes]] = []  # and what it will add to `chain`
         self._sealed_until_us = 0
         try:
             self._db = sqlite3.connect(
@@ -309,17 +311,20 @@ class Store:
             rows = self._db.execute(f"SELECT id, {columns} FROM {table} ORDER BY id")  # noqa: S608 - constants
             for row_id, *values in rows:
                 self._chain(table, row_id, values, BOOKS)
-        self._write_heads()
+                if len(self._links) >= _MOST_LINKS:
+                    self._write_chain()
+        self._write_chain()
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         self._db.execute("BEGIN IMMEDIATE")
         duplicates = self.duplicates
         self._heads.clear()
+        self._links.clear()
         self._sealed_until_us = self._read_sealed_until_us()
         try:
             yield
-            self._write_heads()
+            self._write_chain()
             self._db.execute("COMMIT")
         except BaseException:
             self.duplicates = duplicates
@@ -365,10 +370,12 @@ class Store:
             found = self._db.execute("SELECT seq, hash FROM writers WHERE slot = ?", (slot,)).fetchone()
             head = Head(*found) if found else Head()
         head = Head(head.seq + 1, link(head.hash, table, values))
-        self._db.execute(_INSERT_CHAIN, (slot, head.seq, table, row_id, head.hash))
+        self._links.append((slot, head.seq, table, row_id, head.hash))
         self._heads[slot] = head
 
-    def _write_heads(self) -> None:
+    def _write_chain(self) -> None:
+        self._db.executemany(_INSERT_CHAIN, self._links)
+        self._links.clear()
         self._db.executemany(
             "INSERT INTO writers VALUES (?1, ?2, ?3, 0, 0) "
             "ON CONFLICT (slot) DO UPDATE SET seq = excluded.seq, hash = excluded.hash",
