@@ -16,8 +16,8 @@ The way of a row: `seam.Ledger` (what the pipeline calls) → `writer` (encodes,
 
 Decided here:
 - Rows are chained where they are folded, not where they are appended: hashing costs the request nothing, and what is
-  hashed is what the store holds, so that the store alone can be verified. What the journal lacks is told by its records'
-  own numbers.
+  hashed is what the store holds, so that the store alone can be verified. What the journal lacks is told by the numbers
+  of its records.
 - Slot 0 writes into `journal/` itself, further workers into `journal/<slot>/`: a single gateway's folder is as it was.
 - Charges that come into a sealed month (a clock that went back) stay dated as they are, and post to the open month by a
   row `late` in `books`.

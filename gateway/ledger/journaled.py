@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from gateway.ledger.errors import LedgerUnavailable
 from gateway.ledger.journal import SEGMENT_BYTES, Files, OsFiles
+from gateway.ledger.lock import FolderLock, slot_folder
 from gateway.ledger.seam import LedgerStatus, Terms
 from gateway.ledger.service import TICK_S, FoldService
 from gateway.ledger.writer import MOST_PENDING_REQUESTS, Writer
@@ -132,8 +133,9 @@ class WorkerLedger:
     Make it with `open` in the worker's process, and close it there before the service is closed.
     """
 
-    def __init__(self, *, writer: Writer, tick_s: float) -> None:
+    def __init__(self, *, writer: Writer, lock: FolderLock, tick_s: float) -> None:
         self._writer = writer
+        self._lock = lock
         self._tick_s = tick_s
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ledger-beat", daemon=True)
@@ -172,8 +174,10 @@ class WorkerLedger:
             tick_s: how often heartbeats and refused records are looked after.
 
         Raises:
-            LedgerUnavailable: the journal cannot be written.
+            FolderInUse: a live worker has the slot.
+            FolderUnusable, LedgerUnavailable: the journal cannot be written.
         """
+        lock = FolderLock(slot_folder(folder, slot))
         writer = Writer(
             folder=folder,
             clock=clock,
@@ -183,8 +187,12 @@ class WorkerLedger:
             files=files or OsFiles(),
             segment_bytes=segment_bytes,
         )
-        writer.renew(epoch_info)
-        ledger = cls(writer=writer, tick_s=tick_s)
+        try:
+            writer.renew(epoch_info)
+        except LedgerUnavailable:
+            lock.close()
+            raise
+        ledger = cls(writer=writer, lock=lock, tick_s=tick_s)
         ledger._thread.start()
         return ledger
 
@@ -200,7 +208,10 @@ class WorkerLedger:
         self._writer.stop(LedgerUnavailable(_CLOSED))
         self._stopping.set()
         self._thread.join()
-        self._writer.close()
+        try:
+            self._writer.close()
+        finally:
+            self._lock.close()
 
     def status(self) -> LedgerStatus:
         """Tell how this worker's side is; what concerns the store is the service's to tell (0 here)."""

@@ -1,4 +1,4 @@
-"""One gateway a folder: an advisory lock held for as long as the ledger is open.
+"""One store a folder and one worker a slot: advisory locks held for as long as they live.
 
 The lock is the kernel's (`flock`), so a killed owner frees it; the process id inside the file is for the message only.
 """
@@ -15,8 +15,44 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+def slot_folder(folder: Path, slot: int) -> Path:
+    """Return the place of a worker's lock in a ledger's folder, and make it where it is missing.
+
+    Raises:
+        FolderUnusable: it cannot be made.
+    """
+    place = folder / "journal" / str(slot)
+    try:
+        place.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise FolderUnusable(f"cannot make {place}: {error.strerror}; make the data folder writable") from error
+    return place
+
+
+def refuse_live_worker(folder: Path, slot: int) -> None:
+    """Make sure that no worker is alive that writes a slot's journal.
+
+    Raises:
+        FolderInUse: one is.
+    """
+    try:
+        FolderLock(slot_folder(folder, slot)).close()
+    except FolderInUse as error:
+        raise FolderInUse(
+            f"worker {slot} of {folder} is alive (process {error.pid or 'unknown'}) and writes its journal; end it first",
+            pid=error.pid,
+        ) from error
+
+
+def worker_slots(folder: Path) -> list[int]:
+    """Return the slots of all workers that a ledger's folder has had."""
+    return sorted(
+        int(entry.name) for entry in (folder / "journal").iterdir() if entry.name.isdigit() and entry.is_dir()
+    )
+
+
 class FolderLock:
-    """The lock on a ledger's folder; whoever made it closes it."""
+    """The lock on a ledger's folder, or on a worker's slot; whoever made it closes it."""
 
     def __init__(self, folder: Path) -> None:
         """Take the lock.

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from gateway.ledger.errors import FolderUnusable, JournalCorrupt
 from gateway.ledger.fold import Fold
 from gateway.ledger.journal import JOURNAL_FOLDER
-from gateway.ledger.lock import FolderLock
+from gateway.ledger.lock import FolderLock, refuse_live_worker, worker_slots
 from gateway.ledger.roots import ROOTS_FILE, append_roots, last_number
 from gateway.ledger.store import Store
 from gateway.ledger.writer import next_epoch
@@ -50,6 +50,7 @@ class FoldService:
         self._retrying: sqlite3.Error | OSError | None = None
         self._are_roots_written = False
         self._stopping = False
+        self._is_closed = False
         self._before: Callable[[], None] = _nothing
         self._wake = threading.Event()
         self._one_at_a_time = threading.Lock()
@@ -75,6 +76,8 @@ class FoldService:
                 (folder / JOURNAL_FOLDER).mkdir(parents=True, exist_ok=True, mode=0o700)
                 lock = FolderLock(folder)
                 owned.callback(lock.close)
+                for slot in worker_slots(folder):
+                    refuse_live_worker(folder, slot)  # orphaned workers would go on writing what is folded and removed
                 store = Store(folder)
                 owned.callback(store.close)
                 fold = Fold(folder / JOURNAL_FOLDER, store)
@@ -149,12 +152,14 @@ class FoldService:
     def bury(self, slot: int) -> int:
         """Fold what a worker that died has left, and close its open holds as estimated; return how many.
 
-        The caller knows that the process is gone. A new worker may take the slot afterwards.
+        The worker's process is gone. A new worker may take the slot afterwards.
 
         Raises:
+            FolderInUse: it is not gone.
             JournalCorrupt, sqlite3.Error, OSError: not all could be folded; call again.
         """
         with self._one_at_a_time:
+            refuse_live_worker(self._folder, slot)
             self._fold.drain(are_alive=False, slot=slot)
             return self._store.recover(slot=slot)
 
@@ -166,7 +171,10 @@ class FoldService:
             self._thread.join()
 
     def close(self) -> None:
-        """Fold what the closed writers left, put the heads under a root, and let the folder go."""
+        """Fold what the closed writers left, put the heads under a root, and let the folder go; twice is once."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         self.stop()
         self._fold_all(are_alive=False)
         if self.trouble is None:

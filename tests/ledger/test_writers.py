@@ -12,14 +12,15 @@ from pathlib import Path
 import pytest
 from typing_extensions import override
 
-from gateway.ledger.errors import JournalCorrupt, LedgerUnavailable
-from gateway.ledger.journal import Files, segments
+from gateway.ledger.errors import FolderInUse, JournalCorrupt, LedgerUnavailable
+from gateway.ledger.journal import SEGMENT_BYTES, Files, segments
 from gateway.ledger.journaled import JournaledLedger, WorkerLedger
 from gateway.ledger.report import Books
 from gateway.ledger.rows import ChargeKind
 from gateway.ledger.seam import EpochInfo, Terms
 from gateway.ledger.service import FoldService
 from gateway.ledger.verify import verify
+from gateway.ledger.writer import Writer
 from policies.schema import Durability, OnFailure
 from tests.ledger.world import INFO, OwnClock, SmallDisk, a_charge, a_hold, a_request
 
@@ -84,9 +85,25 @@ def test_a_pool_kept_up_by_several_workers_is_billed_once(service: FoldService, 
     assert pool.up_us == 3_600_000_000
 
 
+def a_dead_worker(service: FoldService, folder: Path, slot: int) -> Writer:
+    """Return a writer that is never closed and has no lock, as a killed process leaves it."""
+    writer_id, files = service.writer_id(slot), SmallDisk()
+    writer = Writer(
+        folder=folder,
+        clock=OwnClock(),
+        writer_id=writer_id,
+        slot=slot,
+        terms=Terms(),
+        files=files,
+        segment_bytes=SEGMENT_BYTES,
+    )
+    writer.renew(INFO)
+    return writer
+
+
 def test_a_dead_workers_holds_are_estimated_while_the_others_go_on(service: FoldService, folder: Path):
-    dead, alive = a_worker(service, folder, 1), a_worker(service, folder, 2)
-    dead.hold(a_hold(1))
+    a_dead_worker(service, folder, 1).hold(a_hold(1))
+    alive = a_worker(service, folder, 2)
     alive.hold(a_hold(2))
 
     assert service.bury(1) == 1
@@ -94,12 +111,28 @@ def test_a_dead_workers_holds_are_estimated_while_the_others_go_on(service: Fold
     alive.book(a_request(2))
     again = a_worker(service, folder, 1)
     again.settle(a_charge(3))
-    for worker in (alive, again, dead):
+    for worker in (alive, again):
         worker.close()
     service.close()
 
     kinds = {line.kind: line.attempts for line in Books(folder).bill().by_kind}
     assert kinds == {ChargeKind.ANSWER: 2, ChargeKind.ESTIMATED: 1}
+
+
+def test_a_live_worker_is_neither_buried_nor_doubled_nor_left_behind(
+    service: FoldService, folder: Path, clock: OwnClock
+):
+    worker = a_worker(service, folder, 1)
+
+    with pytest.raises(FolderInUse, match=r"worker 1 of .* is alive"):
+        service.bury(1)
+    with pytest.raises(FolderInUse):
+        a_worker(service, folder, 1)
+    service.close()
+    with pytest.raises(FolderInUse, match=r"worker 1 of .* is alive"):
+        FoldService.open(folder, clock, Terms())
+    worker.close()
+    FoldService.open(folder, clock, Terms()).close()
 
 
 def test_a_record_missing_from_a_journal_is_damage(folder: Path, clock: OwnClock, disk: SmallDisk):
