@@ -39,7 +39,8 @@ def refuse_live_worker(folder: Path, slot: int) -> None:
         FolderLock(slot_folder(folder, slot)).close()
     except FolderInUse as error:
         raise FolderInUse(
-            f"worker {slot} of {folder} is alive (process {error.pid or 'unknown'}) and writes its journal; end it first",
+            f"worker {slot} of {folder} is alive (process {error.pid or 'unknown'}) and writes its journal; "
+            "end it first",
             pid=error.pid,
         ) from error
 
