@@ -39,7 +39,7 @@ class RecordKind(StrEnum):
     """In the place of a record that was damaged beyond reading: an operator's word that it is lost."""
 
 
-_NAMES: Final = {kind: kind.value.encode() for kind in RecordKind}
+_KINDS: Final = {kind: b',"kind":"%b","row":' % kind.value.encode() for kind in RecordKind}
 
 
 class Files(Protocol):
@@ -195,7 +195,7 @@ class Journal:
         fd = self._fd
         if fd is None or self._end >= self._segment_bytes:
             fd = self._open_next()
-        line = b'{"n":%d,"kind":"%b","row":%b}\n' % (self._next_n, _NAMES[kind], row)
+        line = b"".join((b'{"n":%d' % self._next_n, _KINDS[kind], row, b"}\n"))  # half the time of one `%`
         try:
             written = self._files.write(fd, line)
         except OSError:
