@@ -71,6 +71,10 @@ class FoldService:
         Raises:
             FolderInUse, FolderUnusable, SchemaMismatch, JournalCorrupt: the folder cannot be used; nothing changed.
         """
+        if terms.roots is not None and not terms.roots.parent.is_dir():
+            raise FolderUnusable(
+                f"ledger.roots is {terms.roots}, whose folder does not exist; make it, or correct the policy"
+            )
         with ExitStack() as owned:
             try:
                 (folder / JOURNAL_FOLDER).mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from typing_extensions import override
 
-from gateway.ledger.errors import FolderInUse, JournalCorrupt, LedgerUnavailable
+from gateway.ledger.errors import FolderInUse, FolderUnusable, JournalCorrupt, LedgerUnavailable
 from gateway.ledger.journal import SEGMENT_BYTES, Files, segments
 from gateway.ledger.journaled import JournaledLedger, WorkerLedger
 from gateway.ledger.report import Books
@@ -179,6 +179,18 @@ async def test_a_sync_that_fails_lets_nothing_be_bought(folder: Path, clock: Own
     with pytest.raises(LedgerUnavailable, match="cannot write"):
         await ledger.secured()
     ledger.close()
+
+
+def test_the_roots_go_where_the_policy_says(folder: Path, clock: OwnClock, tmp_path: Path):
+    elsewhere = tmp_path / "audit" / "roots.jsonl"
+    with pytest.raises(FolderUnusable, match=r"ledger\.roots is .* whose folder does not exist"):
+        JournaledLedger.open(folder, clock, INFO, terms=Terms(roots=elsewhere))
+    elsewhere.parent.mkdir()
+
+    JournaledLedger.open(folder, clock, INFO, terms=Terms(roots=elsewhere)).close()
+
+    assert verify(folder, roots_file=elsewhere).found == 0
+    assert "roots" in {problem.check for problem in verify(folder).problems}
 
 
 async def test_process_durability_waits_for_nothing(ledger: JournaledLedger):
