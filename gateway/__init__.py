@@ -1,7 +1,7 @@
 """HTTP in, the order of the steps, settlement, telemetry, commands: the one package that acts.
 
 Rooms, in the order a request meets them:
-    asgi                   the front door: `/v1` data paths in plain ASGI; `side` serves the rest on FastAPI
+    connection             the front door: `/v1` data paths below ASGI; `side` serves the rest on FastAPI
     calls, errors          a request free of ASGI; every error's HTTP form, in one table
     pipeline               the way up to the first event: `Gateway.answer(call, sink)`
     caching, worker        the caches on that way, and the one thread that embeds

@@ -50,12 +50,15 @@ class Call:
 
 
 class Sink(Protocol):
-    """Where the answer goes. `start` once, `write` any number of times, `finish` only when the answer is complete."""
+    """Where the answer goes. `start` once, `write` any number of times, `finish` only when the answer is complete.
+
+    `write` and `finish` wait while the client does not read; what is waiting to be read stays bounded.
+    """
 
     is_started: bool
 
     async def start(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
-        """Send status and headers."""
+        """Send status and headers; they may leave with the first of the body."""
         ...
 
     async def write(self, data: bytes) -> None:
@@ -67,6 +70,10 @@ class Sink(Protocol):
 
         A body that is never finished is cut, and its reader can tell.
         """
+        ...
+
+    def cut(self, data: bytes) -> None:
+        """Send a last word, and never finish. It does not wait: its client may have stopped reading."""
         ...
 
 

@@ -5,11 +5,16 @@ Refused                 the gateway itself says no, before anything was paid
 ├── ModelNotFound       the name is no route's and no model's (404)
 ├── BodyTooLarge        over limits.max_body_bytes (413)
 ├── Overloaded          over limits.max_in_flight (503, Retry-After)
+├── Stopping            the gateway is being stopped and its grace is over (503, Retry-After)
+├── RequestMalformed    not HTTP, or two readers could disagree about where it ends (400)
+├── RequestTooSlow      not whole within timeouts.request_s (408)
+├── HeadTooLarge        its header section is over the limit (431)
 └── NotServed           a path or method the gateway does not have (404, 405)
 """
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -66,6 +71,35 @@ class Overloaded(Refused):
         super().__init__(f"{limit} requests are in flight, which is the limit (limits.max_in_flight); try again")
 
 
+class Stopping(Refused):
+    """The gateway is being stopped."""
+
+    def __init__(self) -> None:
+        super().__init__("the gateway is being stopped; try again, another one takes over")
+
+
+class RequestMalformed(Refused):
+    """What came is not HTTP/1.1, or not only one request to every reader."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+
+
+class RequestTooSlow(Refused):
+    """The request did not become whole in time."""
+
+    def __init__(self, limit_s: float) -> None:
+        super().__init__(f"the request was not whole within {limit_s:g} s (timeouts.request_s); send it faster")
+
+
+class HeadTooLarge(Refused):
+    """The header section is over the limit."""
+
+    def __init__(self, limit_bytes: int, *, headers: int | None = None) -> None:
+        many = f"has more than {headers} headers" if headers is not None else f"is larger than {limit_bytes} bytes"
+        super().__init__(f"the request's header section {many}; send less")
+
+
 class NotServed(Refused):
     """A path or a method the gateway does not have."""
 
@@ -94,7 +128,7 @@ class Problem:
 _RETRY_SOON = ((b"retry-after", b"1"),)
 
 
-def problem_of(error: BaseException) -> Problem:  # noqa: PLR0911 - the table: one row a class
+def problem_of(error: BaseException) -> Problem:  # noqa: C901, PLR0911, PLR0912 - the table: one row a class
     """Return how a client is told of an error. Upstream words reach it only where it caused them (`AskRejected`)."""
     text = str(error)
     match error:
@@ -109,6 +143,14 @@ def problem_of(error: BaseException) -> Problem:  # noqa: PLR0911 - the table: o
             return Problem(status=413, message=text, kind="invalid_request_error", code="request_too_large")
         case Overloaded():
             return Problem(status=503, message=text, kind="server_error", code="overloaded", headers=_RETRY_SOON)
+        case Stopping():
+            return Problem(status=503, message=text, kind="server_error", code="stopping", headers=_RETRY_SOON)
+        case RequestMalformed():
+            return Problem(status=400, message=text, kind="invalid_request_error", code="malformed_request")
+        case RequestTooSlow():
+            return Problem(status=408, message=text, kind="invalid_request_error", code="request_timeout")
+        case HeadTooLarge():
+            return Problem(status=431, message=text, kind="invalid_request_error", code="headers_too_large")
         case NotServed():
             return Problem(status=error.status, message=text, kind="invalid_request_error", code="not_found")
         case HeaderInvalid():
@@ -139,6 +181,11 @@ def problem_of(error: BaseException) -> Problem:  # noqa: PLR0911 - the table: o
                 kind="server_error",
                 code="internal_error",
             )
+
+
+def places(error: BaseException) -> list[str]:
+    """Return where a bug was raised, without its message or values: they could hold a prompt."""
+    return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
 
 
 def _upstream_problem(error: BackendError) -> Problem:  # noqa: PLR0911 - as above

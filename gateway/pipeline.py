@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -24,7 +23,7 @@ from backends.sse import encode_event
 from backends.words import Ask, ModelId, RequestId, Surface
 from gateway.caching import Caches
 from gateway.calls import Call, Sink
-from gateway.errors import KeyRefused, ModelNotFound, Overloaded, Problem, problem_of
+from gateway.errors import KeyRefused, ModelNotFound, Overloaded, Problem, Stopping, places, problem_of
 from gateway.journey import Caller, CatalogModel, Journey, Lane
 from gateway.ladder import Committed, Ladder
 from gateway.ledger.rows import ChargeKind
@@ -62,7 +61,10 @@ class Gateway:
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
+        self.is_stopping = False
+        self._has_no_grace = False
         self._in_flight = 0
+        self._deadlines: set[asyncio.Timeout] = set()
         self._ladder = Ladder(
             catalog=parts.catalog.__getitem__, cashier=parts.cashier, total_s=parts.policy.timeouts.total_s
         )
@@ -76,18 +78,30 @@ class Gateway:
         self._in_flight += 1
         self.parts.telemetry.in_flight.inc()
         try:
-            async with asyncio.timeout(self.parts.policy.timeouts.total_s):
-                await self._travel(journey, sink)
+            async with asyncio.timeout(self.parts.policy.timeouts.total_s) as deadline:
+                self._deadlines.add(deadline)
+                try:
+                    await self._travel(journey, sink)
+                finally:
+                    self._deadlines.discard(deadline)
         except asyncio.CancelledError:
             if not journey.is_answered:
                 journey.status, journey.error_code = _CLIENT_GONE, "client_gone"
             raise
         except Exception as error:  # noqa: BLE001 - the last resort: every class has its row in gateway.errors
-            await self._tell(journey, error, sink)
+            await self._tell(journey, Stopping() if self._is_out_of_grace(error) else error, sink)
         finally:
             self._in_flight -= 1
             self.parts.telemetry.in_flight.dec()
             self._finish(journey)
+
+    def end_grace(self) -> None:
+        """End every answer that still runs, as when its time is over: its client is told, and it is booked."""
+        self.is_stopping = self._has_no_grace = True
+        now = asyncio.get_running_loop().time()
+        for deadline in self._deadlines:
+            if not deadline.expired():
+                deadline.reschedule(now)
 
     def turn_away(self, surface: Surface, error: Exception) -> tuple[RequestId, Problem]:
         """Book a request that was refused before it could be read; return its id and how its client is told."""
@@ -96,6 +110,9 @@ class Gateway:
         journey.status, journey.error_code = problem.status, problem.code
         self._finish(journey)
         return journey.request_id, problem
+
+    def _is_out_of_grace(self, error: Exception) -> bool:
+        return self._has_no_grace and isinstance(error, TimeoutError)
 
     def _begin(self, call: Call) -> Journey:
         clock = self.parts.clock
@@ -198,11 +215,11 @@ class Gateway:
                     "code": problem.code,
                     "error": type(error).__name__,
                     "endpoint": getattr(error, "endpoint", ""),
-                    "where": _places(error) if problem.code == "internal_error" else None,
+                    "where": places(error) if problem.code == "internal_error" else None,
                 },
             )
         if sink.is_started:
-            await sink.write(encode_event(problem.body()))
+            sink.cut(encode_event(problem.body()))
             return
         journey.path_models.clear()  # nothing was served, whatever had begun to answer
         body = problem.body()
@@ -223,8 +240,3 @@ _REFUSALS = {
     Refusal.UNKNOWN: "the API key is not known here; check it, or ask the operator for one (`faregate keys create`)",
     Refusal.REVOKED: "the API key was revoked; ask the operator for a new one (`faregate keys create`)",
 }
-
-
-def _places(error: BaseException) -> list[str]:
-    """Return where a bug was raised, without its message or values: they could hold a prompt."""
-    return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]

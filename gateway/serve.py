@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
+import math
 import signal
 import socket
 from collections.abc import Callable, Mapping
+from types import FrameType
 
 import uvicorn
 import uvloop
+from typing_extensions import override
 
 from backends.clock import SystemClock
-from gateway.asgi import FrontDoor
-from gateway.compose import open_gateway
+from gateway.compose import Opened, open_gateway
+from gateway.connection import protocol_of
 from gateway.side import side_door
 from policies.schema import Policy
 
 _log = logging.getLogger("faregate")
 
-_DRAIN_S = 20
-"""How long requests in flight may go on after SIGTERM: most answers are done by then; Kubernetes kills at 30."""
+_LAST_WORDS_S = 1.0
+"""How long an answer that is ended at the end of the grace may take to be read; then its connection is dropped."""
 
 
 class PortUnavailable(Exception):
@@ -28,7 +32,7 @@ class PortUnavailable(Exception):
 
 
 def serve(policy: Policy, *, environ: Mapping[str, str], on_ready: Callable[[str], None]) -> None:
-    """Serve a policy until SIGINT or SIGTERM; requests in flight are then finished.
+    """Serve a policy until SIGINT or SIGTERM; requests in flight are then finished within `server.grace_s`.
 
     Args:
         policy: a loaded policy.
@@ -72,27 +76,80 @@ def listen(host: str, port: int) -> socket.socket:
 async def _serve(
     policy: Policy, listening: socket.socket, *, environ: Mapping[str, str], on_ready: Callable[[str], None]
 ) -> None:
-    # uvicorn raises a captured signal again when it has stopped, which by default would kill us before the ledger is
-    # closed: our own handlers make that second signal harmless.
+    # The ledger is closed after the server: a signal that comes then must not kill us before that.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     async with open_gateway(policy, environ=environ, clock=SystemClock()) as opened:
-        app = FrontDoor(opened.gateway, side_door(opened))
-        config = uvicorn.Config(
-            app,
-            http="httptools",
-            loop="uvloop",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            date_header=False,
-            proxy_headers=False,
-            timeout_graceful_shutdown=_DRAIN_S,
-            h11_max_incomplete_event_size=64 * 2**10,
-        )
         host, port = listening.getsockname()[:2]
         for warning in opened.warnings:
             _log.warning("policy_warning", extra={"warning": warning})
         on_ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
-        await uvicorn.Server(config).serve(sockets=[listening])
+        await Server(opened).serve(sockets=[listening])
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server over a gateway, stopping in three steps.
+
+    A first SIGTERM makes the gateway unready; after `server.notice_s` the port is closed (at once on SIGINT: a person
+    waits), and requests in flight have `server.grace_s` to finish. What runs on then is told so and booked. A second
+    signal ends all of it at once.
+    """
+
+    def __init__(self, opened: Opened) -> None:
+        self._gateway = opened.gateway
+        self._settings = opened.gateway.parts.policy.server
+        self._stops_at: float | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        super().__init__(
+            uvicorn.Config(
+                side_door(opened),
+                interface="asgi3",
+                http=protocol_of(opened.gateway),
+                ws="none",
+                loop="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                date_header=False,
+                proxy_headers=False,
+                timeout_graceful_shutdown=math.ceil(self._settings.grace_s + 2 * _LAST_WORDS_S),
+            )
+        )
+
+    @override
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._loop is None:
+            self.should_exit = True
+            return
+        is_second = self._gateway.is_stopping
+        self._gateway.is_stopping = True
+        if is_second:
+            self.should_exit = self.force_exit = True
+            self._loop.call_soon_threadsafe(self._end_grace)
+        else:
+            self._stops_at = self._loop.time() + (self._settings.notice_s if sig == signal.SIGTERM else 0.0)
+
+    @override
+    async def on_tick(self, counter: int) -> bool:
+        self._loop = asyncio.get_running_loop()
+        if self._stops_at is not None and self._loop.time() >= self._stops_at:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+    @override
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._gateway.is_stopping = True
+        grace = asyncio.get_running_loop().call_later(self._settings.grace_s, self._end_grace)
+        await super().shutdown(sockets)
+        grace.cancel()
+        if self.server_state.tasks:
+            await asyncio.wait(self.server_state.tasks, timeout=_LAST_WORDS_S)
+
+    def _end_grace(self) -> None:
+        self._gateway.end_grace()
+        asyncio.get_running_loop().call_later(_LAST_WORDS_S, self._drop_connections)
+
+    def _drop_connections(self) -> None:
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()

@@ -61,8 +61,8 @@ def side_door(opened: Opened) -> FastAPI:
     @app.get("/health/readiness")
     def readiness() -> JSONResponse:
         """Tell whether requests can be answered and paid for."""
-        status = ledger.status()
-        return JSONResponse(_readiness(status), status_code=200 if status.is_writable else 503)
+        told = _readiness(ledger.status(), is_stopping=gateway.is_stopping)
+        return JSONResponse(told, status_code=200 if told["status"] == "ready" else 503)
 
     @app.get("/metrics")
     def metrics() -> Response:
@@ -76,7 +76,7 @@ def side_door(opened: Opened) -> FastAPI:
             "policy_digest": policy.digest,
             "routes": [route.name for route in policy.routes],
             "warnings": list(opened.warnings),
-            "ledger": _readiness(ledger.status())["ledger"],
+            "ledger": _readiness(ledger.status(), is_stopping=gateway.is_stopping)["ledger"],
             "pools": {name: _pool(pool) for name, pool in pools_of(gateway.parts.catalog).items()},
         }
 
@@ -92,9 +92,9 @@ def _model(name: str) -> dict[str, JsonValue]:
     return {"id": name, "object": "model", "created": 0, "owned_by": "faregate"}
 
 
-def _readiness(status: LedgerStatus) -> dict[str, JsonValue]:
+def _readiness(status: LedgerStatus, *, is_stopping: bool) -> dict[str, JsonValue]:
     return {
-        "status": "ready" if status.is_writable else "not ready",
+        "status": "stopping" if is_stopping else "ready" if status.is_writable else "not ready",
         "ledger": {
             "is_writable": status.is_writable,
             "pending": status.pending,

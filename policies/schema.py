@@ -56,6 +56,9 @@ DEFAULT_RETRIES: Final = 2
 DEFAULT_RETRY_SHARE: Final = 0.2  # Finagle's, and Envoy's
 DEFAULT_RETRIES_PER_S: Final = 1.0
 DEFAULT_RETRY_WAIT_S: Final = 2.0  # above it the client, which knows its own patience, had better wait itself
+DEFAULT_REQUEST_S: Final = 60.0
+DEFAULT_NOTICE_S: Final = 1.0
+DEFAULT_GRACE_S: Final = 20.0  # most answers are done by then; Kubernetes kills at 30
 DEFAULT_MAX_BODY_BYTES: Final = 20_000_000
 DEFAULT_MAX_IN_FLIGHT: Final = 512
 DEFAULT_FOLDER: Final = Path("faregate-data")
@@ -449,12 +452,14 @@ class Timeouts(Part):
         first_byte_s: until a stream's first event.
         idle_s: between two events of a stream.
         total_s: for the whole request, all its attempts together; the only one that a whole answer has.
+        request_s: until a client's request is whole, from its first byte; slower ones get 408.
     """
 
     connect_s: Seconds = DEFAULT_CONNECT_S
     first_byte_s: Seconds = DEFAULT_FIRST_BYTE_S
     idle_s: Seconds = DEFAULT_IDLE_S
     total_s: Seconds = DEFAULT_TOTAL_S
+    request_s: Seconds = DEFAULT_REQUEST_S
 
 
 class Retries(Part):
@@ -538,17 +543,22 @@ class Ledger(Part):
 
 
 class Server(Part):
-    """Where the gateway listens, and how it asks.
+    """Where the gateway listens, how it asks, and how it stops.
 
     Attributes:
         host: the address listened on.
         port: 0 takes any free one.
         transport: the client of all upstream requests.
+        notice_s: seconds from SIGTERM until the port is closed: readiness is already false, so that a load balancer
+            sends its requests elsewhere, and requests are still answered.
+        grace_s: seconds that requests in flight have to finish after that.
     """
 
     host: Annotated[str, StringConstraints(min_length=1, pattern=r"^[A-Za-z0-9.:_-]+$")] = DEFAULT_HOST
     port: Annotated[int, Field(ge=0, le=65_535)] = DEFAULT_PORT
     transport: TransportKind = TransportKind.WIRE
+    notice_s: Annotated[float, Field(ge=0, le=3_600)] = DEFAULT_NOTICE_S
+    grace_s: Seconds = DEFAULT_GRACE_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,17 +19,14 @@ from pathlib import Path
 
 import aiohttp
 import numpy as np
-import uvicorn
 from typing_extensions import override
 
 from backends.clock import Clock, SystemClock
 from backends.embedder import EMBEDDER_ID
 from backends.words import JsonValue
-from gateway.asgi import FrontDoor
 from gateway.compose import LazyEmbedder, Opened, open_gateway
 from gateway.ledger.journal import Files
-from gateway.serve import listen
-from gateway.side import side_door
+from gateway.serve import Server, listen
 from policies.keys import KeyStore
 from policies.loader import load_policy
 from router.judge import FEATURES as JUDGED
@@ -333,15 +330,7 @@ async def serving(
         asyncio.TaskGroup() as group,
     ):
         listening = listen("127.0.0.1", 0)
-        config = uvicorn.Config(
-            FrontDoor(opened.gateway, side_door(opened)),
-            http="httptools",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            timeout_graceful_shutdown=5,
-        )
-        server = uvicorn.Server(config)
+        server = Server(opened)
         group.create_task(server.serve(sockets=[listening]))
         try:
             async with aiohttp.ClientSession() as session:

@@ -1,0 +1,524 @@
+"""The front door: one client connection, a pinned subclass of uvicorn's HttpToolsProtocol that answers `/v1` itself.
+
+It stands below ASGI for the data paths (load_tests/README.md has what that gains) and hands all other paths to the ASGI
+application beside it. From uvicorn it has the parser, flow control, keep-alive, pipelining and shutdown. Rules:
+- a request whose end two readers could see in two places (a length beside chunked coding, two lengths, a broken chunk)
+  is refused, and its connection is closed: what follows it is never read as a request;
+- a path is compared as it came, byte for byte: `%2f`, `//` and `..` open no data path; Host decides nothing;
+- a request is whole within `timeouts.request_s` of its first byte; its header section and its body have limits;
+- an answer is begun when its request is whole, so whoever sends nothing costs no task;
+- a client that hangs up cancels its answer in the same turn of the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
+
+import httptools
+from typing_extensions import override
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from backends.words import RequestId, Surface
+from gateway.calls import HeaderInvalid, read_call
+from gateway.errors import (
+    BodyTooLarge,
+    HeadTooLarge,
+    NotServed,
+    Problem,
+    Refused,
+    RequestMalformed,
+    RequestTooSlow,
+    places,
+    problem_of,
+)
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGI3Application
+    from uvicorn.config import Config
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+    from uvicorn.server import ServerState
+
+    from gateway.pipeline import Gateway
+
+_log = logging.getLogger("faregate")
+
+_LINGER_S: Final = 2.0
+"""How long a connection that is being closed may take to be read: closing on a client that still sends resets its
+connection, and our answer with it; a client that does not read must not keep its connection for ever."""
+
+_HEAD_LIMIT_BYTES: Final = 64 * 2**10
+"""The largest header section, request line included; nginx takes 32 kB, Node 16 kB."""
+
+_HEADERS_LIMIT: Final = 128
+_TARGET_LIMIT_BYTES: Final = 8 * 2**10
+
+_COPY_LIMIT_BYTES: Final = 64 * 2**10
+"""Larger bodies are not copied once more to be one piece with their framing."""
+
+_SURFACES: Final = {f"/v1/{surface.value}".encode(): surface for surface in Surface}
+
+
+class Connection(HttpToolsProtocol):
+    """One connection. uvicorn makes it: `uvicorn.Config(http=protocol_of(gateway))`."""
+
+    gateway: Gateway
+    """What answers; set by `protocol_of`."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        policy = self.gateway.parts.policy
+        self._request_s = policy.timeouts.request_s
+        self._body_limit = policy.limits.max_body_bytes
+        self._answering: Exchange | None = None  # whose turn it is
+        self._deadline: asyncio.TimerHandle | None = None
+        self._is_receiving = self._is_in_head = False
+        self._head_bytes = 0
+        self._surface: Surface | None = None
+        self._refusal: Refused | None = None
+        self._is_deaf = False
+
+    # What the transport tells
+
+    @override
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._deadline = self.loop.call_later(self._request_s, self._too_slow)
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_deadline()
+        if self._answering is not None:
+            self._answering.hang_up()
+        if isinstance(self.cycle, Exchange):
+            self.cycle = None  # uvicorn would tell it of the loss in its own way
+        self.pipeline.clear()
+        super().connection_lost(exc)
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        if self._is_deaf:
+            return
+        self._unset_keepalive_if_required()
+        if self._is_in_head or not self._is_receiving:
+            self._head_bytes += len(data)
+        try:
+            self._parse(data)
+        except httptools.HttpParserError:
+            self._refuse(self._refusal or RequestMalformed("the request is not valid HTTP/1.1"))
+        else:
+            if self._is_in_head and self._head_bytes > _HEAD_LIMIT_BYTES:
+                self._refuse(HeadTooLarge(_HEAD_LIMIT_BYTES))
+        self._watch()
+
+    # What the parser tells
+
+    @override
+    def on_message_begin(self) -> None:
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+        self._is_receiving = self._is_in_head = True
+        self._surface = None
+
+    @override
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._is_in_head:  # trailers come here as well, and are never headers: one could bring another key
+            self.headers.append((name.lower(), value))
+
+    @override
+    def on_headers_complete(self) -> None:
+        self._is_in_head = False
+        if self.parser.should_upgrade():
+            return  # `_parse` goes on
+        path = self.url.partition(b"?")[0] if self.url.startswith(b"/") else _path_of(self.url)
+        self._surface = _SURFACES.get(path)
+        self._check_head()
+        if self._surface is None:
+            self._hand_over()
+            return
+        if self.parser.get_method() != b"POST":
+            method = self.parser.get_method().decode("ascii", "replace")
+            self._stop(NotServed(f"{method} is not served at {path.decode()}; use POST", status=405))
+        exchange = Exchange(
+            self,
+            self._surface,
+            self.headers,
+            may_chunk=self.parser.get_http_version() == "1.1",
+            keep_alive=self.parser.should_keep_alive(),
+        )
+        earlier, self.cycle = self.cycle, cast("RequestResponseCycle", exchange)
+        if earlier is None or earlier.response_complete:
+            self._answering = exchange
+            if any(name == b"expect" and value.lower() == b"100-continue" for name, value in self.headers):
+                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cast("RequestResponseCycle", exchange), cast("ASGI3Application", self.app)))
+
+    @override
+    def on_body(self, body: bytes) -> None:
+        if not isinstance(self.cycle, Exchange):
+            super().on_body(body)
+        elif self.cycle.take(body) > self._body_limit:
+            self._stop(BodyTooLarge(self._body_limit))
+
+    @override
+    def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
+        self._is_receiving = False
+        self._head_bytes = 0
+        if not isinstance(self.cycle, Exchange):
+            super().on_message_complete()
+            return
+        self.cycle.is_whole = True
+        if self.cycle is self._answering:
+            self._answer(self.cycle)
+
+    # What uvicorn tells
+
+    @override
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        if not isinstance(cycle, Exchange):
+            self._answering = None
+            super()._start_asgi_task(cycle, app)
+            return
+        self._answering = cycle
+        if cycle.is_whole:
+            self._answer(cycle)
+
+    # Private
+
+    def _parse(self, data: bytes) -> None:
+        """Feed the parser. A request that offers another protocol is read as if it did not: none is spoken here.
+
+        The parser takes such a request's body for the other protocol's, and Java's client offers h2c with each first
+        request; so it is begun again without the offer.
+        """
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                data = self._without_offer() + data[upgrade.args[0] :]
+                self.parser = httptools.HttpRequestParser(self)
+            else:
+                return
+
+    def _without_offer(self) -> bytes:
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            self._refusal = NotServed("CONNECT is not served here", status=405)
+            raise httptools.HttpParserError
+        kept = [header for header in self.headers if header[0] not in {b"upgrade", b"connection"}]
+        if any(name == b"connection" and b"close" in value.lower() for name, value in self.headers):
+            kept.append((b"connection", b"close"))
+        lines = b"".join(b"%b: %b\r\n" % header for header in kept)
+        return b"%b %b HTTP/1.1\r\n%b\r\n" % (method, self.url, lines)
+
+    def _check_head(self) -> None:
+        """Refuse a header section that is too large, or that says two things about where its request ends.
+
+        Source: RFC 9112, sections 3.2 (Host) and 6.3 (length). llhttp sees most of it; this does not depend on that.
+        """
+        headers = self.headers
+        if self._head_bytes > _HEAD_LIMIT_BYTES:  # of a packet that may hold a body too, so counted exactly
+            size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in headers)
+            if size > _HEAD_LIMIT_BYTES:
+                self._stop(HeadTooLarge(_HEAD_LIMIT_BYTES))
+        if len(headers) > _HEADERS_LIMIT:
+            self._stop(HeadTooLarge(_HEAD_LIMIT_BYTES, headers=_HEADERS_LIMIT))
+        if len(self.url) > _TARGET_LIMIT_BYTES:
+            self._stop(NotServed(f"the request target is longer than {_TARGET_LIMIT_BYTES} bytes", status=414))
+        names = [name for name, _ in headers]
+        lengths, codings = names.count(b"content-length"), names.count(b"transfer-encoding")
+        version = self.parser.get_http_version()
+        if lengths + codings > 1:
+            self._stop(RequestMalformed("the request states its length more than once"))
+        if codings:
+            coding = next(value for name, value in headers if name == b"transfer-encoding")
+            if version != "1.1" or coding.strip().lower() != b"chunked":
+                self._stop(RequestMalformed("the request's transfer coding is not known; only chunked is"))
+        elif lengths:
+            length = next(value for name, value in headers if name == b"content-length")
+            if length.isdigit() and int(length[:20]) > self._body_limit:
+                self._stop(BodyTooLarge(self._body_limit))
+        if names.count(b"host") != 1 and version == "1.1":
+            self._stop(RequestMalformed("the request needs one Host header"))
+
+    def _hand_over(self) -> None:
+        """Let uvicorn serve this request by ASGI."""
+        url, headers = self.url, self.headers
+        super().on_message_begin()
+        self.url, self.headers = url, headers
+        self.scope["headers"] = headers
+        super().on_headers_complete()
+
+    def _answer(self, exchange: Exchange) -> None:
+        try:
+            call = read_call(exchange.surface, exchange.headers, exchange.body)
+        except HeaderInvalid as error:
+            request_id, problem = self.gateway.turn_away(exchange.surface, error)
+            exchange.refuse(request_id, problem)
+            return
+        task = self.loop.create_task(self.gateway.answer(call, exchange))
+        self.tasks.add(task)
+        exchange.attach(task)
+
+    def _stop(self, refusal: Refused) -> NoReturn:
+        """Make the parser stop here; `data_received` tells the client."""
+        self._refusal = refusal
+        raise refusal
+
+    def _refuse(self, refusal: Refused) -> None:
+        """Tell the client what is wrong with its request, and close."""
+        if self._running() is not None:
+            # Nobody is told while an earlier request is being answered: two answers would be glued together.
+            self._close_after_answer()
+            return
+        headers: tuple[tuple[bytes, bytes], ...] = ((b"connection", b"close"),)
+        problem = problem_of(refusal)
+        if self._surface is not None:
+            request_id, problem = self.gateway.turn_away(self._surface, refusal)
+            headers = (*headers, (b"x-request-id", request_id.encode()))
+        body = problem.body()
+        self.transport.write(head_of(problem.status, (*headers, *_json(body), *problem.headers)) + body)
+        self._linger()
+
+    def _running(self) -> RequestResponseCycle | Exchange | None:
+        """Return what is being answered now, None when nothing is."""
+        if self._answering is not None and not self._answering.response_complete:
+            return self._answering if self._answering.is_whole else None
+        return None if self.cycle is None or self.cycle.response_complete else self.cycle
+
+    def _close_after_answer(self) -> None:
+        self._fall_silent()
+        self.pipeline.clear()
+        running = self._running()
+        if running is None:
+            self._linger()
+            return
+        running.keep_alive = False
+        if not isinstance(running, Exchange):  # it may wait for the rest of a body that will not come
+            self.loop.call_later(_LINGER_S, self.transport.abort)
+
+    def _linger(self) -> None:
+        """Close, and let the client read what it was told even if it is still sending."""
+        self._fall_silent()
+        self.flow.resume_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.loop.call_later(_LINGER_S, self.transport.abort)
+
+    def close(self) -> None:
+        """Close when what was written has been read, or after a moment."""
+        self._fall_silent()
+        self.transport.close()
+        if self.transport.get_write_buffer_size():
+            self.loop.call_later(_LINGER_S, self.transport.abort)
+
+    def _fall_silent(self) -> None:
+        """Read no further request from this connection."""
+        self._is_deaf, self._is_receiving = True, False
+        self._stop_deadline()
+
+    def _watch(self) -> None:
+        """Keep one clock running on a connection that is waiting for its client."""
+        if self._is_receiving:
+            if self._deadline is None:
+                self._deadline = self.loop.call_later(self._request_s, self._too_slow)
+            return
+        if self._is_deaf or self.cycle is None:
+            return  # a connection that never made a request has the first one's time
+        self._stop_deadline()
+        if self.cycle.response_complete and self.timeout_keep_alive_task is None and not self.transport.is_closing():
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def _stop_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _too_slow(self) -> None:
+        self._deadline = None
+        if self.flow.read_paused:  # it is we who do not read
+            self._watch()
+        elif self._is_receiving:
+            self._refuse(RequestTooSlow(self._request_s))
+        else:
+            self.transport.close()  # connected, and never said a word
+
+
+class Exchange:
+    """One request on a data path and its answer: the `Sink`. It stands where uvicorn has a RequestResponseCycle."""
+
+    __slots__ = (
+        "_connection",
+        "_head",
+        "_is_chunked",
+        "_is_gone",
+        "_may_chunk",
+        "_parts",
+        "_size",
+        "_task",
+        "headers",
+        "is_started",
+        "is_whole",
+        "keep_alive",
+        "response_complete",
+        "surface",
+    )
+
+    def __init__(
+        self,
+        connection: Connection,
+        surface: Surface,
+        headers: list[tuple[bytes, bytes]],
+        *,
+        may_chunk: bool,
+        keep_alive: bool,
+    ) -> None:
+        self.surface = surface
+        self.headers = headers
+        self.keep_alive = keep_alive and may_chunk
+        self.is_whole = self.is_started = self.response_complete = False
+        self._connection = connection
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._head = b""
+        self._may_chunk = may_chunk
+        self._is_chunked = self._is_gone = False
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def body(self) -> bytes:
+        """What the client sent."""
+        return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+
+    def take(self, part: bytes) -> int:
+        """Keep a part of the body; return how many bytes there are."""
+        self._parts.append(part)
+        self._size += len(part)
+        return self._size
+
+    def attach(self, task: asyncio.Task[None]) -> None:
+        """Name the task that answers; the connection cancels it when the client hangs up."""
+        self._task = task
+        task.add_done_callback(self._ended)
+
+    def hang_up(self) -> None:
+        """Cancel the answer: its client is gone."""
+        self._is_gone = True
+        if self._task is not None:
+            # In the loop's next turn: a task that is cancelled before its first step books nothing.
+            self._connection.loop.call_soon(self._task.cancel)
+
+    def refuse(self, request_id: RequestId, problem: Problem) -> None:
+        """Answer a whole request with an error, without a task."""
+        body = problem.body()
+        headers = (*_json(body), (b"x-request-id", request_id.encode()), *problem.headers)
+        self._begin(problem.status, headers)
+        self._send(body)
+        self._complete()
+
+    async def start(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        """Begin; see `Sink.start`."""
+        self._begin(status, headers)
+
+    async def write(self, data: bytes) -> None:
+        """Send some of the body, and wait while the client does not read."""
+        self._send(data)
+        if self._connection.flow.write_paused:
+            await self._connection.flow.drain()
+
+    async def finish(self, data: bytes) -> None:
+        """Send the last of the body and end it; the answer is over when the client has read enough of it."""
+        self._send(data, end=b"0\r\n\r\n" if self._is_chunked else b"")
+        if self._connection.flow.write_paused:
+            await self._connection.flow.drain()
+        self._complete()
+
+    def cut(self, data: bytes) -> None:
+        """Send a last word and end the body without its end; the connection closes when the answer's task has ended."""
+        if not self.response_complete:
+            self._send(data)
+
+    def _begin(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        self.is_started = True
+        framing: tuple[tuple[bytes, bytes], ...] = ()
+        if self._may_chunk and all(name != b"content-length" for name, _ in headers):
+            self._is_chunked = True
+            framing = ((b"transfer-encoding", b"chunked"),)
+        if not self.keep_alive:
+            framing = (*framing, (b"connection", b"close"))
+        self._head = head_of(status, (*headers, *framing))
+
+    def _send(self, data: bytes, *, end: bytes = b"") -> None:
+        if self._is_gone:
+            return
+        head, self._head = self._head, b""
+        pieces = (b"%x\r\n" % len(data), data, b"\r\n", end) if self._is_chunked and data else (data, end)
+        if len(data) > _COPY_LIMIT_BYTES:
+            self._connection.transport.writelines([head, *pieces])
+        elif whole := b"".join((head, *pieces)):
+            self._connection.transport.write(whole)
+
+    def _complete(self) -> None:
+        if self._is_gone:
+            return
+        self.response_complete = True
+        if self.keep_alive:
+            self._connection.on_response_complete()
+        else:
+            self._connection.server_state.total_requests += 1
+            self._connection.close()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._connection.tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("answer_broke", extra={"error": type(error).__name__, "where": places(error)})
+        if not self.response_complete and not self._is_gone:
+            self._connection.close()
+
+
+def protocol_of(gateway: Gateway) -> type[Connection]:
+    """Return the connections of a gateway."""
+
+    class Bound(Connection):
+        pass
+
+    Bound.gateway = gateway
+    return Bound
+
+
+def head_of(status: int, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """Return status line and header section.
+
+    Raises:
+        ValueError: a header has a line break in it, and would be two.
+    """
+    lines = [name + b": " + value for name, value in headers]
+    head = b"\r\n".join([STATUS_LINE[status] + lines[0], *lines[1:], b"\r\n"])
+    if head.count(b"\n") != len(lines) + 2 or head.count(b"\r") != len(lines) + 2 or b"\0" in head:
+        raise ValueError(f"a response header holds a control character; the names are {[name for name, _ in headers]}")
+    return head
+
+
+def _json(body: bytes) -> tuple[tuple[bytes, bytes], ...]:
+    return ((b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)))
+
+
+def _path_of(target: bytes) -> bytes:
+    """Return the path of an absolute-form target; a proxy's clients send those (RFC 9112, section 3.2.2)."""
+    path: bytes | None = httptools.parse_url(target).path
+    return path or b""

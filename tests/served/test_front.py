@@ -1,0 +1,365 @@
+"""What the front door makes of raw bytes: framing, limits, slow senders and readers, hang-ups, pipelining."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import struct
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from tests.served.world import Served, a_policy, serving
+from tests.upstream import Answers, Says, Upstream, says
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")  # one gateway serves most of these
+
+CHAT = b"/v1/chat/completions"
+BODY = b'{"model":"plain","messages":[{"role":"user","content":"count"}]}'
+HIDDEN = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
+"""A second request whose answer must not come: it says "ready"."""
+
+SCRIPT = {
+    "count": says("one two three"),
+    "gated": Says(stall_after=1),
+    "large": Says(tokens=("x" * 20_000,) * 1_000, stall_after=1_000),
+    "whole": Answers(body=json.dumps({"choices": [], "x": "y" * 20_000_000}).encode()),
+}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def upstream() -> AsyncIterator[Upstream]:
+    async with Upstream(SCRIPT) as server:
+        yield server
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def gateway(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
+    async with serving(tmp_path_factory.mktemp("front"), a_policy([upstream.url])) as served:
+        yield served
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def hasty(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
+    """A gateway that waits for nobody."""
+    timeouts = {"request_s": 0.2, "total_s": 1.0, "first_byte_s": 1.0, "idle_s": 1.0, "connect_s": 1.0}
+    limits = {"max_body_bytes": 100_000}
+    policy = a_policy([upstream.url], timeouts=timeouts, limits=limits)
+    async with serving(tmp_path_factory.mktemp("hasty"), policy) as served:
+        yield served
+
+
+async def connect(gateway: Served) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    host, port = gateway.origin.removeprefix("http://").split(":")
+    return await asyncio.open_connection(host, int(port))
+
+
+async def exchange(gateway: Served, sent: bytes) -> bytes:
+    """Send bytes, and return all that comes until the gateway closes the connection."""
+    reader, writer = await connect(gateway)
+    writer.write(sent)
+    async with asyncio.timeout(10):
+        received = await reader.read(-1)
+    writer.close()
+    return received
+
+
+def head(
+    gateway: Served, *lines: bytes, target: bytes = CHAT, method: bytes = b"POST", version: bytes = b"1.1"
+) -> bytes:
+    key = gateway.secrets["acme"].encode()
+    first = b"%b %b HTTP/%b\r\nhost: x\r\nauthorization: Bearer %b\r\n" % (method, target, version, key)
+    return first + b"".join(line + b"\r\n" for line in lines) + b"\r\n"
+
+
+def whole(gateway: Served, *lines: bytes, body: bytes = BODY, target: bytes = CHAT, version: bytes = b"1.1") -> bytes:
+    return head(gateway, b"content-length: %d" % len(body), *lines, target=target, version=version) + body
+
+
+def asking(text: str, **fields: object) -> bytes:
+    return json.dumps({"model": "plain", "messages": [{"role": "user", "content": text}], **fields}).encode()
+
+
+CHUNKED = b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
+
+
+@pytest.mark.parametrize("target", [CHAT, b"/health", b"/v1/models"])
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [b"content-length: 5", b"transfer-encoding: chunked"],
+        [b"transfer-encoding: chunked", b"content-length: 5"],
+        [b"content-length: 5", b"content-length: 6"],
+        [b"content-length: 5", b"content-length: 5"],
+        [b"content-length: 5, 5"],
+        [b"content-length: +5"],
+        [b"content-length: -1"],
+        [b"content-length: 0x5"],
+        [b"content-length: 99999999999999999999999999"],
+        [b"transfer-encoding: gzip, chunked"],
+        [b"transfer-encoding: chunked, identity"],
+        [b"transfer-encoding: xchunked"],
+        [b"transfer-encoding: chunked", b"transfer-encoding: chunked"],
+        [b"transfer-encoding : chunked"],
+        [b"content-length\x00: 5"],
+        [b"host: another", b"content-length: 0"],
+    ],
+)
+async def test_a_request_with_two_ends_is_refused_and_what_is_hidden_in_it_is_not_served(
+    gateway: Served, lines: list[bytes], target: bytes
+):
+    answer = await exchange(gateway, head(gateway, *lines, target=target) + b"0\r\n\r\n" + HIDDEN)
+    assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 413 "))
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert b'"ready"' not in answer
+
+
+@pytest.mark.parametrize("size", [b"zz", b"-1", b"5;x\n", b"fffffffffffffffff", b"", b" 5", b"0x5"])
+async def test_a_chunk_size_that_is_none_is_refused_and_the_connection_closed(gateway: Served, size: bytes):
+    answer = await exchange(gateway, head(gateway, b"transfer-encoding: chunked") + size + b"\r\nhello\r\n" + HIDDEN)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "malformed_request"
+
+
+async def test_chunked_coding_of_http_1_0_is_refused(gateway: Served):
+    answer = await exchange(gateway, head(gateway, b"transfer-encoding: chunked", version=b"1.0") + CHUNKED + HIDDEN)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+async def test_a_trailer_is_no_header(gateway: Served):
+    key = gateway.secrets["acme"].encode()
+    start = b"POST %b HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n" % CHAT
+    trailer = b"authorization: Bearer %b\r\n\r\n" % key
+    answer = await exchange(gateway, start + CHUNKED.removesuffix(b"\r\n") + trailer)
+    assert answer.startswith(b"HTTP/1.1 401 ")
+
+
+@pytest.mark.parametrize("version", [b"1.1", b"1.0"])
+async def test_chunks_and_old_clients_are_served(gateway: Served, version: bytes):
+    sent = whole(gateway, b"connection: close", body=asking("count", stream=True), version=version)
+    answer = await exchange(gateway, sent)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert (b"transfer-encoding: chunked" in answer) == (version == b"1.1")
+    assert answer.endswith(b"data: [DONE]\n\n" + (b"\r\n0\r\n\r\n" if version == b"1.1" else b""))
+
+
+async def test_a_chunked_request_is_read(gateway: Served):
+    answer = await exchange(gateway, head(gateway, b"connection: close", b"transfer-encoding: chunked") + CHUNKED)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+async def test_pipelined_requests_are_answered_in_order(gateway: Served):
+    sent = whole(gateway) + whole(gateway, body=b"{") + HIDDEN + whole(gateway, b"connection: close")
+    answer = await exchange(gateway, sent)
+    parts = answer.split(b"HTTP/1.1 ")[1:]
+    assert [part[:3] for part in parts] == [b"200", b"400", b"200", b"200"]
+    assert b'"ready"' in parts[2]
+
+
+async def test_rubbish_after_a_request_does_not_touch_its_answer(gateway: Served):
+    answer = await exchange(gateway, whole(gateway, body=asking("count", stream=True)) + b"\x00\x01rubbish\r\n\r\n")
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert answer.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+
+
+async def test_a_client_may_ask_before_it_sends(gateway: Served):
+    reader, writer = await connect(gateway)
+    lines = (b"expect: 100-continue", b"connection: close", b"content-length: %d" % len(BODY))
+    writer.write(head(gateway, *lines))
+    async with asyncio.timeout(10):
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(BODY)
+        assert (await reader.read(-1)).startswith(b"HTTP/1.1 200 ")
+    writer.close()
+
+
+@pytest.mark.parametrize("protocol", [b"h2c", b"websocket"])
+async def test_an_offer_of_another_protocol_is_ignored_as_javas_client_needs(gateway: Served, protocol: bytes):
+    lines = (b"connection: upgrade, http2-settings", b"upgrade: " + protocol, b"http2-settings: AAMAAABkAAQAAP__")
+    chunked = head(gateway, *lines, b"transfer-encoding: chunked") + CHUNKED
+    answer = await exchange(gateway, whole(gateway, *lines) + chunked + whole(gateway, b"connection: close"))
+    assert [part[:3] for part in answer.split(b"HTTP/1.1 ")[1:]] == [b"200"] * 3
+
+
+async def test_nobody_is_tunnelled(gateway: Served):
+    answer = await exchange(gateway, b"CONNECT x:443 HTTP/1.1\r\nhost: x:443\r\n\r\n" + HIDDEN)
+    assert answer.startswith(b"HTTP/1.1 405 ")
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        (CHAT + b"?api-version=2026-01-01", 200),
+        (b"http://elsewhere.example" + CHAT, 200),
+        (b"/v1%2fchat/completions", 404),
+        (b"/v1/chat%2Fcompletions", 404),
+        (b"//v1/chat/completions", 404),
+        (b"/v1//chat/completions", 404),
+        (b"/v1/chat/completions/", 404),
+        (b"/v1/../v1/chat/completions", 404),
+        (b"/v1/chat/../../admin/status", 404),
+        (b"/admin/status/../../v1/chat/completions", 404),
+        (b"/v1/chat/completions%00", 404),
+        (b"/v1/chat/completions;x", 404),
+        (b"*", 404),
+        (b"elsewhere:80", 400),
+        (b"http://%", 400),
+    ],
+)
+async def test_only_the_very_path_opens_a_data_path(gateway: Served, upstream: Upstream, target: bytes, status: int):
+    upstream.requests.clear()
+    answer = await exchange(gateway, whole(gateway, b"connection: close", target=target))
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+    assert len(upstream.requests) == (status == 200)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [b"/admin/status", b"//admin/status", b"/%61dmin/status", b"/v1/../admin/status", b"http://x/admin/status"],
+)
+async def test_no_spelling_of_the_admin_page_opens_it_without_its_key(gateway: Served, target: bytes):
+    answer = await exchange(gateway, head(gateway, b"connection: close", target=target, method=b"GET"))
+    assert answer.startswith((b"HTTP/1.1 401 ", b"HTTP/1.1 404 ", b"HTTP/1.1 400 "))
+    assert b"policy_digest" not in answer
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "code"),
+    [
+        (b"POST /v1/" + b"x" * 9_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n", 414, "not_found"),
+        (b"POST /v1/" + b"x" * 100_000, 431, "headers_too_large"),
+        (b"GET /health HTTP/1.1\r\nhost: x\r\na: " + b"x" * 70_000 + b"\r\n\r\n", 431, "headers_too_large"),
+        (b"GET /health HTTP/1.1\r\nhost: x\r\na: " + b"x" * 70_000, 431, "headers_too_large"),
+        (b"GET /health HTTP/1.1\r\nhost: x\r\n" + b"a: b\r\n" * 200 + b"\r\n", 431, "headers_too_large"),
+    ],
+)
+async def test_a_head_without_measure_is_refused(gateway: Served, sent: bytes, status: int, code: str):
+    answer = await exchange(gateway, sent)
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == code
+
+
+async def test_a_large_body_beside_a_small_head_is_no_large_head(gateway: Served):
+    answer = await exchange(gateway, whole(gateway, b"connection: close", body=BODY + b" " * 200_000))
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [
+        b"POST /v1/ch",
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n",
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{",
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n1\r\n{\r\n",
+    ],
+)
+async def test_a_request_that_trickles_in_is_ended(hasty: Served, beginning: bytes):
+    answer = await exchange(hasty, beginning)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"timeouts.request_s" in answer
+
+
+@pytest.mark.parametrize("sent", [b"", b"\r\n"])
+async def test_a_connection_on_which_nothing_is_said_is_closed(hasty: Served, sent: bytes):
+    assert await exchange(hasty, sent) == b""
+
+
+async def test_a_slow_second_request_does_not_disturb_the_first_ones_answer(hasty: Served):
+    sent = whole(hasty, body=asking("gated", stream=True)) + b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n"
+    answer = await exchange(hasty, sent)
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert b'"timeout"' in answer  # of the first, by total_s
+
+
+async def test_a_refused_body_is_booked_when_its_path_is_known(hasty: Served):
+    answer = await exchange(hasty, head(hasty, b"content-length: 60000000") + b"x" * 1000)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    name = answer.partition(b"x-request-id: ")[2].partition(b"\r\n")[0].decode()
+    await asyncio.to_thread(hasty.opened.ledger.flush, 5.0)
+    (row,) = [row for row in (await hasty.rows()).requests if row["request_id"] == name]
+    assert (row["status"], row["error_code"], row["tenant"]) == (413, "request_too_large", "")
+
+
+def stop_reading(gateway: Served, sent: bytes) -> socket.socket:
+    """Send a request on a socket that takes little, and never read."""
+    host, port = gateway.origin.removeprefix("http://").split(":")
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.connect((host, int(port)))
+    client.sendall(sent)
+    return client
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_client_that_never_reads_is_ended_by_the_deadline_and_booked(hasty: Served, stream: bool):
+    before = len((await hasty.rows(0)).requests)
+    client = stop_reading(hasty, whole(hasty, body=asking("large" if stream else "whole", stream=stream)))
+    rows = await hasty.rows(before + 1)
+    client.close()
+    assert (rows.requests[-1]["status"], rows.requests[-1]["error_code"]) == (504, "timeout")
+
+
+async def test_a_client_that_does_not_read_stops_the_upstream(tmp_path: Path):
+    sent = 0
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n")
+        event = b'data: {"choices":[{"index":0,"delta":{"content":"%b"}}]}\n\n' % (b"x" * 50_000)
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(event)
+                await writer.drain()
+                sent += len(event)
+        writer.close()
+
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+    timeouts = {"total_s": 1.5, "first_byte_s": 1.0, "idle_s": 1.5, "connect_s": 1.0}
+    async with server, serving(tmp_path, a_policy([url], timeouts=timeouts)) as served:
+        client = stop_reading(served, whole(served, body=asking("endless", stream=True)))
+        rows = await served.rows(1)
+        client.close()
+    assert sent < 20_000_000  # kernel buffers on two connections, and ours
+    assert (rows.requests[0]["status"], rows.requests[0]["error_code"]) == (504, "timeout")
+    assert rows.charges[0]["kind"] == "cancelled"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_hang_up_frees_the_upstream_at_once(gateway: Served, upstream: Upstream, stream: bool):
+    upstream.requests.clear()
+    reader, writer = await connect(gateway)
+    writer.write(whole(gateway, body=asking("gated", stream=stream)))
+    received = await upstream.request()
+    if stream:
+        await reader.readuntil(b"data: ")
+    left_at = asyncio.get_running_loop().time()
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.close()
+    async with asyncio.timeout(5):
+        await received.closed.wait()
+    assert received.closed_at - left_at < 0.1
+
+
+async def test_a_client_that_leaves_in_the_moment_of_asking_is_booked(tmp_path: Path, upstream: Upstream):
+    async with serving(tmp_path, a_policy([upstream.url])) as served:
+        for _ in range(20):
+            _, writer = await connect(served)
+            writer.write(whole(served, body=asking("count")))
+            await writer.drain()
+            writer.close()
+        rows = await served.rows(20)
+    assert {row["tenant"] for row in rows.requests} == {"acme"}
+
+
+async def test_hop_by_hop_headers_go_no_further(gateway: Served, upstream: Upstream):
+    lines = (b"connection: close, x-mine", b"x-mine: 1", b"te: trailers", b"keep-alive: timeout=5", b"trailer: x")
+    await exchange(gateway, whole(gateway, *lines))
+    assert not {"x-mine", "te", "keep-alive", "trailer", "connection"} & set(upstream.last.headers)
