@@ -126,6 +126,7 @@ class Served:
     keys: KeyStore
     opened: Opened
     session: aiohttp.ClientSession
+    server: Server
     secrets: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -340,6 +341,7 @@ async def serving(
                     keys=keys,
                     opened=opened,
                     session=session,
+                    server=server,
                     secrets=secrets,
                 )
         finally:
