@@ -91,13 +91,16 @@ def read_call(surface: Surface, headers: Sequence[tuple[bytes, bytes]], body: by
         secret=SecretStr(secret.strip()) if scheme.lower() == "bearer" and secret.strip() else None,
         client_request_id=wanted.get(b"x-request-id", wanted.get(b"x-client-request-id", ""))[:_ID_LIMIT_CHARACTERS]
         or None,
-        cache=_cache_wish(wanted.get(b"x-faregate-cache", "")),
-        tags=_tags(wanted.get(b"x-faregate-tags", "")),
+        cache=_cache_wish(wanted[b"x-faregate-cache"]) if b"x-faregate-cache" in wanted else _ANY_CACHE,
+        tags=_tags(wanted[b"x-faregate-tags"]) if b"x-faregate-tags" in wanted else _NO_TAGS,
         session=wanted.get(b"x-faregate-session", "")[:_ID_LIMIT_CHARACTERS] or None,
-        wants_explanation=_flag(wanted.get(b"x-faregate-explain", "false")),
+        wants_explanation=b"x-faregate-explain" in wanted and _flag(wanted[b"x-faregate-explain"]),
         traceparent=wanted.get(b"traceparent"),
     )
 
+
+_ANY_CACHE = CacheWish()
+_NO_TAGS: Mapping[str, str] = {}
 
 _READ = frozenset(
     {

@@ -130,6 +130,7 @@ async def open_gateway(
                 telemetry.watch(pools_of(catalog))
                 parts = Parts(
                     policy=policy,
+                    tenants=frozenset(policy.tenant_ids),
                     clock=clock,
                     keys=KeyRing(folder / FILE_NAME),
                     catalog=catalog,

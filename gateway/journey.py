@@ -5,8 +5,6 @@ A `Journey` and its `Attempt`s are the only mutable values of the way; each belo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -140,15 +138,6 @@ def tells(usage: Usage | None) -> TypeGuard[Usage]:
     return usage is not None and usage.total_input_tokens + usage.total_output_tokens > 0
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One step of the way, for the trace: wall times in nanoseconds since 1970."""
-
-    name: str
-    start_ns: int
-    end_ns: int
-
-
 @dataclass(slots=True, kw_only=True)
 class Journey:
     """One request's way.
@@ -157,6 +146,7 @@ class Journey:
         waited_s: time spent waiting for upstreams: what is left of the total is the gateway's own overhead.
         path_models: the models whose answers arrived, in order; the last one is committed.
         stood_in_for: the planned model in whose place the last of them answers, if it is an equivalent.
+        is_traced: whether a span will be made of it, with its steps.
         is_answered: the whole answer was handed over; a client that leaves now leaves with it.
     """
 
@@ -182,6 +172,7 @@ class Journey:
     waited_s: float = 0.0
     first_byte: float | None = None
     is_answered: bool = False
+    is_traced: bool = False
     steps: list[Step] = field(default_factory=list)
 
     @property
@@ -207,27 +198,64 @@ class Journey:
         """The gateway's own share of the time so far."""
         return max(0.0, self.elapsed_s - self.waited_s) * 1e3
 
-    @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        """Note a step's time."""
-        begun = self.clock.monotonic()
-        try:
-            yield
-        finally:
-            base = int(self.started_at.timestamp() * 1e9)
-            self.steps.append(
-                Step(name, base + _ns(begun - self.started), base + _ns(self.clock.monotonic() - self.started))
-            )
+    def step(self, name: str) -> Step | Untimed:
+        """Note a step's time, as a context manager; nothing is noted when no span will be made of it."""
+        return Step(self, name) if self.is_traced else UNTIMED
 
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
+    def waiting(self) -> Waiting:
         """Note that the time until the end of the block is an upstream's."""
-        begun = self.clock.monotonic()
-        try:
-            yield
-        finally:
-            self.waited_s += self.clock.monotonic() - begun
+        return Waiting(self)
 
 
-def _ns(seconds: float) -> int:
-    return int(seconds * 1e9)
+class Untimed:
+    """A block of which nothing is noted."""
+
+    def __enter__(self) -> None:
+        """Do nothing."""
+
+    def __exit__(self, *_: object) -> None:
+        """Do nothing."""
+
+
+UNTIMED = Untimed()
+
+
+class Step:
+    """One step of the way, for the trace: wall times in nanoseconds since 1970, known when its block has ended."""
+
+    __slots__ = ("_journey", "end_ns", "name", "start_ns")
+
+    def __init__(self, journey: Journey, name: str) -> None:
+        self._journey = journey
+        self.name = name
+        self.start_ns = self.end_ns = 0
+
+    def __enter__(self) -> None:
+        """Begin."""
+        self.start_ns = self._now_ns()
+
+    def __exit__(self, *_: object) -> None:
+        """End, and be one of the journey's steps."""
+        self.end_ns = self._now_ns()
+        self._journey.steps.append(self)
+
+    def _now_ns(self) -> int:
+        # From two clocks: steps may not go backwards when the wall clock is set.
+        return int(self._journey.started_at.timestamp() * 1e9) + int(self._journey.elapsed_s * 1e9)
+
+
+class Waiting:
+    """A block whose time is an upstream's."""
+
+    __slots__ = ("_begun", "_journey")
+
+    def __init__(self, journey: Journey) -> None:
+        self._journey = journey
+
+    def __enter__(self) -> None:
+        """Begin."""
+        self._begun = self._journey.clock.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        """End."""
+        self._journey.waited_s += self._journey.clock.monotonic() - self._begun

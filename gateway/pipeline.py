@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -20,10 +19,11 @@ from backends.asks import parse_ask
 from backends.clock import Clock
 from backends.errors import BackendError
 from backends.sse import encode_event
-from backends.words import Ask, ModelId, RequestId, Surface
+from backends.words import Ask, ModelId, RequestId, Surface, TenantId
 from gateway.caching import Caches
 from gateway.calls import Call, Sink
 from gateway.errors import KeyRefused, ModelNotFound, Overloaded, Problem, Stopping, places, problem_of
+from gateway.ids import RequestIds
 from gateway.journey import Caller, CatalogModel, Journey, Lane
 from gateway.ladder import Committed, Ladder
 from gateway.ledger.rows import ChargeKind
@@ -46,6 +46,7 @@ class Parts:
     """What a gateway is made of; see `gateway.compose`, which opens and closes them."""
 
     policy: Policy
+    tenants: frozenset[TenantId]
     clock: Clock
     keys: KeyRing
     catalog: Mapping[ModelId, CatalogModel]
@@ -64,6 +65,7 @@ class Gateway:
         self.is_stopping = False
         self._has_no_grace = False
         self._in_flight = 0
+        self._ids = RequestIds()
         self._deadlines: set[asyncio.Timeout] = set()
         self._ladder = Ladder(
             catalog=parts.catalog.__getitem__, cashier=parts.cashier, total_s=parts.policy.timeouts.total_s
@@ -117,11 +119,12 @@ class Gateway:
     def _begin(self, call: Call) -> Journey:
         clock = self.parts.clock
         return Journey(
-            request_id=RequestId(f"req-{secrets.token_hex(16)}"),
+            request_id=self._ids.next(),
             call=call,
             clock=clock,
             started_at=clock.now(),
             started=clock.monotonic(),
+            is_traced=self.parts.telemetry.is_tracing,
         )
 
     async def _travel(self, journey: Journey, sink: Sink) -> None:
@@ -156,7 +159,7 @@ class Gateway:
             raise KeyRefused(
                 "an admin key does not open /v1; create one with `faregate keys create --tenant NAME`", status=403
             )
-        if identity.tenant not in self.parts.policy.tenant_ids:
+        if identity.tenant not in self.parts.tenants:
             raise KeyRefused(
                 f"the key's tenant {identity.tenant!r} is not in the policy any more; ask the operator", status=403
             )

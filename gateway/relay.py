@@ -135,19 +135,27 @@ async def relay_hit(journey: Journey, ask: Ask, payload: bytes, usage: Usage, si
 def answer_headers(journey: Journey) -> list[tuple[bytes, bytes]]:
     """Return the `x-faregate-*` headers of an answer: what is known when it begins."""
     headers = [(b"x-request-id", journey.request_id.encode())]
-    named = {
-        "route": journey.lane.route.name if journey.lane else None,
-        "model": journey.hit.entry.model if journey.hit else journey.path_models[-1] if journey.path_models else None,
-        "path": journey.path or None,
-        "confidence": f"{journey.verdict.confidence:.4f}" if journey.verdict else None,
-        "similarity": f"{journey.hit.similarity:.4f}" if journey.hit and journey.hit.similarity is not None else None,
-        "overhead-ms": f"{journey.overhead_ms:.3f}",
-        "explain": explanation(journey) if journey.call.wants_explanation else None,
-    }
-    headers += [
-        (f"x-faregate-{name}".encode(), value.encode("latin-1", "replace")) for name, value in named.items() if value
-    ]
+    hit, verdict = journey.hit, journey.verdict
+    if journey.lane is not None:
+        headers.append((b"x-faregate-route", _latin(journey.lane.route.name)))
+    if hit is not None:
+        headers.append((b"x-faregate-model", _latin(hit.entry.model)))
+    elif journey.path_models:
+        headers.append((b"x-faregate-model", _latin(journey.path_models[-1])))
+    if path := journey.path:
+        headers.append((b"x-faregate-path", _latin(path)))
+    if verdict is not None:
+        headers.append((b"x-faregate-confidence", b"%.4f" % verdict.confidence))
+    if hit is not None and hit.similarity is not None:
+        headers.append((b"x-faregate-similarity", b"%.4f" % hit.similarity))
+    headers.append((b"x-faregate-overhead-ms", b"%.3f" % journey.overhead_ms))
+    if journey.call.wants_explanation:
+        headers.append((b"x-faregate-explain", _latin(explanation(journey))))
     return headers
+
+
+def _latin(text: str) -> bytes:
+    return text.encode("latin-1", "replace")
 
 
 def explanation(journey: Journey) -> str:

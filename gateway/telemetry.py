@@ -10,18 +10,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from typing_extensions import override
 
 from backends.breaker import Standing
 from backends.pool import Pool
-from backends.prices import usd
+from backends.prices import NANO_PER_USD
 from backends.words import Surface
 from gateway.journey import Attempt, Journey
 from gateway.ledger.rows import RequestRow
 from gateway.settlement import usage_of
+from gateway.tally import Counts, Spreads
 from policies.schema import BackendKind
 
 if TYPE_CHECKING:
@@ -48,35 +49,40 @@ class Telemetry:
         self.registry = CollectorRegistry()
         registry = self.registry
         self.in_flight = Gauge("faregate_requests_in_flight", "Requests being answered.", registry=registry)
-        self._requests = Counter(
+        self._requests = Counts(
             "faregate_requests", "Requests by what became of them.", ["route", "path", "status"], registry=registry
         )
-        self._duration = Histogram(
+        self._duration = Spreads(
             "faregate_request_seconds", "Whole time.", ["route"], buckets=_SECONDS, registry=registry
         )
-        self._ttft = Histogram(
+        self._ttft = Spreads(
             "faregate_time_to_first_byte_seconds",
             "Until the first byte.",
             ["route"],
             buckets=_SECONDS,
             registry=registry,
         )
-        self._overhead = Histogram(
+        self._overhead = Spreads(
             "faregate_overhead_seconds",
             "Time not spent waiting for upstreams.",
             ["route"],
             buckets=_OVERHEAD_SECONDS,
             registry=registry,
         )
-        self._cost = Counter(
+        self._cost = Counts(
             "faregate_cost_usd", "Charges (the ledger has them exactly).", ["model", "kind"], registry=registry
         )
-        self._tokens = Counter("faregate_tokens", "Tokens by class.", ["model", "class"], registry=registry)
-        self._lookups = Counter(
+        self._tokens = Counts("faregate_tokens", "Tokens by class.", ["model", "class"], registry=registry)
+        self._lookups = Counts(
             "faregate_cache_lookups", "Cache lookups by result.", ["tier", "result"], registry=registry
         )
-        self._judged = Counter("faregate_judged", "Answers judged.", ["route", "kept"], registry=registry)
+        self._judged = Counts("faregate_judged", "Answers judged.", ["route", "kept"], registry=registry)
         self._provider = _provider(environ)
+
+    @property
+    def is_tracing(self) -> bool:
+        """Whether spans are made."""
+        return self._provider is not None
 
     def observe(self, journey: Journey, row: RequestRow) -> None:
         """Count a finished journey and export its span."""
@@ -109,7 +115,7 @@ class Telemetry:
         if attempt.kind is None:
             return
         usage = usage_of(journey, attempt)
-        self._cost.labels(attempt.model.id, attempt.kind).inc(float(usd(attempt.cost_nusd)))
+        self._cost.labels(attempt.model.id, attempt.kind).inc(attempt.cost_nusd / NANO_PER_USD)
         classes = {
             "input": usage.input_tokens,
             "cached_input": usage.cached_input_tokens,
@@ -123,7 +129,8 @@ class Telemetry:
             "image_output": usage.image_output_tokens,
         }
         for name, tokens in classes.items():
-            self._tokens.labels(attempt.model.id, name).inc(tokens)
+            if tokens:
+                self._tokens.labels(attempt.model.id, name).inc(tokens)
 
     def _export(self, provider: TracerProvider, journey: Journey, row: RequestRow) -> None:
         from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context

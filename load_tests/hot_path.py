@@ -75,18 +75,18 @@ class Nothing:
 
     is_started = False
 
-    async def start(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
+    async def start(self, status: int, _headers: Sequence[tuple[bytes, bytes]]) -> None:
         """Check that it went well."""
         if status != 200:
             raise SystemExit(f"hot_path: the gateway answered {status}")
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, _data: bytes) -> None:
         """Do nothing."""
 
-    async def finish(self, data: bytes) -> None:
+    async def finish(self, _data: bytes) -> None:
         """Do nothing."""
 
-    def cut(self, data: bytes) -> None:
+    def cut(self, _data: bytes) -> None:
         """Do nothing."""
 
 
@@ -169,7 +169,7 @@ async def _one(gateway: Gateway, name: str, secret: str, body: bytes, *, request
 
     await burst(100)
     await asyncio.sleep(0.3)  # until the first answer is in the cache
-    profile = cProfile.Profile()
+    profile = cProfile.Profile(time.thread_time)
     if is_profiled:
         profile.enable()
         await burst(requests)
