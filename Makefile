@@ -10,7 +10,7 @@ STAMP := .venv/.installed
 PYTHONS ?= python3.11 python3 python3.12 python3.13 python3.14
 IS_NEW_ENOUGH := 'import sys; sys.exit(sys.version_info < (3, 11))'
 
-.PHONY: calibrate check-calibration help setup demo test test-crash test-models lint types contracts deploy-lint format lock bench bench-quick clean
+.PHONY: calibrate check-calibration help setup demo test test-crash test-models test-compat lint types contracts deploy-lint format lock bench bench-quick clean
 
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,10 @@ test-crash: setup ## Kill a gateway under load KILLS (1,000) times, then hold it
 
 test-models: setup ## Run the tests on the demo's two real models (fetched once, 1.6 GB)
 	@$(BIN)/pytest -m models
+
+test-compat: setup ## Run openai-node and the Vercel AI SDK against a gateway (needs Node 20 or newer and npm)
+	@npm ci --prefix tests/compat/node --no-audit --no-fund --silent
+	@$(BIN)/pytest tests/compat/node_clients.py
 
 lint: setup ## Check format and style
 	@$(BIN)/ruff format --check .
