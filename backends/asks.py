@@ -42,6 +42,8 @@ change nothing here, not even what the caches take for the same request."""
 _DROPPED_WHEN_NULL = frozenset({"encoding_format", "dimensions", "user", "stop", "stream_options"})
 """Some clients send null for "not set", which llama.cpp refuses with 400."""
 
+_READ_BY_MODELS = ("messages", "prompt", "input", "tools")
+
 _CHOICES_LIMIT = 128
 
 _OUTPUT_LIMIT_TOKENS = 10_000_000
@@ -131,9 +133,7 @@ def parse_ask(surface: Surface, body: bytes) -> Ask:
         else None,
         wants_json=bool(known.response_format and known.response_format.type != "text"),
         needs=_needs(surface, known, messages),
-        input_bytes=sum(
-            len(bytes(fields[name])) for name in ("messages", "prompt", "input", "tools") if name in fields
-        ),
+        input_bytes=sum(len(memoryview(fields[name])) for name in _READ_BY_MODELS if name in fields),
     )
 
 

@@ -619,8 +619,7 @@ def round_half_even(numerator: int, denominator: int) -> int:
 
 def usd(nusd: int) -> Decimal:
     """Return nano-dollars as exact dollars with nine decimals; nothing is rounded, whatever the size."""
-    digits = tuple(int(digit) for digit in str(abs(nusd)))
-    return Decimal((1 if nusd < 0 else 0, digits, -9))
+    return Decimal(f"{nusd}E-9")  # read from text: arithmetic would round to the context's 28 digits
 
 
 def unknown_price(what: str, name: str, known: Iterable[str]) -> PriceUnknown:

@@ -124,7 +124,8 @@ class Caches:
         if caller is None or (settings.exact is None and settings.semantic is None):
             return Bypass(reason=BypassReason.OFF)
         scope = Scope(tenant=caller.tenant, answers=lane.answers)
-        keys = keys_of(ask, scope, max_temperature=settings.max_temperature)
+        is_semantic = settings.semantic is not None
+        keys = keys_of(ask, scope, max_temperature=settings.max_temperature, wants_partition=is_semantic)
         if not isinstance(keys, Keys):
             return keys
         journey.keys = keys

@@ -69,13 +69,14 @@ class Keys:
 KeysOrBypass: TypeAlias = Keys | Bypass
 
 
-def keys_of(ask: Ask, scope: Scope, *, max_temperature: float) -> KeysOrBypass:
+def keys_of(ask: Ask, scope: Scope, *, max_temperature: float, wants_partition: bool = True) -> KeysOrBypass:
     """Return the request's keys, or why it may not be cached at all.
 
     Args:
         ask: the parsed request.
         scope: who asks, and what will answer.
         max_temperature: above it two answers to one request differ by wish. An absent temperature is OpenAI's 1.
+        wants_partition: whether the semantic tier will be asked; without it the partition is b"".
     """
     if (
         ask.surface is not Surface.EMBEDDINGS
@@ -90,7 +91,7 @@ def keys_of(ask: Ask, scope: Scope, *, max_temperature: float) -> KeysOrBypass:
         }
         frame: dict[str, JsonValue] = {"tenant": scope.tenant, "answers": scope.answers, "surface": ask.surface}
         exact = hashlib.sha256(_encode({**frame, "fields": fields})).digest()
-        if ask.surface is not Surface.CHAT:
+        if not wants_partition or ask.surface is not Surface.CHAT:
             return Keys(exact=exact, partition=b"")
         _blank_last_user_text(fields["messages"])
         return Keys(exact=exact, partition=hashlib.sha256(_encode({**frame, "fields": fields, "blank": 1})).digest())

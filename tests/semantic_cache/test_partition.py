@@ -157,3 +157,10 @@ def test_embeddings_and_completions_have_an_exact_key_only():
 )
 def test_only_one_plain_question_is_compared(asked: Ask, reason: BypassReason | None):
     assert semantic_bypass(asked) is reason
+
+
+def test_without_a_semantic_tier_no_partition_is_made():
+    both = keys_of(ask(), SCOPE, max_temperature=0.0)
+    exact_only = keys_of(ask(), SCOPE, max_temperature=0.0, wants_partition=False)
+    assert isinstance(both, Keys)
+    assert exact_only == Keys(exact=both.exact, partition=b"")
