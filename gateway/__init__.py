@@ -24,6 +24,6 @@ Decided here, other than the design to start from:
 - "An equivalent model of the ladder" is one that a model names in its `equivalents`: rungs differ in quality, so none
   stands in for another unasked. Judged rungs have none (a judge knows one model); stand-ins' answers are not cached.
 - The data paths are answered below ASGI, in a subclass of uvicorn's protocol, although that gains 1.05 x and not the
-  1.3 x it was to be held to: ASGI cannot abort a connection, tell a cut from an end, speak to a client that does not
-  read, or say that a request is whole before a task exists; the front's tests fail in 34 places without it.
+  1.3 x it was to be held to: ASGI cannot abort a connection, speak to a client that does not read, or say
+  that a request is whole before a task exists; the front's tests fail in 34 places without it.
 """

@@ -1,7 +1,8 @@
 """The front door: one client connection, a pinned subclass of uvicorn's HttpToolsProtocol that answers `/v1` itself.
 
-It stands below ASGI for the data paths, since ASGI cannot abort a connection or speak to a client that does not read, and
-hands all other paths to the ASGI application beside it. From uvicorn it has the parser, flow control, keep-alive, pipelining and shutdown. Rules:
+It stands below ASGI for the data paths, since ASGI cannot abort a connection or speak to a client that does not read,
+and hands all other paths to the ASGI application beside it. From uvicorn it has the parser, flow control, keep-alive,
+pipelining and shutdown. Rules:
 - a request whose end two readers could see in two places (a length beside chunked coding, two lengths, a broken chunk)
   is refused, and its connection is closed: what follows it is never read as a request;
 - a path is compared as it came, byte for byte: `%2f`, `//` and `..` open no data path; Host decides nothing;
