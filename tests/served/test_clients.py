@@ -15,7 +15,10 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 CHUNK = json.dumps({"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"content": "hello"}}]})
 END = json.dumps({"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
-NOISY = f"\ufeffretry: 10\nid: 1\nevent: message\ndata: {CHUNK}\n\nevent: ping\n\nid: 2\n: there\ndata: {END}\n\ndata: [DONE]\n\n"
+NOISY = (
+    f"\ufeffretry: 10\nid: 1\nevent: message\ndata: {CHUNK}\n\n"
+    f"event: ping\n\nid: 2\n: there\ndata: {END}\n\ndata: [DONE]\n\n"
+)
 SCRIPT = {
     "noisy": Answers(content_type="text/event-stream", body=NOISY.encode()),
     "later": refuses(429, "slow down", headers={"retry-after": "7"}),
