@@ -49,7 +49,7 @@ lint: setup ## Check format and style
 
 types: setup ## Check types (mypy strict)
 	@$(BIN)/mypy
-	@$(BIN)/mypy load_tests/bench.py load_tests/endure.py load_tests/bare_proxy.py
+	@$(BIN)/mypy load_tests/bench.py load_tests/endure.py load_tests/bare_proxy.py load_tests/hot_path.py
 
 contracts: setup ## Check which package may import which
 	@$(BIN)/lint-imports --no-logo

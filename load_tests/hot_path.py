@@ -15,7 +15,6 @@ import cProfile
 import json
 import pstats
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -205,4 +204,4 @@ def _body(model: str, size: int) -> bytes:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
