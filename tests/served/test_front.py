@@ -27,7 +27,7 @@ SCRIPT = {
     "count": says("one two three"),
     "gated": Says(stall_after=1),
     "large": Says(tokens=("x" * 20_000,) * 1_000, stall_after=1_000),
-    "whole": Answers(body=json.dumps({"choices": [], "x": "y" * 20_000_000}).encode()),
+    "whole": Answers(body=json.dumps({"choices": [{"index": 0, "message": {"content": "y" * 20_000_000}}]}).encode()),
 }
 
 
