@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from gateway.commands.ledger import ledger
+from gateway.commands.report import report
 
 if TYPE_CHECKING:
     from policies.schema import Policy
@@ -136,49 +136,6 @@ def keys_revoke(policy_file: Path, key_id: str) -> None:
 @main.command()
 @_policy
 @click.option(
-    "--folder",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Read this storage folder instead of the policy's.",
-)
-@click.option(
-    "--since",
-    type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]),
-    help="From this moment (UTC) on. Default: 30 days ago.",
-)
-@click.option(
-    "--until", type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]), help="Up to this moment (UTC). Default: now."
-)
-@click.option("--tenant", help="Only this tenant.")
-@click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
-def report(  # noqa: PLR0917 - click passes options by name
-    policy_file: Path,
-    folder: Path | None,
-    since: datetime | None,
-    until: datetime | None,
-    tenant: str | None,
-    form: str,
-) -> None:
-    """Print the bill: cost by model, rejected attempts, idle pools, the baseline, and savings by cause.
-
-    It reads the ledger and may run beside a gateway. Dollars are exact; JSON has nano-dollars as integers too.
-    """
-    from gateway.ledger.errors import LedgerError
-    from gateway.ledger.render import BillFormat, render_bill
-    from gateway.ledger.report import Books
-
-    place = folder if folder is not None else Path(_load(policy_file).storage.folder)
-    now = datetime.now(UTC)
-    begin = (since or (now - timedelta(days=30))).replace(tzinfo=UTC)
-    end = (until or now).replace(tzinfo=UTC)
-    try:
-        click.echo(render_bill(Books(place).bill(begin, end, tenant), BillFormat(form)), nl=False)
-    except LedgerError as error:
-        _fail(str(error))
-
-
-@main.command()
-@_policy
-@click.option(
     "--route", "route_name", required=True, help="The route whose first rung is to be judged against its baseline."
 )
 @click.option(
@@ -273,6 +230,7 @@ def demo(as_json: bool, keep: bool, calibration: Path | None, fresh: Path | None
 
 
 main.add_command(ledger)
+main.add_command(report)
 
 
 def _load(file: Path, *, host: str | None = None, port: int | None = None) -> Policy:

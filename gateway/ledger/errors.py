@@ -10,7 +10,10 @@ LedgerError
 ├── RootsUnreadable               the file of daily roots cannot be read
 ├── BookingRefused (also ValueError) a correction, adjustment or closing that cannot be
 ├── LedgerMissing                 a report was asked of a folder without a ledger
-└── PeriodInvalid (also ValueError)  a report was asked for a period that is none
+├── PeriodInvalid (also ValueError)  a report was asked for a period that is none
+├── QuestionInvalid (also ValueError)  a report was asked by what the ledger does not know
+├── StatementInvalid (also ValueError)  an invoice, a revenue or an hours file that cannot be read without guessing
+└── ExportImpossible              a format needs a package that is not installed, or a file cannot be written
 """
 
 from __future__ import annotations
@@ -66,3 +69,15 @@ class LedgerMissing(LedgerError):
 
 class PeriodInvalid(LedgerError, ValueError):
     """A period that ends before it begins, or whose ends have no time zone."""
+
+
+class QuestionInvalid(LedgerError, ValueError):
+    """A dimension, a time zone or a combination that the ledger does not have."""
+
+
+class StatementInvalid(LedgerError, ValueError):
+    """A file from outside (an invoice, revenue, hours) whose columns, currency, numbers or dates are not as agreed."""
+
+
+class ExportImpossible(LedgerError):
+    """An export cannot be written: a package is missing, or the place cannot be written to."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
+from gateway.ledger.rollups import ROLLUPS
+
 APPLICATION_ID: Final = 0x46415245  # "FARE": tells our file from any other SQLite file
 VERSION: Final = 3
 
-SCHEMA: Final = """
+_BOOKS: Final = """
 CREATE TABLE requests (              -- one row for every client request, whatever became of it; append-only
   id INTEGER PRIMARY KEY,            -- order of booking
   request_id TEXT NOT NULL UNIQUE,   -- minted by the gateway, unique for ever
@@ -227,6 +229,8 @@ CREATE VIEW period_sums AS
     SELECT period, 0, amount_nusd, 0, kind = 'close' FROM books
   ) GROUP BY period;
 """
+
+SCHEMA: Final = _BOOKS + ROLLUPS
 
 NEW_WRITER: Final = "INSERT INTO writer VALUES (lower(hex(randomblob(8))));"
 """Run once, when a store is made."""

@@ -1,0 +1,209 @@
+"""What `faregate report` was asked, turned into answers on paper."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from gateway.ledger.errors import LedgerError, QuestionInvalid
+from gateway.ledger.reports.answer import Answer, ask, opened
+from gateway.ledger.reports.baselines import Baseline, baseline
+from gateway.ledger.reports.forecast import forecasts
+from gateway.ledger.reports.listing import Single, columns, listing_sql, rows
+from gateway.ledger.reports.margin import Revenue, read_revenue, with_revenue
+from gateway.ledger.reports.paper import Report, as_csv, as_json, as_table, listed, listed_table, notes_of
+from gateway.ledger.reports.question import Question, dimensions, zone_named
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterable
+
+    from policies.schema import Policy
+
+_DEFAULT_POLICY = Path(__file__).parent.parent.parent / "policies" / "default.yaml"
+_DEFAULT_PERIOD = timedelta(days=30)
+_HOUR = timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """The command's options, as they were given."""
+
+    policy_file: Path | None
+    folder: Path | None
+    by: str | None
+    since: datetime | None
+    until: datetime | None
+    zone: str
+    tenant: str | None
+    form: str
+    out: Path | None
+    top: int | None
+    revenue: Path | None
+    baselines: tuple[str, ...]
+    as_sql: bool
+    dictionary: bool
+
+    def policy(self) -> Policy:
+        """Load the policy; ends the command with its mistakes when there are any."""
+        return load(self.policy_file)
+
+    def place(self) -> Path:
+        """Return the folder of the ledger."""
+        return self.folder if self.folder is not None else Path(self.policy().storage.folder)
+
+    def question(self) -> Question:
+        """Return the question; its end is the next full hour unless one is given, so that the rollups answer it."""
+        zone = zone_named(self.zone)
+        now = datetime.now(UTC)
+        hour = now.replace(minute=0, second=0, microsecond=0)
+        until = self.until.replace(tzinfo=zone).astimezone(UTC) if self.until else hour + _HOUR
+        since = self.since.replace(tzinfo=zone).astimezone(UTC) if self.since else hour - _DEFAULT_PERIOD
+        by = () if self.by in {None, *Single} else dimensions(self.by or "")
+        return Question(since=since, until=until, by=by, tenant=self.tenant, zone=self.zone)
+
+
+def run_report(asked: Asked) -> None:
+    """Do what was asked and end; a mistake is one line on stderr and status 1."""
+    try:
+        if asked.dictionary:
+            from gateway.ledger.dictionary import dictionary_text
+
+            _write(asked, [dictionary_text()])
+        elif asked.by in set(Single):
+            _list(asked, Single(asked.by))
+        elif asked.by is None and asked.form != "html" and not asked.as_sql:
+            _bill(asked)
+        else:
+            _answer(asked)
+    except LedgerError as error:
+        fail(str(error))
+
+
+def _bill(asked: Asked) -> None:
+    from gateway.ledger.render import BillFormat, render_bill
+    from gateway.ledger.report import Books
+
+    for name, given in (("--revenue", asked.revenue), ("--baseline", asked.baselines), ("--top", asked.top)):
+        if given:
+            raise click.UsageError(f"{name} goes with --by, such as --by tenant")
+    question = asked.question()
+    # A bill that ends now has no whole hours: what is booked in the running one belongs to it.
+    text = render_bill(Books(asked.place()).bill(question.since, question.until, asked.tenant), BillFormat(asked.form))
+    _write(asked, [text])
+
+
+def _list(asked: Asked, single: Single) -> None:
+    question = asked.question()
+    if asked.form == "html":
+        raise QuestionInvalid("single rows are listed as table, csv or json; html shows sums: give dimensions to --by")
+    if asked.as_sql:
+        _write(asked, [f"{question.runnable(listing_sql(single).strip())}\n"])
+        return
+    with opened(asked.place()) as db:
+        found = rows(db, question, single)
+        names = columns(single)
+        _write(asked, listed_table(names, found) if asked.form == "table" else listed(names, found, asked.form))
+
+
+def _answer(asked: Asked) -> None:
+    question = asked.question()
+    if asked.as_sql:
+        _write(asked, [f"{question.runnable(question.sql())}\n"])
+        return
+    with opened(asked.place()) as db:
+        if asked.form == "html":
+            from gateway.commands.asked_page import page_text
+
+            _write(asked, [page_text(asked, db, question)])
+            return
+        report = report_on(asked, db, question)
+    texts = {"csv": as_csv, "json": as_json, "table": as_table}
+    _write(asked, [texts[asked.form](report)])
+
+
+def report_on(asked: Asked, db: sqlite3.Connection, question: Question) -> Report:
+    """Return the answer with its margin, forecast and other baselines.
+
+    Raises:
+        LedgerError: see `ask`, `read_revenue` and `with_revenue`.
+    """
+    answer = ask(db, question)
+    revenue = read_revenue(asked.revenue, question) if asked.revenue else stated_revenue(asked)
+    if revenue.rules or revenue.by_request:
+        if question.has_requests or asked.revenue:
+            answer = with_revenue(db, answer, revenue)
+    return Report(
+        answer=answer,
+        forecasts=forecasts(db, question, budgets_nusd(asked)),
+        baselines=_baselines(asked, db, answer),
+        top=asked.top,
+        notes=notes_of(answer),
+    )
+
+
+def stated_revenue(asked: Asked) -> Revenue:
+    """Return what the policy says requests bring in; nothing when only a folder was given."""
+    if asked.folder is not None and asked.policy_file is None:
+        return Revenue()
+    return Revenue()
+
+
+def budgets_nusd(asked: Asked) -> dict[str, int]:
+    """Return each tenant's monthly budget, as the policy states it."""
+    return {}
+
+
+def _baselines(asked: Asked, db: sqlite3.Connection, answer: Answer) -> tuple[Baseline, ...]:
+    if not asked.baselines:
+        return ()
+    from backends.words import ModelId
+    from gateway.prepare import PolicyUnusable, price_book
+
+    policy = asked.policy()
+    for model in asked.baselines:
+        if model not in policy.models:
+            raise QuestionInvalid(f'unknown model "{model}" in --baseline; the catalog has: {", ".join(policy.models)}')
+    try:
+        book = price_book(policy, answer.question.until)
+    except PolicyUnusable as error:
+        raise QuestionInvalid(str(error)) from error
+    whole = replace(answer.question, by=())
+    spent = answer.total.cost_nusd
+    return tuple(baseline(db, whole, model, book.of(ModelId(model)), spent) for model in asked.baselines)
+
+
+def _write(asked: Asked, parts: Iterable[str]) -> None:
+    if asked.out is None:
+        for part in parts:
+            click.echo(part, nl=False)
+        return
+    try:
+        with asked.out.open("w", encoding="utf-8") as file:
+            for part in parts:
+                file.write(part)
+    except OSError as error:
+        fail(f"cannot write {asked.out}: {error.strerror}; give a path that can be written")
+
+
+def load(policy_file: Path | None) -> Policy:
+    """Load a policy, the shipped one by default; ends the command with its mistakes when there are any."""
+    from gateway.settings import environment
+    from policies.errors import PolicyError
+    from policies.loader import load_policy
+
+    try:
+        return load_policy(policy_file or _DEFAULT_POLICY, environment())
+    except PolicyError as error:
+        fail(str(error))
+
+
+def fail(message: str) -> NoReturn:
+    """End the command with a line on stderr and status 1."""
+    click.echo(f"faregate: {message}", err=True)
+    sys.exit(1)

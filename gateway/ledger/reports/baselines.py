@@ -1,0 +1,107 @@
+"""Several baselines at once: what the period would have cost, had one model answered all of it.
+
+Every served request's tokens are priced with the model's rates, per attempt and rounded as a charge is, in SQL. Cached
+answers have no tokens here: they count at what their route's own baseline would have cost. The unseen answer's length
+is taken as the served one's; the interval has the relative width of the stored one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Final
+
+from backends.prices import FEMTO_PER_NANO, Rates, round_half_even
+from gateway.ledger.rollups import TOKENS
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Mapping
+
+    from gateway.ledger.reports.question import Question
+
+# Where a price has no rate of its own for a class, it charges the class's elder.
+_ELDERS: Final = {
+    "cache_write_1h": "cache_write",
+    "audio_input": "input",
+    "image_input": "input",
+    "audio_output": "output",
+    "image_output": "output",
+}
+_TOTAL_INPUT: Final = "(" + " + ".join(name for name in TOKENS if "input" in name or "cache_write" in name) + ")"
+_SERVED: Final = """
+SELECT COALESCE(SUM(priced), 0) FROM (
+  SELECT {rounded} AS priced FROM requests CROSS JOIN charges USING (request_id)
+  WHERE requests.started_at_us >= :since AND requests.started_at_us < :until
+    AND (:tenant IS NULL OR requests.tenant = :tenant)
+    AND (kind = 'answer' OR kind = 'cancelled' AND path <> ''))
+"""
+_STORED: Final = """
+SELECT COALESCE(SUM(CASE WHEN path LIKE 'cache:%' THEN baseline_nusd END), 0), COALESCE(SUM(baseline_nusd), 0),
+       COALESCE(SUM(baseline_low_nusd), 0), COALESCE(SUM(baseline_high_nusd), 0)
+FROM requests WHERE started_at_us >= :since AND started_at_us < :until AND (:tenant IS NULL OR tenant = :tenant)
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Baseline:
+    """What one model would have cost.
+
+    Attributes:
+        cost_nusd: for everything served; `cached_nusd` of it for cached answers, at their route's baseline.
+        low_nusd: with `high_nusd` the interval for the length of answers nobody has seen.
+        saved_nusd: cost_nusd - what was really spent.
+    """
+
+    model: str
+    cost_nusd: int
+    cached_nusd: int
+    low_nusd: int
+    high_nusd: int
+    saved_nusd: int
+
+
+def baseline(db: sqlite3.Connection, question: Question, model: str, rates: Rates, spent_nusd: int) -> Baseline:
+    """Price the question's period with one model's rates; `spent_nusd` is what it really cost."""
+    (answered,) = db.execute(_priced(rates), question.parameters).fetchone()
+    cached, stored, low, high = db.execute(_STORED, question.parameters).fetchone()
+    cost = answered + cached
+    return Baseline(
+        model=model,
+        cost_nusd=cost,
+        cached_nusd=cached,
+        low_nusd=round_half_even(cost * low, stored) if stored else cost,
+        high_nusd=round_half_even(cost * high, stored) if stored else cost,
+        saved_nusd=cost - spent_nusd,
+    )
+
+
+def femto_sql(rates: Rates) -> str:
+    """Return SQL for what a charge's tokens cost at these rates, in femto-dollars; exact, like `Rates.cost_nusd`."""
+    prices = asdict(rates)
+    cases = " ".join(
+        f"WHEN {_TOTAL_INPUT} > {tier['start_tokens']} THEN {_weighted(tier)}"
+        for tier in sorted(prices["tiers"], key=lambda tier: -int(tier["start_tokens"]))
+    )
+    base = _weighted(prices)
+    return f"({f'CASE {cases} ELSE {base} END' if cases else base} + {rates.per_request})"
+
+
+def rounded_sql(femto: str) -> str:
+    """Return SQL for femto-dollars as nano-dollars, half rounded to even."""
+    whole, rest = f"({femto} / {FEMTO_PER_NANO})", f"({femto} % {FEMTO_PER_NANO})"
+    half = FEMTO_PER_NANO // 2
+    return f"({whole} + ({rest} > {half} OR {rest} = {half} AND {whole} % 2 = 1))"
+
+
+def _priced(rates: Rates) -> str:
+    femto = femto_sql(rates)
+    return _SERVED.format(rounded=rounded_sql(femto))
+
+
+def _weighted(prices: Mapping[str, int]) -> str:
+    terms = []
+    for column in TOKENS:
+        name = column.removesuffix("_tokens")
+        rate = prices.get(name, prices.get(_ELDERS.get(name, ""), 0))
+        terms.append(f"{column} * {rate}")
+    return f"({' + '.join(terms)})"

@@ -1,0 +1,148 @@
+"""Where the month is heading: what is spent, what the rest of it will cost, and how that stands to the budget.
+
+The rest is the mean of the last 28 whole days, by weekday once two weeks are known; its interval is 1.96 standard
+deviations of what those means got wrong, growing with the square root of the days left (independent days). The trend
+is the least-squares slope of the same days.
+
+Source: seasonal means with normal prediction intervals; Hyndman & Athanasopoulos, "Forecasting: Principles and
+Practice", 3rd ed., 5.2 and 5.5.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from gateway.ledger.reports.answer import ask
+from gateway.ledger.reports.question import Dimension, Question, zone_named
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Mapping, Sequence
+
+_WINDOW_DAYS: Final = 28
+_SEASONAL_DAYS: Final = 14
+_FEWEST_DAYS: Final = 3
+_NORMAL_95: Final = 1.96
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """One tenant's month, or everybody's.
+
+    Attributes:
+        tenant: None for all together.
+        month: such as 2026-11, in the question's time zone.
+        spent_nusd: from the month's beginning to the question's end.
+        forecast_nusd: at the month's end; None while fewer than three whole days are known.
+        low_nusd: with `high_nusd` its 95 % interval.
+        trend_nusd_per_day: how much more each day costs than the one before.
+        budget_nusd: what may be spent in the month; None without a budget.
+    """
+
+    tenant: str | None
+    month: str
+    spent_nusd: int
+    forecast_nusd: int | None = None
+    low_nusd: int | None = None
+    high_nusd: int | None = None
+    trend_nusd_per_day: int | None = None
+    budget_nusd: int | None = None
+
+    @property
+    def over_nusd(self) -> int | None:
+        """How far the forecast is above the budget; negative when below."""
+        if self.budget_nusd is None or self.forecast_nusd is None:
+            return None
+        return self.forecast_nusd - self.budget_nusd
+
+
+def forecasts(db: sqlite3.Connection, question: Question, budgets_nusd: Mapping[str, int]) -> tuple[Forecast, ...]:
+    """Return the forecast of the month in which the question ends: all together first, then by tenant, dearest first.
+
+    Args:
+        db: the ledger.
+        question: its end is "now"; its tenant, if any, is the only one.
+        budgets_nusd: the monthly budget of each tenant that has one.
+    """
+    zone = zone_named(question.zone)
+    now = question.until.astimezone(zone)
+    start = datetime(now.year, now.month, 1, tzinfo=zone)
+    oldest = min(start, datetime.combine(now.date() - timedelta(days=_WINDOW_DAYS), datetime.min.time(), tzinfo=zone))
+    asked = replace(question, since=oldest.astimezone(UTC), by=(Dimension.TENANT, Dimension.DAY))
+    spent: dict[str, dict[date, int]] = defaultdict(dict)
+    for line in ask(db, asked).lines:
+        tenant, written = line.keys
+        spent[tenant][date.fromisoformat(written)] = line.cost_nusd
+    together: dict[date, int] = defaultdict(int)
+    for days in spent.values():
+        for day, nusd in days.items():
+            together[day] += nusd
+    found = [_forecast(tenant, days, now, budgets_nusd.get(tenant)) for tenant, days in spent.items()]
+    found.sort(key=lambda one: (-one.spent_nusd, one.tenant or ""))
+    if question.tenant is not None:
+        return tuple(found)
+    return (_forecast(None, together, now, sum(budgets_nusd.values()) or None), *found)
+
+
+def _forecast(tenant: str | None, days: Mapping[date, int], now: datetime, budget_nusd: int | None) -> Forecast:
+    today = now.date()
+    month = Forecast(
+        tenant=tenant,
+        month=f"{now:%Y-%m}",
+        spent_nusd=sum(nusd for day, nusd in days.items() if (day.year, day.month) == (today.year, today.month)),
+        budget_nusd=budget_nusd,
+    )
+    first = min(days, default=today)
+    whole = [first + timedelta(days=number) for number in range((today - first).days)]
+    known = [(day, days.get(day, 0)) for day in whole[-_WINDOW_DAYS:]]
+    if len(known) < _FEWEST_DAYS:
+        return month
+    means = _means(known)
+    left = _left(now)
+    rest = sum(means[day.weekday()] * share for day, share in left)
+    errors = [nusd - means[day.weekday()] for day, nusd in known]
+    spread = math.sqrt(sum(error * error for error in errors) / (len(errors) - 1))
+    margin = _NORMAL_95 * spread * math.sqrt(sum(share for _, share in left))
+    return replace(
+        month,
+        forecast_nusd=month.spent_nusd + round(rest),
+        low_nusd=month.spent_nusd + max(0, round(rest - margin)),
+        high_nusd=month.spent_nusd + round(rest + margin),
+        trend_nusd_per_day=_slope([nusd for _, nusd in known]),
+    )
+
+
+def _means(known: Sequence[tuple[date, int]]) -> list[float]:
+    """Return the expected cost of each weekday, Monday first."""
+    overall = sum(nusd for _, nusd in known) / len(known)
+    if len(known) < _SEASONAL_DAYS:
+        return [overall] * 7
+    by_weekday: list[list[int]] = [[] for _ in range(7)]
+    for day, nusd in known:
+        by_weekday[day.weekday()].append(nusd)
+    return [sum(costs) / len(costs) if costs else overall for costs in by_weekday]
+
+
+def _left(now: datetime) -> list[tuple[date, float]]:
+    """Return the days left in the month, each with the share of it that is still to come."""
+    midnight = datetime.combine(now.date(), datetime.min.time(), tzinfo=now.tzinfo)
+    left = [(now.date(), 1 - (now - midnight) / timedelta(days=1))]
+    day = now.date() + timedelta(days=1)
+    while day.month == now.month:
+        left.append((day, 1.0))
+        day += timedelta(days=1)
+    return left
+
+
+def _slope(costs: Sequence[int]) -> int:
+    """Return the least-squares slope over equally spaced days, rounded."""
+    number = len(costs)
+    middle, mean = (number - 1) / 2, sum(costs) / number
+    return round(
+        sum((at - middle) * (nusd - mean) for at, nusd in enumerate(costs))
+        / sum((at - middle) ** 2 for at in range(number))
+    )

@@ -1,0 +1,316 @@
+"""A question to the ledger: which sums, by which dimensions, in which period and time zone; and its SQL.
+
+Every request stands on exactly one line: by model, on that of the model whose answer was served ("" when none was); its
+rejected attempts' money stands on the lines of the models that took it. Pools and kinds are of attempts alone: with
+them a line has no requests, no baseline and no savings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from gateway.ledger.errors import PeriodInvalid, QuestionInvalid
+from gateway.ledger.rollups import CHARGE_SUMS, FEATURE, HOUR_US, REQUEST_SUMS
+from gateway.ledger.store import microseconds
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_HOUR_S: Final = 3600
+_STEP: Final = timedelta(days=1)  # no zone changes its offset twice within a day
+_LONGEST: Final = timedelta(days=40 * 366)
+
+
+class Dimension(StrEnum):
+    """What a report can be broken down by."""
+
+    TENANT = "tenant"
+    MODEL = "model"
+    ROUTE = "route"
+    FEATURE = "feature"
+    KEY = "key"
+    PATH = "path"
+    SESSION = "session"
+    USER = "user"
+    TASK = "task"
+    POOL = "pool"
+    KIND = "kind"
+    DAY = "day"
+    WEEK = "week"
+    MONTH = "month"
+
+
+_TIMES: Final = {
+    Dimension.DAY: "strftime('%Y-%m-%d', {}, 'unixepoch')",
+    Dimension.WEEK: "date({}, 'unixepoch', 'weekday 0', '-6 days')",  # its Monday
+    Dimension.MONTH: "strftime('%Y-%m', {}, 'unixepoch')",
+}
+_OF_ATTEMPTS: Final = frozenset({Dimension.POOL, Dimension.KIND})
+_NOT_ROLLED_UP: Final = frozenset({Dimension.SESSION, Dimension.USER, Dimension.TASK})
+# The last name of "small>large"; a cached answer and a refusal were no model's.
+_SERVED_BY: Final = (
+    "CASE WHEN {0}path LIKE 'cache:%' THEN '' ELSE replace({0}path, rtrim({0}path, replace({0}path, '>', '')), '') END"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """How a dimension reads in each of the places it is summed from: SQL, with `None` where it has no value."""
+
+    requests: str
+    charges: str
+    waiting: str
+    hourly: str
+
+
+_SOURCES: Final = {
+    Dimension.TENANT: _Source("requests.tenant", "charges.tenant", "charges.tenant", "tenant"),
+    Dimension.MODEL: _Source(_SERVED_BY.format("requests."), "charges.model", "charges.model", "model"),
+    Dimension.ROUTE: _Source("COALESCE(requests.route, '')", "charges.route", "charges.route", "route"),
+    Dimension.FEATURE: _Source(FEATURE.format("requests"), FEATURE.format("requests"), "''", "feature"),
+    Dimension.KEY: _Source("requests.key_id", "charges.key_id", "charges.key_id", "key_id"),
+    Dimension.PATH: _Source("requests.path", "requests.path", "''", "path"),
+    Dimension.SESSION: _Source("COALESCE(requests.session, '')", "COALESCE(requests.session, '')", "''", ""),
+    Dimension.USER: _Source("COALESCE(requests.user_pseudonym, '')", "COALESCE(requests.user_pseudonym, '')", "''", ""),
+    Dimension.TASK: _Source("COALESCE(requests.task_id, '')", "COALESCE(requests.task_id, '')", "''", ""),
+    Dimension.POOL: _Source("", "COALESCE(charges.pool, '')", "COALESCE(charges.pool, '')", "pool"),
+    Dimension.KIND: _Source("", "charges.kind", "charges.kind", "kind"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What is asked.
+
+    Attributes:
+        by: the dimensions, in the order of the columns; none asks for one line, the total.
+        since: the period's beginning, inside it, with its time zone.
+        until: its end, outside it, likewise.
+        tenant: only this tenant's rows; None: all.
+        zone: whose days, weeks and months are meant.
+        from_rows: read the rows even where the rollups would do (to prove that both say the same).
+    """
+
+    since: datetime
+    until: datetime
+    by: tuple[Dimension, ...] = ()
+    tenant: str | None = None
+    zone: str = "UTC"
+    from_rows: bool = False
+
+    def __post_init__(self) -> None:
+        for name, moment in (("since", self.since), ("until", self.until)):
+            if moment.tzinfo is None:
+                raise PeriodInvalid(f"{name} is {moment.isoformat()} without a time zone; say which, such as +00:00")
+        if self.since > self.until:
+            raise PeriodInvalid(
+                f"the period ends ({self.until.isoformat()}) before it begins ({self.since.isoformat()}); "
+                "swap since and until"
+            )
+        if self.until - self.since > _LONGEST:
+            raise PeriodInvalid(f"the period is longer than {_LONGEST.days // 366} years; give a later --since")
+        if len(set(self.by)) < len(self.by):
+            raise QuestionInvalid(f"a dimension stands twice in {', '.join(self.by)}; name each once")
+        zone_named(self.zone)
+
+    @property
+    def has_requests(self) -> bool:
+        """Tell whether lines can count requests: attempts alone have pools and kinds."""
+        return not _OF_ATTEMPTS.intersection(self.by)
+
+    @property
+    def is_rolled_up(self) -> bool:
+        """Tell whether the hourly rollups can answer: whole hours, and no dimension they lack."""
+        ends = (self.since, self.until)
+        return (
+            not self.from_rows
+            and not _NOT_ROLLED_UP.intersection(self.by)
+            and all(microseconds(moment) % HOUR_US == 0 for moment in ends)
+            and (not set(_TIMES).intersection(self.by) or all(off % _HOUR_S == 0 for _, off in self._offsets()))
+        )
+
+    @property
+    def parameters(self) -> dict[str, int | str | None]:
+        """Return what the SQL's named parameters stand for."""
+        return {"since": microseconds(self.since), "until": microseconds(self.until), "tenant": self.tenant}
+
+    def sql(self) -> str:
+        """Return the query: the dimensions, then `columns()`, dearest line first."""
+        parts = self._hourly() if self.is_rolled_up else self._rows()
+        names = ", ".join((*(dimension.value for dimension in self.by), *self._sums()))
+        sums = ", ".join(f"COALESCE(SUM({name}), 0) AS {name}" for name in self._sums())
+        keys = ", ".join(dimension.value for dimension in self.by)
+        body = "\n  UNION ALL\n".join(f"  {part}" for part in parts)
+        head = f"WITH facts({names}) AS (\n{body}\n)\n"
+        if not keys:
+            return f"{head}SELECT {sums}\nFROM facts"
+        order = "attempts DESC" if "cost_nusd" not in self._sums() else "cost_nusd DESC"
+        return f"{head}SELECT {keys}, {sums}\nFROM facts GROUP BY {keys} ORDER BY {order}, {keys}"
+
+    def sessions_sql(self) -> str:
+        """Return the query of the sessions: the dimensions, how many there are, and their requests' booked cost."""
+        head = "".join(f"{key}, " for key in self.request_keys())
+        group = f" GROUP BY {', '.join(str(number + 1) for number in range(len(self.by)))}" if head else ""
+        return (
+            f"SELECT {head}COUNT(DISTINCT session), COALESCE(SUM(cost_nusd), 0) FROM requests\n"
+            f"WHERE session IS NOT NULL AND started_at_us >= :since AND started_at_us < :until\n"
+            f"  AND (:tenant IS NULL OR tenant = :tenant){group}"
+        )
+
+    def request_keys(self) -> tuple[str, ...]:
+        """Return SQL for each dimension of a row of `requests`."""
+        return tuple(self._key(dimension, "requests") for dimension in self.by)
+
+    def runnable(self, sql: str) -> str:
+        """Return a query with its parameters written in, as `sqlite3 ledger.db` takes it."""
+        for name, value in self.parameters.items():
+            text = "NULL" if value is None else str(value) if isinstance(value, int) else f"'{_quoted(str(value))}'"
+            sql = sql.replace(f":{name}", text)
+        return f"{sql};"
+
+    def _sums(self) -> tuple[str, ...]:
+        return (*(REQUEST_SUMS if self.has_requests else ()), *CHARGE_SUMS)
+
+    def _hourly(self) -> tuple[str, ...]:
+        window = f"hour >= :since / {HOUR_US} AND hour < :until / {HOUR_US} AND (:tenant IS NULL OR tenant = :tenant)"
+        asked, charged = ", ".join(REQUEST_SUMS), ", ".join(CHARGE_SUMS)
+        parts = [
+            f"SELECT {self._keys('hourly')}{self._none(REQUEST_SUMS)}{charged} FROM hourly_charges WHERE {window}",
+            self._waiting(),
+        ]
+        if self.has_requests:
+            keys = self._keys("hourly_requests")
+            nothing = self._zeros(CHARGE_SUMS)
+            parts.insert(0, f"SELECT {keys}{asked}, {nothing} FROM hourly_requests WHERE {window}")
+        return tuple(parts)
+
+    def _rows(self) -> tuple[str, ...]:
+        window = (
+            "requests.started_at_us >= :since AND requests.started_at_us < :until"
+            " AND (:tenant IS NULL OR requests.tenant = :tenant)"
+        )
+        asked = ", ".join(value.format("requests") for value in REQUEST_SUMS.values())
+        charged = ", ".join(value.format("charges") for value in CHARGE_SUMS.values())
+        parts = [
+            (
+                f"SELECT {self._keys('charges')}{self._none(REQUEST_SUMS)}{charged}\n"
+                f"  FROM requests CROSS JOIN charges USING (request_id) WHERE {window}"
+            ),
+            self._waiting(),
+        ]
+        if self.has_requests:
+            nothing = self._zeros(CHARGE_SUMS)
+            parts.insert(0, f"SELECT {self._keys('requests')}{asked}, {nothing} FROM requests WHERE {window}")
+        return tuple(parts)
+
+    def _waiting(self) -> str:
+        charged = ", ".join(value.format("charges") for value in CHARGE_SUMS.values())
+        return (
+            f"SELECT {self._keys('waiting')}{self._none(REQUEST_SUMS)}{charged}\n"
+            "  FROM waiting_charges CROSS JOIN charges USING (request_id, attempt)\n"
+            "  WHERE charges.started_at_us >= :since AND charges.started_at_us < :until"
+            " AND (:tenant IS NULL OR charges.tenant = :tenant)"
+        )
+
+    def _none(self, sums: dict[str, str]) -> str:
+        return f"{self._zeros(sums)}, " if self.has_requests else ""
+
+    def _zeros(self, sums: dict[str, str]) -> str:
+        return ", ".join("0" for _ in sums)
+
+    def _keys(self, place: str) -> str:
+        return "".join(f"{self._key(dimension, place)}, " for dimension in self.by)
+
+    def _key(self, dimension: Dimension, place: str) -> str:
+        if dimension in _TIMES:
+            moment = {
+                "requests": "requests.started_at_us / 1000000",
+                "charges": "requests.started_at_us / 1000000",
+                "waiting": "charges.started_at_us / 1000000",
+            }.get(place, f"hour * {_HOUR_S}")
+            return _TIMES[dimension].format(self._local(moment))
+        source = _SOURCES[dimension]
+        if place == "hourly_requests":
+            return _SERVED_BY.format("") if dimension is Dimension.MODEL else source.hourly
+        return {
+            "requests": source.requests,
+            "charges": source.charges,
+            "waiting": source.waiting,
+            "hourly": source.hourly,
+        }[place]
+
+    def _local(self, seconds: str) -> str:
+        """Return SQL for local seconds: UTC plus the offset in force, as a CASE over the period's changes of clocks."""
+        offsets = self._offsets()
+        if len(offsets) == 1:
+            return seconds if offsets[0][1] == 0 else f"{seconds} + {offsets[0][1]}"
+        cases = " ".join(f"WHEN {seconds} < {later[0]} THEN {offset}" for (_, offset), later in pairwise(offsets))
+        return f"{seconds} + CASE {cases} ELSE {offsets[-1][1]} END"
+
+    def _offsets(self) -> Sequence[tuple[int, int]]:
+        """Return (from this second since 1970 on, this many seconds ahead of UTC), ascending, over the period."""
+        zone = zone_named(self.zone)
+        moment, end = self.since.astimezone(UTC), self.until.astimezone(UTC)
+        found = [(0, _offset(moment, zone))]
+        while moment < end:
+            later = min(moment + _STEP, end)
+            if _offset(later, zone) != found[-1][1]:
+                found.append((_change(moment, later, zone), _offset(later, zone)))
+            moment = later
+        return found
+
+
+def zone_named(name: str) -> ZoneInfo:
+    """Return a time zone.
+
+    Raises:
+        QuestionInvalid: there is none of this name.
+    """
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise QuestionInvalid(
+            f'there is no time zone "{name}"; give an IANA name such as Europe/Berlin, America/New_York or UTC'
+        ) from error
+
+
+def dimensions(names: str) -> tuple[Dimension, ...]:
+    """Read `tenant,model,day`.
+
+    Raises:
+        QuestionInvalid: a name is no dimension.
+    """
+    found = []
+    for name in (part.strip() for part in names.split(",")):
+        if name not in set(Dimension):
+            allowed = ", ".join(Dimension)
+            raise QuestionInvalid(f'cannot report by "{name}"; the dimensions are: {allowed}; or attempt, or request')
+        found.append(Dimension(name))
+    return tuple(found)
+
+
+def _offset(moment: datetime, zone: ZoneInfo) -> int:
+    offset = moment.astimezone(zone).utcoffset()
+    return round(offset.total_seconds()) if offset is not None else 0
+
+
+def _change(before: datetime, after: datetime, zone: ZoneInfo) -> int:
+    """Return the second at which the offset changes between two moments, by halving."""
+    low, high = int(before.timestamp()), int(after.timestamp())
+    former = _offset(before, zone)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if _offset(datetime.fromtimestamp(middle, UTC), zone) == former:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _quoted(text: str) -> str:
+    return text.replace("'", "''")

@@ -1,0 +1,214 @@
+"""Rollups: hourly sums of requests and charges, kept by triggers in the transaction that books the rows.
+
+Rules:
+- a rollup is derived: the rows are the truth, `mismatches` proves that both say the same, `rebuild` makes it anew;
+- a charge is summed under the hour, feature and path of its request, which is booked after it: until then it stands in
+  `waiting_charges`, and a charge that comes later than its request (an audit) is summed at once;
+- whoever inserts a row, the fold, a recovery or a migration, keeps the sums: that is why they are triggers, and why a
+  migration leaves `DERIVED` tables out of what it copies;
+- an unknown cost is counted in `unknown_charges` and adds nothing to `cost_nusd`.
+
+Hours, not days: a day begins at another hour in another time zone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import sqlite3
+
+HOUR_US: Final = 3600 * 10**6
+TOKENS: Final = (
+    "input_tokens",
+    "cached_input_tokens",
+    "cache_write_tokens",
+    "cache_write_1h_tokens",
+    "audio_input_tokens",
+    "image_input_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "audio_output_tokens",
+    "image_output_tokens",
+    "web_searches",
+)
+"""What a charge counts: ten disjoint classes of tokens, and searches."""
+DERIVED: Final = ("hourly_requests", "hourly_charges", "waiting_charges")
+"""The tables that are sums of others."""
+
+FEATURE: Final = "COALESCE(json_extract({}.tags, '$.feature'), '')"
+"""The client's feature tag, '' without one; the braces take the requests' alias."""
+
+_REQUEST_KEYS: Final = ("hour", "tenant", "key_id", "route", "feature", "path")
+_CHARGE_KEYS: Final = (*_REQUEST_KEYS, "model", "pool", "kind")
+REQUEST_SUMS: Final = {
+    "requests": "1",
+    "served": "{0}.path <> ''",
+    "answered": "{0}.path <> '' AND {0}.status < 400",
+    "refused": "{0}.status >= 400",
+    "baseline_nusd": "{0}.baseline_nusd",
+    "baseline_low_nusd": "{0}.baseline_low_nusd",
+    "baseline_high_nusd": "{0}.baseline_high_nusd",
+}
+"""What is summed over requests, and how one request counts."""
+CHARGE_SUMS: Final = {
+    "attempts": "1",
+    "unknown_charges": "{0}.cost_nusd IS NULL",
+    **{name: f"{{0}}.{name}" for name in TOKENS},
+    "cost_nusd": "COALESCE({0}.cost_nusd, 0)",
+}
+"""What is summed over charges, and how one charge counts."""
+
+
+def _request_values(of: str) -> str:
+    keys = (
+        f"{of}.started_at_us / {HOUR_US}",
+        f"{of}.tenant",
+        f"{of}.key_id",
+        f"COALESCE({of}.route, '')",
+        FEATURE.format(of),
+        f"{of}.path",
+    )
+    return ", ".join((*keys, *(value.format(of) for value in REQUEST_SUMS.values())))
+
+
+def _charge_values(request: str, charge: str) -> str:
+    keys = (
+        f"{request}.started_at_us / {HOUR_US}",
+        f"{charge}.tenant",
+        f"{charge}.key_id",
+        f"{charge}.route",
+        FEATURE.format(request),
+        f"{request}.path",
+        f"{charge}.model",
+        f"COALESCE({charge}.pool, '')",
+        f"{charge}.kind",
+    )
+    return ", ".join((*keys, *(value.format(charge) for value in CHARGE_SUMS.values())))
+
+
+def _added(keys: tuple[str, ...], sums: dict[str, str]) -> str:
+    more = ", ".join(f"{name} = {name} + excluded.{name}" for name in sums)
+    return f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {more}"
+
+
+_ADD_REQUEST: Final = (
+    f"INSERT INTO hourly_requests SELECT {_request_values('NEW')} WHERE true {_added(_REQUEST_KEYS, REQUEST_SUMS)};"
+)
+_ADD_CHARGES: Final = "INSERT INTO hourly_charges SELECT {values} FROM {rows} WHERE {which} {added};"
+
+ROLLUPS: Final = f"""
+CREATE TABLE hourly_requests (       -- sums of requests; derived, kept by triggers
+  hour INTEGER NOT NULL,             -- hours since 1970 UTC in which the requests began
+  tenant TEXT NOT NULL,              -- as in requests, and so are the next three
+  key_id TEXT NOT NULL,              -- with which key
+  route TEXT NOT NULL,               -- '' when refused before
+  feature TEXT NOT NULL,             -- the tag "feature", '' without one
+  path TEXT NOT NULL,                -- what answered; '' when nothing was served
+  requests INTEGER NOT NULL,         -- how many
+  served INTEGER NOT NULL,           -- of them answered, whole or in part
+  answered INTEGER NOT NULL,         -- of them answered with a status below 400
+  refused INTEGER NOT NULL,          -- of them ended with a status of 400 or more
+  baseline_nusd INTEGER NOT NULL,    -- what the baseline would have cost, nano-dollars
+  baseline_low_nusd INTEGER NOT NULL,  -- its lower end
+  baseline_high_nusd INTEGER NOT NULL, -- its upper end
+  PRIMARY KEY ({", ".join(_REQUEST_KEYS)})
+) STRICT, WITHOUT ROWID;
+CREATE TABLE hourly_charges (        -- sums of charges under the hour of their request; derived, kept by triggers
+  hour INTEGER NOT NULL,             -- hours since 1970 UTC in which the request began
+  tenant TEXT NOT NULL,              -- who pays
+  key_id TEXT NOT NULL,              -- with which key
+  route TEXT NOT NULL,               -- the policy rule
+  feature TEXT NOT NULL,             -- the request's tag "feature", '' without one
+  path TEXT NOT NULL,                -- the request's path
+  model TEXT NOT NULL,               -- the catalog's name
+  pool TEXT NOT NULL,                -- '' for a provider
+  kind TEXT NOT NULL,                -- as in charges
+  attempts INTEGER NOT NULL,         -- how many
+  unknown_charges INTEGER NOT NULL,  -- of them without a known cost
+  {"".join(f"{name} INTEGER NOT NULL, -- as in charges{chr(10)}  " for name in TOKENS)}cost_nusd INTEGER NOT NULL,\
+        -- of the known ones, nano-dollars
+  PRIMARY KEY ({", ".join(_CHARGE_KEYS)})
+) STRICT, WITHOUT ROWID;
+CREATE TABLE waiting_charges (       -- charges whose request is not booked yet; derived, kept by triggers
+  request_id TEXT NOT NULL,          -- of charges
+  attempt INTEGER NOT NULL,          -- of charges
+  PRIMARY KEY (request_id, attempt)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX requests_of_sessions ON requests (started_at_us) WHERE session IS NOT NULL;
+CREATE TRIGGER requests_roll_up AFTER INSERT ON requests BEGIN
+  {_ADD_REQUEST}
+  {
+    _ADD_CHARGES.format(
+        values=_charge_values("NEW", "charges"),
+        rows="charges",
+        which="charges.request_id = NEW.request_id",
+        added=_added(_CHARGE_KEYS, CHARGE_SUMS),
+    )
+}
+  DELETE FROM waiting_charges WHERE request_id = NEW.request_id;
+END;
+CREATE TRIGGER charges_roll_up AFTER INSERT ON charges BEGIN
+  {
+    _ADD_CHARGES.format(
+        values=_charge_values("requests", "NEW"),
+        rows="requests",
+        which="requests.request_id = NEW.request_id",
+        added=_added(_CHARGE_KEYS, CHARGE_SUMS),
+    )
+}
+  INSERT INTO waiting_charges SELECT NEW.request_id, NEW.attempt
+    WHERE NOT EXISTS (SELECT 1 FROM requests WHERE request_id = NEW.request_id);
+END;
+"""
+"""The part of the schema that this module owns."""
+
+_SUMMED: Final = {
+    "hourly_requests": (
+        f"SELECT {_request_values('requests')} FROM requests",
+        _REQUEST_KEYS,
+        tuple(REQUEST_SUMS),
+    ),
+    "hourly_charges": (
+        f"SELECT {_charge_values('requests', 'charges')} FROM charges JOIN requests USING (request_id)",
+        _CHARGE_KEYS,
+        tuple(CHARGE_SUMS),
+    ),
+    "waiting_charges": (
+        (
+            "SELECT request_id, attempt FROM charges"
+            " WHERE NOT EXISTS (SELECT 1 FROM requests WHERE requests.request_id = charges.request_id)"
+        ),
+        ("request_id", "attempt"),
+        (),
+    ),
+}
+
+
+def rebuild(db: sqlite3.Connection) -> None:
+    """Make the rollups anew from the rows. The caller holds the transaction."""
+    for table in DERIVED:
+        db.execute(f"DELETE FROM {table}")
+        db.execute(f"INSERT INTO {table} {_from_rows(table)}")
+
+
+def mismatches(db: sqlite3.Connection) -> list[str]:
+    """Return a line for every rollup that differs from the sum of its rows; empty when all agree."""
+    found = []
+    for table in DERIVED:
+        rows = _from_rows(table)
+        query = (
+            f"SELECT (SELECT COUNT(*) FROM (SELECT * FROM {table} EXCEPT {rows})),"
+            f" (SELECT COUNT(*) FROM (SELECT * FROM ({rows}) EXCEPT SELECT * FROM {table}))"
+        )
+        too_many, missing = db.execute(query).fetchone()
+        if too_many or missing:
+            found.append(f"{table}: {too_many} sums that no row bears out, {missing} that the rows demand and it lacks")
+    return found
+
+
+def _from_rows(table: str) -> str:
+    rows, keys, sums = _SUMMED[table]
+    names = ", ".join((*keys, *sums))
+    summed = ", ".join((*keys, *(f"SUM({name})" for name in sums)))
+    return f"SELECT {summed} FROM (WITH facts({names}) AS ({rows}) SELECT * FROM facts) GROUP BY {', '.join(keys)}"
