@@ -58,7 +58,7 @@ class Asked:
         return self.folder if self.folder is not None else Path(self.policy().storage.folder)
 
     def question(self) -> Question:
-        """Return the question; its end is the next full hour unless one is given, so that the rollups answer it."""
+        """Return the question; by default the last 30 days, the present hour included."""
         zone = zone_named(self.zone)
         now = datetime.now(UTC)
         hour = now.replace(minute=0, second=0, microsecond=0)
@@ -135,9 +135,8 @@ def report_on(asked: Asked, db: sqlite3.Connection, question: Question) -> Repor
     """
     answer = ask(db, question)
     revenue = read_revenue(asked.revenue, question) if asked.revenue else stated_revenue(asked)
-    if revenue.rules or revenue.by_request:
-        if question.has_requests or asked.revenue:
-            answer = with_revenue(db, answer, revenue)
+    if (revenue.rules or revenue.by_request) and (question.has_requests or asked.revenue):
+        answer = with_revenue(db, answer, revenue)
     return Report(
         answer=answer,
         forecasts=forecasts(db, question, budgets_nusd(asked)),

@@ -1,14 +1,15 @@
-"""Rollups: hourly sums of requests and charges, kept by triggers in the transaction that books the rows.
+"""Rollups: daily sums of requests and charges, kept by triggers in the transaction that books the rows.
 
 Rules:
 - a rollup is derived: the rows are the truth, `mismatches` proves that both say the same, `rebuild` makes it anew;
-- a charge is summed under the hour, feature and path of its request, which is booked after it: until then it stands in
+- a charge is summed under the day, feature and path of its request, which is booked after it: until then it stands in
   `waiting_charges`, and a charge that comes later than its request (an audit) is summed at once;
 - whoever inserts a row, the fold, a recovery or a migration, keeps the sums: that is why they are triggers, and why a
   migration leaves `DERIVED` tables out of what it copies;
 - an unknown cost is counted in `unknown_charges` and adds nothing to `cost_nusd`.
 
-Hours, not days: a day begins at another hour in another time zone.
+Days are UTC's. Hours would serve every time zone, but by key, feature and path there are nearly as many sums of hours
+as rows (measured: 0.3 million sums of 0.3 million charges), and reading them took as long.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     import sqlite3
 
-HOUR_US: Final = 3600 * 10**6
+DAY_US: Final = 86_400 * 10**6
 TOKENS: Final = (
     "input_tokens",
     "cached_input_tokens",
@@ -33,13 +34,13 @@ TOKENS: Final = (
     "web_searches",
 )
 """What a charge counts: ten disjoint classes of tokens, and searches."""
-DERIVED: Final = ("hourly_requests", "hourly_charges", "waiting_charges")
+DERIVED: Final = ("daily_requests", "daily_charges", "waiting_charges")
 """The tables that are sums of others."""
 
 FEATURE: Final = "COALESCE(json_extract({}.tags, '$.feature'), '')"
 """The client's feature tag, '' without one; the braces take the requests' alias."""
 
-_REQUEST_KEYS: Final = ("hour", "tenant", "key_id", "route", "feature", "path")
+_REQUEST_KEYS: Final = ("day", "tenant", "key_id", "route", "feature", "path")
 _CHARGE_KEYS: Final = (*_REQUEST_KEYS, "model", "pool", "kind")
 REQUEST_SUMS: Final = {
     "requests": "1",
@@ -62,7 +63,7 @@ CHARGE_SUMS: Final = {
 
 def _request_values(of: str) -> str:
     keys = (
-        f"{of}.started_at_us / {HOUR_US}",
+        f"{of}.started_at_us / {DAY_US}",
         f"{of}.tenant",
         f"{of}.key_id",
         f"COALESCE({of}.route, '')",
@@ -74,7 +75,7 @@ def _request_values(of: str) -> str:
 
 def _charge_values(request: str, charge: str) -> str:
     keys = (
-        f"{request}.started_at_us / {HOUR_US}",
+        f"{request}.started_at_us / {DAY_US}",
         f"{charge}.tenant",
         f"{charge}.key_id",
         f"{charge}.route",
@@ -93,13 +94,13 @@ def _added(keys: tuple[str, ...], sums: dict[str, str]) -> str:
 
 
 _ADD_REQUEST: Final = (
-    f"INSERT INTO hourly_requests SELECT {_request_values('NEW')} WHERE true {_added(_REQUEST_KEYS, REQUEST_SUMS)};"
+    f"INSERT INTO daily_requests SELECT {_request_values('NEW')} WHERE true {_added(_REQUEST_KEYS, REQUEST_SUMS)};"
 )
-_ADD_CHARGES: Final = "INSERT INTO hourly_charges SELECT {values} FROM {rows} WHERE {which} {added};"
+_ADD_CHARGES: Final = "INSERT INTO daily_charges SELECT {values} FROM {rows} WHERE {which} {added};"
 
 ROLLUPS: Final = f"""
-CREATE TABLE hourly_requests (       -- sums of requests; derived, kept by triggers
-  hour INTEGER NOT NULL,             -- hours since 1970 UTC in which the requests began
+CREATE TABLE daily_requests (       -- sums of requests; derived, kept by triggers
+  day INTEGER NOT NULL,              -- days since 1970 UTC in which the requests began
   tenant TEXT NOT NULL,              -- as in requests, and so are the next three
   key_id TEXT NOT NULL,              -- with which key
   route TEXT NOT NULL,               -- '' when refused before
@@ -114,8 +115,8 @@ CREATE TABLE hourly_requests (       -- sums of requests; derived, kept by trigg
   baseline_high_nusd INTEGER NOT NULL, -- its upper end
   PRIMARY KEY ({", ".join(_REQUEST_KEYS)})
 ) STRICT, WITHOUT ROWID;
-CREATE TABLE hourly_charges (        -- sums of charges under the hour of their request; derived, kept by triggers
-  hour INTEGER NOT NULL,             -- hours since 1970 UTC in which the request began
+CREATE TABLE daily_charges (        -- sums of charges under the day of their request; derived, kept by triggers
+  day INTEGER NOT NULL,              -- days since 1970 UTC in which the request began
   tenant TEXT NOT NULL,              -- who pays
   key_id TEXT NOT NULL,              -- with which key
   route TEXT NOT NULL,               -- the policy rule
@@ -164,12 +165,12 @@ END;
 """The part of the schema that this module owns."""
 
 _SUMMED: Final = {
-    "hourly_requests": (
+    "daily_requests": (
         f"SELECT {_request_values('requests')} FROM requests",
         _REQUEST_KEYS,
         tuple(REQUEST_SUMS),
     ),
-    "hourly_charges": (
+    "daily_charges": (
         f"SELECT {_charge_values('requests', 'charges')} FROM charges JOIN requests USING (request_id)",
         _CHARGE_KEYS,
         tuple(CHARGE_SUMS),

@@ -5,7 +5,7 @@ Rules:
 - a charge counts where and when its request does, so that a request's money is never split between two periods; one
   whose request is not booked yet counts by its own beginning;
 - a charge of unknown cost is counted beside the sums (`unknown_charges`), never as 0;
-- questions that the hourly rollups can answer are answered from them, all others from the rows: the numbers are equal;
+- questions that the daily rollups can answer are answered from them, all others from the rows: the numbers are equal;
 - every answer knows the SQL behind it, as anybody can run it on the ledger's file.
 
 The way of an answer: `question` (what is asked, as SQL) → `answer` (runs it: lines, totals) with `margin`, `forecast`

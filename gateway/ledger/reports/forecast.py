@@ -1,8 +1,9 @@
 """Where the month is heading: what is spent, what the rest of it will cost, and how that stands to the budget.
 
-The rest is the mean of the last 28 whole days, by weekday once two weeks are known; its interval is 1.96 standard
-deviations of what those means got wrong, growing with the square root of the days left (independent days). The trend
-is the least-squares slope of the same days.
+Months are those of the question's time zone; the days that the rest is learnt from are UTC's, for which there are
+rollups. The rest is the mean of the last 28 whole days, by weekday once two weeks are known; its interval is 1.96
+standard deviations of what those means got wrong, growing with the square root of the days left (independent days).
+The trend is the least-squares slope of the same days.
 
 Source: seasonal means with normal prediction intervals; Hyndman & Athanasopoulos, "Forecasting: Principles and
 Practice", 3rd ed., 5.2 and 5.5.
@@ -68,34 +69,36 @@ def forecasts(db: sqlite3.Connection, question: Question, budgets_nusd: Mapping[
         question: its end is "now"; its tenant, if any, is the only one.
         budgets_nusd: the monthly budget of each tenant that has one.
     """
-    zone = zone_named(question.zone)
-    now = question.until.astimezone(zone)
-    start = datetime(now.year, now.month, 1, tzinfo=zone)
-    oldest = min(start, datetime.combine(now.date() - timedelta(days=_WINDOW_DAYS), datetime.min.time(), tzinfo=zone))
-    asked = replace(question, since=oldest.astimezone(UTC), by=(Dimension.TENANT, Dimension.DAY))
-    spent: dict[str, dict[date, int]] = defaultdict(dict)
-    for line in ask(db, asked).lines:
-        tenant, written = line.keys
-        spent[tenant][date.fromisoformat(written)] = line.cost_nusd
-    together: dict[date, int] = defaultdict(int)
-    for days in spent.values():
-        for day, nusd in days.items():
-            together[day] += nusd
-    found = [_forecast(tenant, days, now, budgets_nusd.get(tenant)) for tenant, days in spent.items()]
-    found.sort(key=lambda one: (-one.spent_nusd, one.tenant or ""))
+    now = question.until.astimezone(zone_named(question.zone))
+    start = datetime(now.year, now.month, 1, tzinfo=now.tzinfo)
+    this_month = replace(question, since=start.astimezone(UTC), by=(Dimension.TENANT,))
+    lately = replace(
+        question,
+        since=datetime.combine(question.until.date() - timedelta(days=_WINDOW_DAYS), datetime.min.time(), tzinfo=UTC),
+        by=(Dimension.TENANT, Dimension.DAY),
+        zone="UTC",
+    )
+    daily: dict[str | None, dict[date, int]] = defaultdict(lambda: defaultdict(int))
+    for line in ask(db, lately).lines:
+        tenant, day = line.keys
+        for whose in (tenant, None):
+            daily[whose][date.fromisoformat(day)] += line.cost_nusd
+    answer = ask(db, this_month)
+    found = [
+        _forecast(line.keys[0], line.cost_nusd, daily[line.keys[0]], now, budgets_nusd.get(line.keys[0]))
+        for line in answer.lines
+    ]
     if question.tenant is not None:
         return tuple(found)
-    return (_forecast(None, together, now, sum(budgets_nusd.values()) or None), *found)
+    together = sum(budgets_nusd.values()) or None
+    return (_forecast(None, answer.total.cost_nusd, daily[None], now, together), *found)
 
 
-def _forecast(tenant: str | None, days: Mapping[date, int], now: datetime, budget_nusd: int | None) -> Forecast:
-    today = now.date()
-    month = Forecast(
-        tenant=tenant,
-        month=f"{now:%Y-%m}",
-        spent_nusd=sum(nusd for day, nusd in days.items() if (day.year, day.month) == (today.year, today.month)),
-        budget_nusd=budget_nusd,
-    )
+def _forecast(
+    tenant: str | None, spent_nusd: int, days: Mapping[date, int], now: datetime, budget_nusd: int | None
+) -> Forecast:
+    today = now.astimezone(UTC).date()
+    month = Forecast(tenant=tenant, month=f"{now:%Y-%m}", spent_nusd=spent_nusd, budget_nusd=budget_nusd)
     first = min(days, default=today)
     whole = [first + timedelta(days=number) for number in range((today - first).days)]
     known = [(day, days.get(day, 0)) for day in whole[-_WINDOW_DAYS:]]

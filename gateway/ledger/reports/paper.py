@@ -129,7 +129,7 @@ def as_table(report: Report) -> str:
 
 
 def listed(columns: Sequence[str], rows: Iterable[Sequence[Cell]], form: str) -> Iterator[str]:
-    """Yield single rows as text, a few at a time: CSV (also for the table, which a million rows would not fit), JSON."""
+    """Yield single rows as CSV or JSON, some hundred at a time."""
     if form == "json":
         yield "["
         for number, row in enumerate(rows):

@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from gateway.ledger.errors import PeriodInvalid, QuestionInvalid
-from gateway.ledger.rollups import CHARGE_SUMS, FEATURE, HOUR_US, REQUEST_SUMS
+from gateway.ledger.rollups import CHARGE_SUMS, DAY_US, FEATURE, REQUEST_SUMS
 from gateway.ledger.store import microseconds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_HOUR_S: Final = 3600
+_DAY_S: Final = 86_400
 _STEP: Final = timedelta(days=1)  # no zone changes its offset twice within a day
+_WHOLE: Final = "{0}.started_at_us >= :since AND {0}.started_at_us < :until"
 _LONGEST: Final = timedelta(days=40 * 366)
 
 
@@ -65,7 +66,7 @@ class _Source:
     requests: str
     charges: str
     waiting: str
-    hourly: str
+    rolled: str
 
 
 _SOURCES: Final = {
@@ -125,23 +126,36 @@ class Question:
 
     @property
     def is_rolled_up(self) -> bool:
-        """Tell whether the hourly rollups can answer: whole hours, and no dimension they lack."""
-        ends = (self.since, self.until)
+        """Tell whether the daily rollups answer for the whole UTC days; hours around them come from the rows."""
         return (
             not self.from_rows
             and not _NOT_ROLLED_UP.intersection(self.by)
-            and all(microseconds(moment) % HOUR_US == 0 for moment in ends)
-            and (not set(_TIMES).intersection(self.by) or all(off % _HOUR_S == 0 for _, off in self._offsets()))
+            and self._first_day < self._last_day
+            and (not set(_TIMES).intersection(self.by) or self._offsets() == [(0, 0)])
         )
+
+    @property
+    def _first_day(self) -> int:
+        return -(-microseconds(self.since) // DAY_US)
+
+    @property
+    def _last_day(self) -> int:
+        return microseconds(self.until) // DAY_US
 
     @property
     def parameters(self) -> dict[str, int | str | None]:
         """Return what the SQL's named parameters stand for."""
-        return {"since": microseconds(self.since), "until": microseconds(self.until), "tenant": self.tenant}
+        return {
+            "since": microseconds(self.since),
+            "until": microseconds(self.until),
+            "tenant": self.tenant,
+            "first_day": self._first_day,
+            "last_day": self._last_day,
+        }
 
     def sql(self) -> str:
         """Return the query: the dimensions, then `columns()`, dearest line first."""
-        parts = self._hourly() if self.is_rolled_up else self._rows()
+        parts = self._rolled() if self.is_rolled_up else self._rows(_WHOLE)
         names = ", ".join((*(dimension.value for dimension in self.by), *self._sums()))
         sums = ", ".join(f"COALESCE(SUM({name}), 0) AS {name}" for name in self._sums())
         keys = ", ".join(dimension.value for dimension in self.by)
@@ -176,37 +190,37 @@ class Question:
     def _sums(self) -> tuple[str, ...]:
         return (*(REQUEST_SUMS if self.has_requests else ()), *CHARGE_SUMS)
 
-    def _hourly(self) -> tuple[str, ...]:
-        window = f"hour >= :since / {HOUR_US} AND hour < :until / {HOUR_US} AND (:tenant IS NULL OR tenant = :tenant)"
+    def _rolled(self) -> tuple[str, ...]:
+        window = "day >= :first_day AND day < :last_day AND (:tenant IS NULL OR tenant = :tenant)"
         asked, charged = ", ".join(REQUEST_SUMS), ", ".join(CHARGE_SUMS)
-        parts = [
-            f"SELECT {self._keys('hourly')}{self._none(REQUEST_SUMS)}{charged} FROM hourly_charges WHERE {window}",
-            self._waiting(),
-        ]
+        parts = [f"SELECT {self._keys('rolled')}{self._none(REQUEST_SUMS)}{charged} FROM daily_charges WHERE {window}"]
         if self.has_requests:
-            keys = self._keys("hourly_requests")
-            nothing = self._zeros(CHARGE_SUMS)
-            parts.insert(0, f"SELECT {keys}{asked}, {nothing} FROM hourly_requests WHERE {window}")
-        return tuple(parts)
+            keys = self._keys("daily_requests")
+            parts.append(f"SELECT {keys}{asked}, {self._zeros(CHARGE_SUMS)} FROM daily_requests WHERE {window}")
+        before, after = self._first_day * DAY_US, self._last_day * DAY_US
+        ragged = []
+        if microseconds(self.since) < before:
+            ragged.append(f"{{0}}.started_at_us >= :since AND {{0}}.started_at_us < :first_day * {DAY_US}")
+        if after < microseconds(self.until):
+            ragged.append(f"{{0}}.started_at_us >= :last_day * {DAY_US} AND {{0}}.started_at_us < :until")
+        around = [part for hours in ragged for part in self._rows(hours)[:-1]]
+        return (*parts, *around, self._waiting())
 
-    def _rows(self) -> tuple[str, ...]:
-        window = (
-            "requests.started_at_us >= :since AND requests.started_at_us < :until"
-            " AND (:tenant IS NULL OR requests.tenant = :tenant)"
-        )
+    def _rows(self, window: str) -> tuple[str, ...]:
+        """Return the parts that read rows; the last is of the charges that wait for their request."""
+        window = f"{window.format('requests')} AND (:tenant IS NULL OR requests.tenant = :tenant)"
         asked = ", ".join(value.format("requests") for value in REQUEST_SUMS.values())
         charged = ", ".join(value.format("charges") for value in CHARGE_SUMS.values())
         parts = [
             (
-                f"SELECT {self._keys('charges')}{self._none(REQUEST_SUMS)}{charged}\n"
-                f"  FROM requests CROSS JOIN charges USING (request_id) WHERE {window}"
-            ),
-            self._waiting(),
+                f"SELECT {self._keys('charges')}{self._none(REQUEST_SUMS)}{charged}"
+                f"\n  FROM requests CROSS JOIN charges USING (request_id) WHERE {window}"
+            )
         ]
         if self.has_requests:
-            nothing = self._zeros(CHARGE_SUMS)
-            parts.insert(0, f"SELECT {self._keys('requests')}{asked}, {nothing} FROM requests WHERE {window}")
-        return tuple(parts)
+            keys = self._keys("requests")
+            parts.append(f"SELECT {keys}{asked}, {self._zeros(CHARGE_SUMS)} FROM requests WHERE {window}")
+        return (*parts, self._waiting())
 
     def _waiting(self) -> str:
         charged = ", ".join(value.format("charges") for value in CHARGE_SUMS.values())
@@ -232,16 +246,16 @@ class Question:
                 "requests": "requests.started_at_us / 1000000",
                 "charges": "requests.started_at_us / 1000000",
                 "waiting": "charges.started_at_us / 1000000",
-            }.get(place, f"hour * {_HOUR_S}")
+            }.get(place, f"day * {_DAY_S}")
             return _TIMES[dimension].format(self._local(moment))
         source = _SOURCES[dimension]
-        if place == "hourly_requests":
-            return _SERVED_BY.format("") if dimension is Dimension.MODEL else source.hourly
+        if place == "daily_requests":
+            return _SERVED_BY.format("") if dimension is Dimension.MODEL else source.rolled
         return {
             "requests": source.requests,
             "charges": source.charges,
             "waiting": source.waiting,
-            "hourly": source.hourly,
+            "rolled": source.rolled,
         }[place]
 
     def _local(self, seconds: str) -> str:
