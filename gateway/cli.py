@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from gateway.commands.ledger import ledger
+from gateway.commands.export import export
 from gateway.commands.report import report
 
 if TYPE_CHECKING:
@@ -231,6 +232,7 @@ def demo(as_json: bool, keep: bool, calibration: Path | None, fresh: Path | None
 
 main.add_command(ledger)
 main.add_command(report)
+main.add_command(export)
 
 
 def _load(file: Path, *, host: str | None = None, port: int | None = None) -> Policy:

@@ -1,0 +1,477 @@
+"""The ledger as FOCUS, the FinOps Open Cost and Usage Specification, versions 1.2 and 1.3, as CSV or Parquet.
+
+Rules:
+- a charge becomes a row for each class of tokens it paid for: quantity x unit price is the row's cost, exactly, to the
+  femto-dollar; where rounding to the nano-dollar moved the charge, a row of category "Adjustment" says by how much; a
+  charge that its rates do not explain (a provider's stated cost, an upper bound after a crash) is one row of one
+  request; so the rows of a charge add up to it, and all rows to the report;
+- a charge of unknown cost has no row, since a cost must not be null and is not 0: `Exported.unknown` counts them;
+- a charge lies in the billing period (the calendar month, UTC) in which its request began, as in the report;
+- what tenants buy from pools is a split of a shared cost: 1.3's allocation columns say so;
+- rows are made one by one, so memory does not grow with them; a file appears under its name when it is whole.
+
+Source: FOCUS 1.2 and 1.3, "Cost and Usage" columns and the attributes of formats and nulls
+(https://focus.finops.org/focus-specification/). Columns about what a gateway does not have (commitments, regions,
+other currencies) are conditional there and left out.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from enum import StrEnum
+from functools import lru_cache
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from backends.prices import FEMTO_PER_NANO
+from gateway.ledger.errors import ExportImpossible
+from gateway.ledger.rollups import TOKENS
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from backends.words import JsonValue
+    from gateway.ledger.reports.question import Question
+
+SELF_HOSTED: Final = "Self-hosted"
+"""Who provides, hosts and bills what runs in a pool."""
+ALLOCATION: Final = "faregate-standard-costing"
+"""`AllocatedMethodId`: a pool's cost is split by published rates per token class (see `gateway.ledger.pools`)."""
+
+_EPOCH_START: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_BATCH: Final = 10_000  # rows of Parquet held at a time
+_SCALE: Final = 15  # decimals of a dollar in a femto-dollar
+Value = str | Decimal | datetime | None
+Row = dict[str, Value]
+
+
+class Spec(StrEnum):
+    """The specification's versions."""
+
+    V1_2 = "1.2"
+    V1_3 = "1.3"
+
+
+class Kind(StrEnum):
+    """What a column holds."""
+
+    TEXT = "String"
+    NUMBER = "Decimal"
+    MOMENT = "Date/Time"
+    JSON = "JSON"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of the export."""
+
+    name: str
+    kind: Kind = Kind.TEXT
+    since: Spec = Spec.V1_2
+
+
+_COLUMNS: Final = (
+    Column("AllocatedMethodDetails", Kind.JSON, Spec.V1_3),
+    Column("AllocatedMethodId", since=Spec.V1_3),
+    Column("AllocatedResourceId", since=Spec.V1_3),
+    Column("AllocatedResourceName", since=Spec.V1_3),
+    Column("AllocatedTags", Kind.JSON, Spec.V1_3),
+    Column("BilledCost", Kind.NUMBER),
+    Column("BillingAccountId"),
+    Column("BillingAccountName"),
+    Column("BillingCurrency"),
+    Column("BillingPeriodEnd", Kind.MOMENT),
+    Column("BillingPeriodStart", Kind.MOMENT),
+    Column("ChargeCategory"),
+    Column("ChargeClass"),
+    Column("ChargeDescription"),
+    Column("ChargeFrequency"),
+    Column("ChargePeriodEnd", Kind.MOMENT),
+    Column("ChargePeriodStart", Kind.MOMENT),
+    Column("ConsumedQuantity", Kind.NUMBER),
+    Column("ConsumedUnit"),
+    Column("ContractedCost", Kind.NUMBER),
+    Column("ContractedUnitPrice", Kind.NUMBER),
+    Column("EffectiveCost", Kind.NUMBER),
+    Column("HostProviderName", since=Spec.V1_3),
+    Column("InvoiceId"),
+    Column("InvoiceIssuerName"),
+    Column("ListCost", Kind.NUMBER),
+    Column("ListUnitPrice", Kind.NUMBER),
+    Column("PricingCategory"),
+    Column("PricingQuantity", Kind.NUMBER),
+    Column("PricingUnit"),
+    Column("ProviderName"),
+    Column("PublisherName"),
+    Column("ResourceId"),
+    Column("ResourceName"),
+    Column("ResourceType"),
+    Column("ServiceCategory"),
+    Column("ServiceName"),
+    Column("ServiceProviderName", since=Spec.V1_3),
+    Column("ServiceSubcategory"),
+    Column("SkuId"),
+    Column("SkuMeter"),
+    Column("SkuPriceDetails", Kind.JSON),
+    Column("SkuPriceId"),
+    Column("SubAccountId"),
+    Column("SubAccountName"),
+    Column("Tags", Kind.JSON),
+)
+# Ours, and where each comes from in the query below.
+_OURS: Final = {
+    "x_RequestId": "request_id",
+    "x_Attempt": "attempt",
+    "x_ClientRequestId": "client_request_id",
+    "x_UpstreamResponseId": "upstream_response_id",
+    "x_KeyId": "key_id",
+    "x_Route": "route",
+    "x_Model": "model",
+    "x_Pool": "pool",
+    "x_Endpoint": "endpoint_label",
+    "x_AttemptKind": "kind",
+    "x_Path": "path",
+    "x_Session": "session",
+    "x_TaskId": "task_id",
+    "x_CostProvenance": "cost_provenance",
+    "x_InputProvenance": "input_provenance",
+    "x_OutputProvenance": "output_provenance",
+    "x_PriceTier": "tier",
+    "x_PriceDigest": "price_digest",
+}
+_FACTS: Final = (
+    *(column for column in _OURS.values() if column not in {"path", "session", "task_id", "client_request_id"}),
+    *TOKENS,
+    "tenant",
+    "rates",
+    "cost_nusd",
+    "started_at_us",
+    "duration_ms",
+)
+_CHARGES: Final = ", ".join(f"charges.{name} AS {name}" for name in _FACTS)
+_QUERY: Final = f"""
+SELECT {_CHARGES}, requests.client_request_id AS client_request_id, requests.path AS path,
+       requests.session AS session, requests.task_id AS task_id, requests.tags AS tags,
+       requests.started_at_us AS asked_at_us
+FROM requests CROSS JOIN charges USING (request_id)
+WHERE requests.started_at_us >= :since AND requests.started_at_us < :until
+  AND (:tenant IS NULL OR requests.tenant = :tenant)
+UNION ALL
+SELECT {_CHARGES}, NULL, NULL, NULL, NULL, '{{}}', charges.started_at_us
+FROM waiting_charges CROSS JOIN charges USING (request_id, attempt)
+WHERE charges.started_at_us >= :since AND charges.started_at_us < :until
+  AND (:tenant IS NULL OR charges.tenant = :tenant)
+"""
+_METERS: Final = {
+    **{name: (name.removesuffix("_tokens").replace("_", " ").title() + " Tokens", "Tokens") for name in TOKENS},
+    "web_searches": ("Web Searches", "Searches"),
+    "per_request": ("Requests", "Requests"),
+}
+# Where a price has no rate of its own for a class, it charges the class's elder.
+_ELDERS: Final = {
+    "cache_write_1h": "cache_write",
+    "audio_input": "input",
+    "image_input": "input",
+    "audio_output": "output",
+    "image_output": "output",
+}
+_READ: Final = tuple(name for name in TOKENS if "input" in name or "cache_write" in name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """Whose data it is.
+
+    Attributes:
+        account: the billing account's id and name.
+        providers: who sells each catalog model; a model that is not here is its rates' source's.
+        pool_bills_nusd: what each pool cost in the period, for the ratios of 1.3's allocation columns.
+    """
+
+    account: str = "faregate"
+    providers: Mapping[str, str] = field(default_factory=dict)
+    pool_bills_nusd: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """What was written: rows, charges they stand for, their sum, and charges left out for want of a known cost."""
+
+    rows: int
+    charges: int
+    cost_nusd: int
+    unknown: int
+
+
+def columns(spec: Spec) -> tuple[Column, ...]:
+    """Return a version's columns: FOCUS's in alphabetical order, then ours."""
+    ours = (Column(name, Kind.NUMBER if name == "x_Attempt" else Kind.TEXT) for name in _OURS)
+    return (*(column for column in _COLUMNS if column.since <= spec), *ours)
+
+
+def export_focus(
+    db: sqlite3.Connection, question: Question, *, spec: Spec, file: Path, account: Account | None = None
+) -> Exported:
+    """Write a period as FOCUS.
+
+    Args:
+        db: the ledger.
+        question: its period and tenant; its dimensions do not matter.
+        spec: which version.
+        file: `….csv` or `….parquet`; it is replaced when the new one is whole.
+        account: whose data it is.
+
+    Raises:
+        ExportImpossible: the name ends otherwise, pyarrow is not installed, or the place cannot be written to.
+    """
+    tally = _Tally()
+    rows = _rows(db, question, account or Account(), tally)
+    shown = columns(spec)
+    writers: dict[str, Callable[[Path, tuple[Column, ...], Iterable[Row]], None]] = {
+        ".csv": _write_csv,
+        ".parquet": _write_parquet,
+    }
+    write = writers.get(file.suffix)
+    if write is None:
+        raise ExportImpossible(f'cannot tell the format of "{file.name}"; end the name in .csv or .parquet')
+    part = file.with_name(f"{file.name}.part")
+    try:
+        write(part, shown, rows)
+        part.replace(file)
+    except OSError as error:
+        raise ExportImpossible(f"cannot write {file}: {error.strerror}; give a place that can be written") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return Exported(rows=tally.rows, charges=tally.charges, cost_nusd=tally.cost_nusd, unknown=tally.unknown)
+
+
+@dataclass(slots=True)
+class _Tally:
+    rows: int = 0
+    charges: int = 0
+    cost_nusd: int = 0
+    unknown: int = 0
+
+
+def _rows(db: sqlite3.Connection, question: Question, account: Account, tally: _Tally) -> Iterator[Row]:
+    cursor = db.execute(_QUERY, question.parameters)
+    names = [item[0] for item in cursor.description]
+    for values in cursor:
+        fact = dict(zip(names, values, strict=True))
+        if fact["cost_nusd"] is None:
+            tally.unknown += 1
+            continue
+        tally.charges += 1
+        tally.cost_nusd += fact["cost_nusd"]
+        common = _common(fact, account)
+        for own in _priced(fact):
+            tally.rows += 1
+            yield common | own | _allocated(fact, account, own)
+
+
+def _common(fact: dict[str, JsonValue], account: Account) -> Row:
+    asked = _EPOCH_START + timedelta(microseconds=fact["asked_at_us"])
+    ended = _EPOCH_START + timedelta(microseconds=fact["started_at_us"] + round(fact["duration_ms"] * 1000))
+    start = asked.replace(microsecond=0)
+    month = datetime(asked.year, asked.month, 1, tzinfo=UTC)
+    pool = fact["pool"]
+    provider = SELF_HOSTED if pool else account.providers.get(fact["model"]) or _seller(fact["rates"])
+    row: Row = {
+        "BillingAccountId": account.account,
+        "BillingAccountName": account.account,
+        "BillingCurrency": "USD",
+        "BillingPeriodStart": month,
+        "BillingPeriodEnd": datetime(asked.year + asked.month // 12, asked.month % 12 + 1, 1, tzinfo=UTC),
+        "ChargeClass": None,
+        "ChargeFrequency": "Usage-Based",
+        "ChargePeriodStart": start,
+        # Exclusive and in whole seconds: the first that the attempt does not touch.
+        "ChargePeriodEnd": max(start, ended.replace(microsecond=0)) + timedelta(seconds=1),
+        "HostProviderName": provider,
+        "InvoiceId": None,
+        "InvoiceIssuerName": provider,
+        "ProviderName": provider,
+        "PublisherName": provider,
+        "ResourceId": f"{pool}/{fact['endpoint_label']}" if pool else None,
+        "ResourceName": None,
+        "ResourceType": "Model replica" if pool else None,
+        "ServiceCategory": "AI and Machine Learning",
+        "ServiceName": f"{provider} models",
+        "ServiceProviderName": provider,
+        "ServiceSubcategory": "Generative AI",
+        "SubAccountId": fact["tenant"],
+        "SubAccountName": fact["tenant"],
+        "Tags": fact["tags"] if fact["tags"] != "{}" else None,
+    }
+    for name, source in _OURS.items():
+        value = fact[source]
+        row[name] = Decimal(value) if name == "x_Attempt" else (str(value) if value not in {None, ""} else None)
+    return row
+
+
+def _priced(fact: dict[str, JsonValue]) -> Iterator[Row]:
+    """Yield what differs between a charge's rows: meter, quantity, price and cost."""
+    cost = fact["cost_nusd"] * FEMTO_PER_NANO
+    rates = _rates(fact["rates"])
+    read = sum(fact[name] for name in _READ)
+    prices = rates
+    for tier in sorted(rates.get("tiers", ()), key=lambda tier: tier["start_tokens"]):
+        prices = tier if read > tier["start_tokens"] else prices
+    used = [(name, fact[name], _rate(prices, name)) for name in TOKENS if fact[name]]
+    if fee := rates.get("per_request", 0):
+        used.append(("per_request", 1, fee))
+    explained = sum(quantity * price for _, quantity, price in used)
+    if not used or 2 * abs(cost - explained) > FEMTO_PER_NANO:
+        used, explained = [("per_request", 1, cost)], cost
+    for name, quantity, price in used:
+        yield _usage(fact, name, quantity, price)
+    if cost != explained:
+        yield _adjustment(fact, cost - explained)
+
+
+def _usage(fact: dict[str, JsonValue], name: str, quantity: int, price: int) -> Row:
+    meter, unit = _METERS[name]
+    amount, each, cost = Decimal(quantity), _dollars(price), _dollars(quantity * price)
+    tier = fact["tier"]
+    return {
+        "BilledCost": cost,
+        "ChargeCategory": "Usage",
+        "ChargeDescription": f"{fact['model']}: {meter} ({fact['kind']})",
+        "ConsumedQuantity": amount,
+        "ConsumedUnit": unit,
+        "ContractedCost": cost,
+        "ContractedUnitPrice": each,
+        "EffectiveCost": cost,
+        "ListCost": cost,
+        "ListUnitPrice": each,
+        "PricingCategory": "Standard",
+        "PricingQuantity": amount,
+        "PricingUnit": unit,
+        "SkuId": fact["model"],
+        "SkuMeter": meter,
+        "SkuPriceDetails": json.dumps({"x_PriceTier": tier}) if tier else None,
+        "SkuPriceId": "/".join(part for part in (fact["model"], name.removesuffix("_tokens"), tier) if part),
+    }
+
+
+_NOT_PRICED: Final = (
+    "ConsumedQuantity",
+    "ConsumedUnit",
+    "ContractedUnitPrice",
+    "ListUnitPrice",
+    "PricingCategory",
+    "PricingQuantity",
+    "PricingUnit",
+    "SkuId",
+    "SkuMeter",
+    "SkuPriceDetails",
+    "SkuPriceId",
+)
+
+
+def _adjustment(fact: dict[str, JsonValue], femto: int) -> Row:
+    cost = _dollars(femto)
+    return {
+        "BilledCost": cost,
+        "ChargeCategory": "Adjustment",
+        "ChargeDescription": f"{fact['model']}: rounding of the charge to the nano-dollar",
+        "ContractedCost": cost,
+        "EffectiveCost": cost,
+        "ListCost": cost,
+        **dict.fromkeys(_NOT_PRICED),
+    }
+
+
+def _allocated(fact: dict[str, JsonValue], account: Account, own: Row) -> Row:
+    pool = fact["pool"]
+    if not pool:
+        return dict.fromkeys(column.name for column in _COLUMNS if column.name.startswith("Allocated"))
+    bill = account.pool_bills_nusd.get(pool)
+    details = None
+    if bill and own["ConsumedQuantity"] is not None:
+        ratio = round(float(own["BilledCost"] or 0) * 1e9 / bill, 12)  # type: ignore[arg-type]  # a cost is a Decimal
+        element = {
+            "AllocatedRatio": ratio,
+            "UsageUnit": own["ConsumedUnit"],
+            "UsageQuantity": int(own["ConsumedQuantity"]),  # type: ignore[arg-type]  # a quantity is a Decimal
+        }
+        details = json.dumps({"Elements": [element]})
+    return {
+        "AllocatedMethodDetails": details,
+        "AllocatedMethodId": ALLOCATION,
+        "AllocatedResourceId": fact["tenant"],
+        "AllocatedResourceName": fact["tenant"],
+        "AllocatedTags": fact["tags"] if fact["tags"] != "{}" else None,
+    }
+
+
+@lru_cache(maxsize=256)
+def _rates(text: str) -> Mapping[str, JsonValue]:
+    found: Mapping[str, JsonValue] = msgspec.json.decode(text)
+    return found
+
+
+def _rate(prices: Mapping[str, JsonValue], column: str) -> int:
+    name = column.removesuffix("_tokens")
+    return int(prices.get(name, prices.get(_ELDERS.get(name, ""), 0)))
+
+
+def _seller(rates: str) -> str:
+    """Return the provider that rates name as their source: `genai-prices 0.2.3 openai/gpt-5`."""
+    source = str(_rates(rates).get("source", ""))
+    return source.rpartition(" ")[2].partition("/")[0] if "/" in source else "Unknown provider"
+
+
+def _dollars(femto: int) -> Decimal:
+    digits = tuple(int(digit) for digit in str(abs(femto)))
+    return Decimal((1 if femto < 0 else 0, digits, -_SCALE))
+
+
+def _text(value: Value) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%dT%H:%M:%SZ}"
+    if isinstance(value, Decimal):
+        text = f"{value:f}"
+        return text.rstrip("0").rstrip(".") if "." in text else text
+    return value
+
+
+def _write_csv(file: Path, shown: tuple[Column, ...], rows: Iterable[Row]) -> None:
+    names = [column.name for column in shown]
+    with file.open("w", encoding="utf-8", newline="") as out:
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(names)
+        for row in rows:
+            writer.writerow([_text(row[name]) for name in names])
+
+
+def _write_parquet(file: Path, shown: tuple[Column, ...], rows: Iterable[Row]) -> None:
+    try:
+        import pyarrow as pa  # here: an extra, and heavy
+        from pyarrow import parquet
+    except ImportError as error:
+        raise ExportImpossible(
+            "Parquet needs one more package; install it with `pip install 'faregate[export]'`, or export .csv"
+        ) from error
+    types = {
+        Kind.TEXT: pa.string(),
+        Kind.JSON: pa.string(),
+        Kind.NUMBER: pa.decimal128(38, _SCALE),
+        Kind.MOMENT: pa.timestamp("s", tz="UTC"),
+    }
+    schema = pa.schema([(column.name, types[column.kind]) for column in shown])
+    left = iter(rows)
+    with parquet.ParquetWriter(file, schema, compression="zstd") as writer:
+        while batch := list(islice(left, _BATCH)):
+            held = {column.name: [row[column.name] for row in batch] for column in shown}
+            writer.write_table(pa.table(held, schema=schema))
