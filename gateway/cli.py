@@ -10,6 +10,7 @@ import click
 
 from gateway.commands.ledger import ledger
 from gateway.commands.export import export
+from gateway.commands.reconcile import reconcile
 from gateway.commands.report import report
 
 if TYPE_CHECKING:
@@ -233,6 +234,7 @@ def demo(as_json: bool, keep: bool, calibration: Path | None, fresh: Path | None
 main.add_command(ledger)
 main.add_command(report)
 main.add_command(export)
+main.add_command(reconcile)
 
 
 def _load(file: Path, *, host: str | None = None, port: int | None = None) -> Policy:

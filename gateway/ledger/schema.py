@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from gateway.ledger.rollups import ROLLUPS
+from gateway.ledger.views import VIEWS
 
 APPLICATION_ID: Final = 0x46415245  # "FARE": tells our file from any other SQLite file
 VERSION: Final = 3
@@ -230,7 +231,7 @@ CREATE VIEW period_sums AS
   ) GROUP BY period;
 """
 
-SCHEMA: Final = _BOOKS + ROLLUPS
+SCHEMA: Final = _BOOKS + ROLLUPS + VIEWS
 
 NEW_WRITER: Final = "INSERT INTO writer VALUES (lower(hex(randomblob(8))));"
 """Run once, when a store is made."""
