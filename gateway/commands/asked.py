@@ -17,7 +17,7 @@ from gateway.ledger.reports.forecast import forecasts
 from gateway.ledger.reports.listing import Single, columns, listing_sql, rows
 from gateway.ledger.reports.margin import Revenue, read_revenue, with_revenue
 from gateway.ledger.reports.paper import Report, as_csv, as_json, as_table, listed, listed_table, notes_of
-from gateway.ledger.reports.question import Question, dimensions, zone_named
+from gateway.ledger.reports.question import Dimension, Question, dimensions, zone_named
 
 if TYPE_CHECKING:
     import sqlite3
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _DEFAULT_POLICY = Path(__file__).parent.parent.parent / "policies" / "default.yaml"
 _DEFAULT_PERIOD = timedelta(days=30)
 _HOUR = timedelta(hours=1)
+_SPENDERS = (Dimension.TENANT, Dimension.MODEL, Dimension.FEATURE, Dimension.KEY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,13 +119,26 @@ def _answer(asked: Asked) -> None:
         return
     with opened(asked.place()) as db:
         if asked.form == "html":
-            from gateway.commands.asked_page import page_text
-
-            _write(asked, [page_text(asked, db, question)])
+            _write(asked, [_page(asked, db, question)])
             return
         report = report_on(asked, db, question)
     texts = {"csv": as_csv, "json": as_json, "table": as_table}
     _write(asked, [texts[asked.form](report)])
+
+
+def _page(asked: Asked, db: sqlite3.Connection, question: Question) -> str:
+    from gateway.ledger.report import Books
+    from gateway.ledger.reports.page import PageParts, page
+
+    asked_by = question if question.by else replace(question, by=(Dimension.TENANT, Dimension.MODEL))
+    daily = ask(db, replace(question, by=(Dimension.DAY,))).lines
+    parts = PageParts(
+        report=report_on(asked, db, asked_by),
+        daily=sorted(daily, key=lambda line: line.keys),
+        spenders={by.value: ask(db, replace(question, by=(by,))).lines for by in _SPENDERS},
+        bill=Books(asked.place()).bill(question.since, question.until, asked.tenant),
+    )
+    return page(parts)
 
 
 def report_on(asked: Asked, db: sqlite3.Connection, question: Question) -> Report:

@@ -202,6 +202,17 @@ class Bill:
     pools: tuple[PoolLine, ...]
     notes: tuple[str, ...]
 
+    def savings_by_cause(self) -> tuple[tuple[str, int], ...]:
+        """Return (cause in words, nano-dollars); they sum to baseline - actual."""
+        savings = self.savings
+        return (
+            ("exact cache", savings.exact_nusd),
+            ("semantic cache", savings.semantic_nusd),
+            ("smaller models", savings.small_nusd),
+            ("waste of the cascade", savings.waste_nusd),
+            ("other", savings.other_nusd),
+        )
+
 
 class Books:
     """The ledger of a folder, for reading; a gateway may be writing it meanwhile."""
