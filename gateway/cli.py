@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from gateway.commands.ledger import ledger
 from gateway.commands.export import export
+from gateway.commands.ledger import ledger
 from gateway.commands.reconcile import reconcile
 from gateway.commands.report import report
 

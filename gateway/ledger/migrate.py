@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from typing import TYPE_CHECKING, Final
 
+from gateway.ledger.rollups import DERIVED
 from gateway.ledger.schema import SCHEMA, VERSION
 
 if TYPE_CHECKING:
@@ -50,6 +51,10 @@ def migrate(db: sqlite3.Connection, *, finish: Callable[[], None]) -> None:
             "SELECT type, name FROM sqlite_master WHERE type <> 'table' AND sql IS NOT NULL ORDER BY type = 'index'"
         ).fetchall():
             db.execute(f'DROP {kind} "{name}"')
+        for table in DERIVED:  # made anew by the triggers, from the rows that are copied
+            if table in former:
+                db.execute(f'DROP TABLE "{table}"')
+                former.remove(table)
         for table in former:
             db.execute(f'ALTER TABLE "{table}" RENAME TO "former_{table}"')
         for statement in _statements(SCHEMA):

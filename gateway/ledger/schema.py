@@ -8,7 +8,7 @@ from gateway.ledger.rollups import ROLLUPS
 from gateway.ledger.views import VIEWS
 
 APPLICATION_ID: Final = 0x46415245  # "FARE": tells our file from any other SQLite file
-VERSION: Final = 3
+VERSION: Final = 4
 
 _BOOKS: Final = """
 CREATE TABLE requests (              -- one row for every client request, whatever became of it; append-only
@@ -197,12 +197,13 @@ CREATE TRIGGER books_once BEFORE INSERT ON books WHEN EXISTS (SELECT 1 FROM book
 CREATE TRIGGER roots_once BEFORE INSERT ON roots WHEN EXISTS (SELECT 1 FROM roots WHERE n = NEW.n)
   BEGIN SELECT RAISE(ABORT, 'roots is append-only'); END;
 
--- For people: the same rows with readable times and exact dollars.
+-- For people: requests with readable times and exact dollars.
 CREATE VIEW requests_readable AS
   SELECT strftime('%Y-%m-%dT%H:%M:%S', started_at_us / 1000000, 'unixepoch') || 'Z' AS started_at,
          printf('%d.%09d', cost_nusd / 1000000000, cost_nusd % 1000000000) AS cost_usd,
          printf('%d.%09d', baseline_nusd / 1000000000, baseline_nusd % 1000000000) AS baseline_usd, *
   FROM requests;
+-- For people: charges with readable times and exact dollars; cost_usd is NULL while nobody knows.
 CREATE VIEW charges_readable AS
   SELECT strftime('%Y-%m-%dT%H:%M:%S', started_at_us / 1000000, 'unixepoch') || 'Z' AS started_at,
          CASE WHEN cost_nusd IS NOT NULL

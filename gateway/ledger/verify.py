@@ -20,6 +20,7 @@ from backends.prices import PriceError, Rates
 from backends.words import Usage
 from gateway.ledger.chain import GENESIS, Head, Root, link
 from gateway.ledger.errors import LedgerMissing
+from gateway.ledger.rollups import mismatches
 from gateway.ledger.roots import ROOTS_FILE, read_roots
 from gateway.ledger.store import BOOKS_COLUMNS, CHARGE_COLUMNS, FILE_NAME, REQUEST_COLUMNS, check_schema, month_end
 from gateway.ledger.store import microseconds as _us
@@ -128,7 +129,7 @@ class _Verification:
     def run(self, roots_file: Path) -> Verdict:
         stored = [msgspec.json.decode(line, type=Root) for (line,) in self._db.execute("SELECT line FROM roots")]
         entries = self._chains(stored)
-        for check in (self._integrity, self._requests, self._holds, self._periods):
+        for check in (self._integrity, self._requests, self._holds, self._periods, self._rollups):
             check()
         # Read last: a root reaches the file a moment after the store.
         roots = self._roots(stored, read_roots(roots_file), roots_file)
@@ -144,6 +145,11 @@ class _Verification:
             found=self._found,
             problems=tuple(self._problems),
         )
+
+    def _rollups(self) -> None:
+        for message in mismatches(self._db):
+            table, _, what = message.partition(": ")
+            self._tell("rollups", table, f"{what}; they are derived: the rows are what was booked")
 
     def _tell(self, check: str, row: str, message: str) -> None:
         self._found += 1

@@ -247,7 +247,7 @@ def test_the_rules_of_a_charge_show_in_its_rows(folder: Path):
 
 
 @given(rows=ledgers())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_the_rows_add_up_to_the_report_to_the_nano_dollar(rows: list[Row], tmp_path_factory: pytest.TempPathFactory):
     file, done, ledger = exported(tmp_path_factory.mktemp("ledger"), rows)
 

@@ -110,7 +110,7 @@ def gauge(spent_nusd: int, forecast_nusd: int, budget_nusd: int | None) -> str:
 def dollars(nusd: int) -> str:
     """Return an amount for people: cents where there are some, more places where it is small."""
     places = 2 if abs(nusd) >= 10**8 or not nusd else 4 if abs(nusd) >= 10**6 else 6
-    sign = "−" if nusd < 0 else ""
+    sign = "-" if nusd < 0 else ""
     return f"{sign}${abs(usd(nusd)):,.{places}f}"
 
 

@@ -40,8 +40,8 @@ svg text{font:12px system-ui,sans-serif;fill:var(--soft)}svg .name,svg .amount{f
 th,td{padding:6px 10px;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
 th{color:var(--soft);font-weight:600;font-size:13px}td.key,th.key{text-align:left;white-space:normal}
 tr.total td{font-weight:700;border-bottom:0}.key-line i{display:inline-block;width:11px;height:11px;border-radius:3px;
-margin:0 6px 0 14px;vertical-align:-1px}.note{border-left:4px solid var(--base);padding-left:12px}footer{color:var(--soft);
-font-size:13px}@media print{body{background:#fff}section,.tile{break-inside:avoid}}
+margin:0 6px 0 14px;vertical-align:-1px}.note{border-left:4px solid var(--base);padding-left:12px}
+footer{color:var(--soft);font-size:13px}@media print{body{background:#fff}section,.tile{break-inside:avoid}}
 """
 
 
@@ -86,8 +86,8 @@ def page(parts: PageParts) -> str:
         f"<header><h1>{escape(title)}</h1><p>{escape(question.zone)}, US dollars{whose}</p></header>"
         f"{_tiles(answer, parts.report)}{''.join(sections)}"
         "<footer><p>Every amount is summed in whole nano-dollars from the ledger and rounded for this page only. "
-        "The baseline is what the requests would have cost without Faregate; what is saved is baseline − spent, and its "
-        "range is that of the length of answers nobody has seen.</p></footer></main></body></html>\n"
+        "The baseline is what the requests would have cost without Faregate; what is saved is baseline minus "
+        "spent, and its range is that of the length of answers nobody has seen.</p></footer></main></body></html>\n"
     )
 
 
@@ -186,10 +186,10 @@ def _lines(report: Report) -> str:
 def _cells(line: Line) -> tuple[str, ...]:
     amounts = (line.per_thousand_nusd, line.per_answer_nusd, line.saved_nusd, line.margin_nusd)
     return (
-        "–" if line.requests is None else f"{line.requests:,}",
+        "-" if line.requests is None else f"{line.requests:,}",
         f"{line.attempts:,}",
         f"{usd(line.cost_nusd):,.4f}",
-        *("–" if amount is None else dollars(amount) for amount in amounts),
+        *("-" if amount is None else dollars(amount) for amount in amounts),
     )
 
 
