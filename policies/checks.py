@@ -17,14 +17,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from policies.document import Location
-    from policies.schema import Model, Pool, Price, Retries, Route, Tenant, Timeouts
+    from policies.schema import Model, Pool, Price, Retries, RevenueRule, Route, Tenant, Timeouts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
     """The parts of a policy that could be read, at their places; names also of those that could not.
 
-    `routes` and `tenants` are keyed by their index. `timeouts` and `retries` are None where they could not be read.
+    `routes`, `tenants` and `revenue` are keyed by their index. `timeouts` and `retries` are None where they could not be
+    read.
     """
 
     model_names: tuple[str, ...]
@@ -33,6 +34,7 @@ class Draft:
     pools: Mapping[str, Pool]
     routes: Mapping[int, Route]
     tenants: Mapping[int, Tenant]
+    revenue: Mapping[int, RevenueRule]
     has_all_tenants: bool
     timeouts: Timeouts | None
     retries: Retries | None
@@ -66,6 +68,8 @@ def check_references(draft: Draft, calibrations: Callable[[str], Path]) -> Itera
         yield from _check_quality(index, route, calibrations)
         yield from _check_match(index, route, draft)
         yield from _check_reach(index, route, draft)
+    for index, rule in draft.revenue.items():
+        yield from _check_revenue(index, rule, draft)
     yield from _check_unique(("tenants", "id"), {i: t.id for i, t in draft.tenants.items()})
     yield from _check_unique(("routes", "name"), {i: r.name for i, r in draft.routes.items()})
     if draft.timeouts is not None:
@@ -280,6 +284,13 @@ def _check_reach(index: int, route: Route, draft: Draft) -> Iterator[Finding]:
             )
             yield Finding(("routes", index), message)
             return
+
+
+def _check_revenue(index: int, rule: RevenueRule, draft: Draft) -> Iterator[Finding]:
+    tenants = [tenant.id for tenant in draft.tenants.values()]
+    if rule.tenant is not None and rule.tenant not in tenants and draft.has_all_tenants:
+        at: Location = ("revenue", index, "tenant")
+        yield Finding(at, unknown("tenant", rule.tenant, tenants, "the tenants of the policy"))
 
 
 def _check_unique(where: tuple[str, str], names: Mapping[int, str]) -> Iterator[Finding]:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from policies.checks import Draft, check_references, did_you_mean, unknown
 from policies.document import Location, path_text, read_document
 from policies.errors import Mistake, PolicyError
-from policies.schema import Model, Policy, Pool, Price, Prices, Route, Tenant
+from policies.schema import Model, Policy, Pool, Price, Prices, RevenueRule, Route, Tenant
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -237,6 +237,7 @@ def _draft(document: Document, policy: Policy | None) -> Draft:
         pools=_good(Pool, "pools", pools, broken),
         routes=_good(Route, "routes", _numbered(values.get("routes")), broken),
         tenants=dict(enumerate(policy.tenants)) if policy else tenants,
+        revenue=_good(RevenueRule, "revenue", _numbered(values.get("revenue")), broken),
         has_all_tenants=policy is not None or 0 < len(tenants) == len(_numbered(values.get("tenants"))),
         timeouts=policy.timeouts if policy else None,
         retries=policy.retries if policy else None,

@@ -343,10 +343,17 @@ class Throughput(Part):
 
 
 class Pool(Part):
-    """The replicas that serve one model; each costs `usd_per_hour`."""
+    """The replicas that serve one model; each costs `usd_per_hour`.
+
+    Attributes:
+        spot: they are spot machines, which the cloud may take back; the bill says so.
+        watts: what one of them draws while it works, on average; the bill estimates energy from it.
+    """
 
     endpoints: Annotated[tuple[Url, ...], Field(min_length=1)]
     usd_per_hour: Usd
+    spot: bool = False
+    watts: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     throughput: Throughput | None = None
     api_key: Secret | None = None
 
@@ -442,6 +449,30 @@ class Tenant(Part):
     """Who pays."""
 
     id: TenantName
+
+
+class RevenueRule(Part):
+    """What some requests bring in, for the margin in reports; at least one amount.
+
+    Attributes:
+        tenant: only this tenant's requests; left out: anybody's.
+        feature: only those with this tag `feature`.
+        usd_per_request: for each request.
+        usd_per_answer: for each successful answer.
+        usd_per_month: for a calendar month, spread over its requests.
+    """
+
+    tenant: TenantName | None = None
+    feature: Annotated[str, StringConstraints(min_length=1, max_length=256)] | None = None
+    usd_per_request: Usd | None = None
+    usd_per_answer: Usd | None = None
+    usd_per_month: Usd | None = None
+
+    @model_validator(mode="after")
+    def _states_an_amount(self) -> "RevenueRule":
+        if self.usd_per_request is None and self.usd_per_answer is None and self.usd_per_month is None:
+            raise ValueError("expected usd_per_request, usd_per_answer or usd_per_month")
+        return self
 
 
 class Timeouts(Part):
@@ -587,6 +618,7 @@ class Policy(Part):
     )
     routes: Annotated[tuple[Route, ...], Field(min_length=1)]
     tenants: Annotated[tuple[Tenant, ...], Field(min_length=1)] = (Tenant(id=DEFAULT_TENANT),)
+    revenue: tuple[RevenueRule, ...] = ()
     timeouts: Timeouts = Timeouts()
     retries: Retries = Retries()
     limits: Limits = Limits()

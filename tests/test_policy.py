@@ -408,3 +408,23 @@ def test_every_shipped_policy_holds(name: str, tmp_path: Path):
 
     assert policy.select(policy.tenant_ids[0], "auto") is not None
     assert all(isinstance(model.backend, BackendKind) for model in policy.models.values())
+
+
+def test_revenue_spot_and_watts_are_read():
+    text = GOOD.replace("usd_per_hour: 0.60", "usd_per_hour: 0.60\n    spot: true\n    watts: 350")
+
+    policy = parse(f"{text}revenue: [{{tenant: support, feature: chat, usd_per_answer: 0.01}}]\n")
+
+    assert (policy.pools["l40s-spot"].spot, policy.pools["l40s-spot"].watts) == (True, 350)
+    assert policy.revenue[0].usd_per_answer == Decimal("0.01")
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ("{tenant: suport, usd_per_month: 5}", 'unknown tenant "suport"; the tenants of the policy: support, other'),
+        ("{tenant: support}", "expected usd_per_request, usd_per_answer or usd_per_month"),
+    ],
+)
+def test_revenue_that_cannot_count_is_a_mistake(rule: str, message: str):
+    assert message in only_mistake(f"{GOOD}revenue: [{rule}]\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -14,8 +15,9 @@ from gateway.ledger.errors import LedgerError, QuestionInvalid
 from gateway.ledger.reports.answer import Answer, ask, opened
 from gateway.ledger.reports.baselines import Baseline, baseline
 from gateway.ledger.reports.forecast import forecasts
+from gateway.ledger.reports.hours import read_hours
 from gateway.ledger.reports.listing import Single, columns, listing_sql, rows
-from gateway.ledger.reports.margin import Revenue, read_revenue, with_revenue
+from gateway.ledger.reports.margin import Revenue, Rule, read_revenue, with_revenue
 from gateway.ledger.reports.paper import Report, as_csv, as_json, as_table, listed, listed_table, notes_of
 from gateway.ledger.reports.question import Dimension, Question, dimensions, zone_named
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable
 
+    from gateway.ledger.pools import PoolFacts
     from policies.schema import Policy
 
 _DEFAULT_POLICY = Path(__file__).parent.parent.parent / "policies" / "default.yaml"
@@ -46,6 +49,7 @@ class Asked:
     out: Path | None
     top: int | None
     revenue: Path | None
+    hours: Path | None
     baselines: tuple[str, ...]
     as_sql: bool
     dictionary: bool
@@ -94,9 +98,9 @@ def _bill(asked: Asked) -> None:
         if given:
             raise click.UsageError(f"{name} goes with --by, such as --by tenant")
     question = asked.question()
-    # A bill that ends now has no whole hours: what is booked in the running one belongs to it.
-    text = render_bill(Books(asked.place()).bill(question.since, question.until, asked.tenant), BillFormat(asked.form))
-    _write(asked, [text])
+    pools = pool_facts(asked, question)
+    bill = Books(asked.place()).bill(question.since, question.until, asked.tenant, pools=pools)
+    _write(asked, [render_bill(bill, BillFormat(asked.form))])
 
 
 def _list(asked: Asked, single: Single) -> None:
@@ -136,7 +140,7 @@ def _page(asked: Asked, db: sqlite3.Connection, question: Question) -> str:
         report=report_on(asked, db, asked_by),
         daily=sorted(daily, key=lambda line: line.keys),
         spenders={by.value: ask(db, replace(question, by=(by,))).lines for by in _SPENDERS},
-        bill=Books(asked.place()).bill(question.since, question.until, asked.tenant),
+        bill=Books(asked.place()).bill(question.since, question.until, asked.tenant, pools=pool_facts(asked, question)),
     )
     return page(parts)
 
@@ -153,7 +157,7 @@ def report_on(asked: Asked, db: sqlite3.Connection, question: Question) -> Repor
         answer = with_revenue(db, answer, revenue)
     return Report(
         answer=answer,
-        forecasts=forecasts(db, question, budgets_nusd(asked)),
+        forecasts=forecasts(db, question, {}),
         baselines=_baselines(asked, db, answer),
         top=asked.top,
         notes=notes_of(answer),
@@ -164,12 +168,35 @@ def stated_revenue(asked: Asked) -> Revenue:
     """Return what the policy says requests bring in; nothing when only a folder was given."""
     if asked.folder is not None and asked.policy_file is None:
         return Revenue()
-    return Revenue()
+    nothing = Decimal(0)
+    return Revenue(
+        rules=tuple(
+            Rule(
+                tenant=rule.tenant,
+                feature=rule.feature,
+                usd_per_request=rule.usd_per_request or nothing,
+                usd_per_answer=rule.usd_per_answer or nothing,
+                usd_per_month=rule.usd_per_month or nothing,
+            )
+            for rule in asked.policy().revenue
+        )
+    )
 
 
-def budgets_nusd(asked: Asked) -> dict[str, int]:
-    """Return each tenant's monthly budget, as the policy states it."""
-    return {}
+def pool_facts(asked: Asked, question: Question) -> dict[str, PoolFacts]:
+    """Return what the policy and the cloud's own bill (--hours) say of the pools.
+
+    Raises:
+        StatementInvalid: the file cannot be read without guessing.
+    """
+    from gateway.ledger.pools import PoolFacts
+
+    pools = asked.policy().pools if asked.folder is None or asked.policy_file is not None else {}
+    facts = {str(name): PoolFacts(watts=pool.watts, is_spot=pool.spot) for name, pool in pools.items()}
+    billed = read_hours(asked.hours, question) if asked.hours else {}
+    for name, nusd in billed.items():
+        facts[name] = replace(facts.get(name, PoolFacts()), billed_nusd=nusd)
+    return facts
 
 
 def _baselines(asked: Asked, db: sqlite3.Connection, answer: Answer) -> tuple[Baseline, ...]:

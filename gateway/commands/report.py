@@ -46,6 +46,11 @@ _MOMENT = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"])
     help="A CSV of what was earned, for the margin: revenue_usd with request_id, or tenant and feature; maybe date.",
 )
 @click.option(
+    "--hours",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A CSV of the cloud's own bill for the pools: pool, start, end, usd; it replaces hours times price.",
+)
+@click.option(
     "--baseline",
     "baselines",
     multiple=True,
@@ -65,6 +70,7 @@ def report(  # noqa: PLR0917 - click passes options by name
     out: Path | None,
     top: int | None,
     revenue: Path | None,
+    hours: Path | None,
     baselines: tuple[str, ...],
     as_sql: bool,
     dictionary: bool,
@@ -90,6 +96,7 @@ def report(  # noqa: PLR0917 - click passes options by name
         out=out,
         top=top,
         revenue=revenue,
+        hours=hours,
         baselines=baselines,
         as_sql=as_sql,
         dictionary=dictionary,

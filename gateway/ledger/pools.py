@@ -1,13 +1,16 @@
 """The pools' side of the bill: hours up = charges + idle + variance, each its own line.
 
 A pool is up while an epoch that names it lives. A replica (told apart by a charge's endpoint) is busy while at least
-one attempt runs on it; the rest of its paid time is idle. Variance is what the standard rates got wrong.
+one attempt runs on it; the rest of its paid time is idle. Variance is what the standard rates got wrong; above 5 % of
+the bill the line proposes by what to multiply them. Where the cloud's own bill is given (`PoolFacts.billed_nusd`), it
+replaces hours x price. Energy is estimated: the stated watts of a replica x the seconds it was busy.
 
 Source: standard costing (bill = standard cost of the work + cost of idle capacity + variance).
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -19,7 +22,7 @@ from backends.prices import NANO_PER_USD
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 _US_PER_HOUR: Final = 3600 * 10**6
 _UPTIME: Final = """
@@ -33,22 +36,56 @@ WHERE pool = :pool AND started_at_us < :until AND started_at_us + duration_ms * 
 ORDER BY endpoint_label, started_at_us
 """
 _CHARGED: Final = """
-SELECT pool, SUM(cost_nusd) FROM charges
-WHERE pool IS NOT NULL AND started_at_us >= :since AND started_at_us < :until GROUP BY pool
+SELECT pool, endpoint_label, COALESCE(SUM(cost_nusd), 0) FROM charges
+WHERE pool IS NOT NULL AND started_at_us >= :since AND started_at_us < :until GROUP BY pool, endpoint_label
 """
+_ALARMING: Final = Fraction(5, 100)  # of the bill, in variance: the design's bound
+UNUSED: Final = ""
+"""The label of replicas that no attempt ever reached."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolFacts:
+    """What is known of a pool beside the ledger.
+
+    Attributes:
+        watts: what one busy replica draws, on average.
+        is_spot: its replicas are spot ones, which the cloud may take back.
+        billed_nusd: the cloud's own bill for the period; None: hours up x price.
+    """
+
+    watts: int | None = None
+    is_spot: bool = False
+    billed_nusd: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaLine:
+    """One replica's part of its pool's line; `endpoint` "" stands for those that were never reached."""
+
+    endpoint: str
+    up_us: int
+    busy_us: int
+    bill_nusd: int
+    charged_nusd: int
+    idle_nusd: int
+    variance_nusd: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolLine:
-    """One pool's period.
+    """One pool's period: the sums of its replicas.
 
     Attributes:
         up_us: microseconds the pool was up, times its replicas.
         busy_us: of these, microseconds in which a replica had something in flight.
-        bill_nusd: hours up x price of an hour.
+        bill_nusd: hours up x price of an hour, or the cloud's own bill.
         charged_nusd: the charges of attempts that began in the period.
         idle_nusd: idle hours x price of an hour.
         variance_nusd: bill - charged - idle; may be negative.
+        rate_factor: what to multiply the published rates by, when the variance is above 5 % of the bill; else None.
+        energy_j: joules, estimated; None where the watts are not stated.
+        is_imported: the bill is the cloud's own.
     """
 
     pool: str
@@ -58,6 +95,11 @@ class PoolLine:
     charged_nusd: int
     idle_nusd: int
     variance_nusd: int
+    rate_factor: Decimal | None = None
+    energy_j: int | None = None
+    is_spot: bool = False
+    is_imported: bool = False
+    replicas: tuple[ReplicaLine, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +110,25 @@ class _Uptime:
     replicas: int
 
 
-def pool_lines(db: sqlite3.Connection, *, since_us: int, until_us: int) -> tuple[PoolLine, ...]:
-    """Return a line for every pool that was up or charged in the period, by name."""
+@dataclass(slots=True)
+class _Replica:
+    up_us: int = 0
+    busy_us: int = 0
+    bill: Fraction = Fraction(0)
+    idle: Fraction = Fraction(0)
+
+
+def pool_lines(
+    db: sqlite3.Connection, *, since_us: int, until_us: int, facts: Mapping[str, PoolFacts] | None = None
+) -> tuple[PoolLine, ...]:
+    """Return a line for every pool that was up, charged or billed in the period, by name."""
     window = {"since": since_us, "until": until_us}
-    charged: dict[str, int] = dict(db.execute(_CHARGED, window).fetchall())
-    uptimes: dict[str, list[_Uptime]] = {pool: [] for pool in charged}
+    known_facts = facts or {}
+    charged: dict[str, dict[str, int]] = defaultdict(dict)
+    for pool, endpoint, nusd in db.execute(_CHARGED, window):
+        charged[pool][endpoint] = nusd
+    billed = {pool for pool, fact in known_facts.items() if fact.billed_nusd is not None}
+    uptimes: dict[str, list[_Uptime]] = {pool: [] for pool in {*charged, *billed}}
     for pool, price, replicas, started, seen in db.execute(_UPTIME, window):
         known = uptimes.setdefault(pool, [])
         # Epochs of one folder never overlap unless the clock went back; then no moment is billed twice.
@@ -80,34 +136,101 @@ def pool_lines(db: sqlite3.Connection, *, since_us: int, until_us: int) -> tuple
         end = min(seen, until_us)
         if end > start:
             known.append(_Uptime(start, end, Decimal(price), replicas))
-    return tuple(_line(db, pool, uptimes[pool], charged.get(pool, 0), window) for pool in sorted(uptimes))
+    return tuple(
+        _line(db, pool, uptimes[pool], charged[pool], window, known_facts.get(pool, PoolFacts()))
+        for pool in sorted(uptimes)
+    )
 
 
-def _line(
-    db: sqlite3.Connection, pool: str, uptimes: list[_Uptime], charged_nusd: int, window: dict[str, int]
+def _line(  # noqa: PLR0917 - the parts of one pool, handed on by the only caller
+    db: sqlite3.Connection,
+    pool: str,
+    uptimes: list[_Uptime],
+    charged: dict[str, int],
+    window: dict[str, int],
+    facts: PoolFacts,
 ) -> PoolLine:
     spans = db.execute(_BUSY, {**window, "pool": pool}).fetchall()
-    replicas = [_union((start, end) for _, start, end in rows) for _, rows in groupby(spans, key=itemgetter(0))]
-    up_us = busy_us = 0
-    bill = idle = Fraction(0)
+    busy = {label: _union((start, end) for _, start, end in rows) for label, rows in groupby(spans, key=itemgetter(0))}
+    found: dict[str, _Replica] = {label: _Replica() for label in {*busy, *charged}}
     for uptime in uptimes:
-        paid_us = (uptime.end_us - uptime.start_us) * uptime.replicas
-        worked_us = min(paid_us, sum(_overlap(spans, uptime) for spans in replicas))
-        price = Fraction(uptime.usd_per_hour) * NANO_PER_USD / _US_PER_HOUR
-        up_us += paid_us
-        busy_us += worked_us
-        bill += paid_us * price
-        idle += (paid_us - worked_us) * price
-    bill_nusd, idle_nusd = round(bill), round(idle)
+        _share(uptime, busy, found)
+    up_us = sum(replica.up_us for replica in found.values())
+    if facts.billed_nusd is not None:
+        _import(found, facts.billed_nusd, up_us)
+    replicas = tuple(_replica_line(label, found[label], charged.get(label, 0)) for label in sorted(found))
+    bill, charges, idle = (
+        sum(getattr(one, name) for one in replicas) for name in ("bill_nusd", "charged_nusd", "idle_nusd")
+    )
+    busy_us = sum(one.busy_us for one in replicas)
     return PoolLine(
         pool=pool,
         up_us=up_us,
         busy_us=busy_us,
-        bill_nusd=bill_nusd,
-        charged_nusd=charged_nusd,
-        idle_nusd=idle_nusd,
-        variance_nusd=bill_nusd - charged_nusd - idle_nusd,
+        bill_nusd=bill,
+        charged_nusd=charges,
+        idle_nusd=idle,
+        variance_nusd=bill - charges - idle,
+        rate_factor=_factor(bill, charges, idle),
+        energy_j=None if facts.watts is None else round(Fraction(facts.watts * busy_us, 10**6)),
+        is_spot=facts.is_spot,
+        is_imported=facts.billed_nusd is not None,
+        replicas=replicas,
     )
+
+
+def _share(uptime: _Uptime, busy: Mapping[str, list[tuple[int, int]]], found: dict[str, _Replica]) -> None:
+    """Give an uptime's paid time to its replicas: those that worked in it first, the rest to the unused."""
+    length = uptime.end_us - uptime.start_us
+    worked = {label: _overlap(spans, uptime) for label, spans in busy.items()}
+    labels = sorted((label for label, us in worked.items() if us), key=lambda label: -worked[label])[: uptime.replicas]
+    price = Fraction(uptime.usd_per_hour) * NANO_PER_USD / _US_PER_HOUR
+    for label, copies in (*((label, 1) for label in labels), (UNUSED, uptime.replicas - len(labels))):
+        if not copies:
+            continue
+        replica = found.setdefault(label, _Replica())
+        busy_us = min(length, worked.get(label, 0)) if label != UNUSED else 0
+        replica.up_us += length * copies
+        replica.busy_us += busy_us
+        replica.bill += length * copies * price
+        replica.idle += (length * copies - busy_us) * price
+
+
+def _import(found: dict[str, _Replica], billed_nusd: int, up_us: int) -> None:
+    """Put the cloud's own bill in the place of hours x price, by time; without any uptime it is idle as a whole."""
+    if not up_us:
+        found[UNUSED] = _Replica(bill=Fraction(billed_nusd), idle=Fraction(billed_nusd))
+        return
+    given = weight = 0
+    for label in sorted(found):
+        replica = found[label]
+        weight += replica.up_us
+        upto = billed_nusd * weight // up_us
+        replica.bill = Fraction(upto - given)
+        replica.idle = (
+            replica.bill * (replica.up_us - replica.busy_us) / replica.up_us if replica.up_us else Fraction(0)
+        )
+        given = upto
+
+
+def _replica_line(label: str, replica: _Replica, charged_nusd: int) -> ReplicaLine:
+    bill, idle = round(replica.bill), round(replica.idle)
+    return ReplicaLine(
+        endpoint=label,
+        up_us=replica.up_us,
+        busy_us=replica.busy_us,
+        bill_nusd=bill,
+        charged_nusd=charged_nusd,
+        idle_nusd=idle,
+        variance_nusd=bill - charged_nusd - idle,
+    )
+
+
+def _factor(bill: int, charged: int, idle: int) -> Decimal | None:
+    """Return by what the rates should be multiplied so that charges and idle make the bill; None when they do."""
+    if not charged or abs(bill - charged - idle) <= _ALARMING * bill or bill <= idle:
+        return None
+    return Decimal(bill - idle) / Decimal(charged)
 
 
 def _union(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:

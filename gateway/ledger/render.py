@@ -35,8 +35,13 @@ _AMOUNTS: Final = (
     "cache_write_tokens",
     "output_tokens",
     "reasoning_tokens",
+    "unknown_charges",
     "up_us",
     "busy_us",
+    "energy_j",
+    "rate_factor",
+    "is_spot",
+    "is_imported",
 )
 _MONEY: Final = (
     "cost_nusd",
@@ -45,6 +50,9 @@ _MONEY: Final = (
     "baseline_low_nusd",
     "baseline_high_nusd",
     "savings_nusd",
+    "savings_low_nusd",
+    "savings_high_nusd",
+    "posted_nusd",
     "bill_nusd",
     "charged_nusd",
     "idle_nusd",
@@ -107,7 +115,10 @@ def _csv(bill: Bill) -> str:
     for section in _SECTIONS:
         for line in plain[section]:
             key = next(line.pop(name) for name in _KEYS if name in line)
+            replicas = line.pop("replicas", ())
             writer.writerow({"section": section, "key": key, **line})
+            for replica in replicas:
+                writer.writerow({"section": "replicas", "key": f"{key}/{replica.pop('endpoint')}", **replica})
     for name, amount in asdict(bill.savings).items():
         cause = name.removesuffix("_nusd")
         writer.writerow({"section": "savings", "key": cause, "savings_nusd": amount, "savings_usd": _dollars(amount)})
@@ -142,7 +153,7 @@ def _parts(bill: Bill) -> list[RenderableType]:
         _group_grid("path", bill.by_path),
         _group_grid("day", bill.by_day),
     ]
-    return [*parts, _pools_grid(bill)] if bill.pools else parts
+    return [*parts, _pools_grid(bill), _replicas_grid(bill)] if bill.pools else parts
 
 
 def _totals_grid(bill: Bill) -> RenderableType:
@@ -154,6 +165,9 @@ def _totals_grid(bill: Bill) -> RenderableType:
         ("  at least", totals.baseline_low_nusd),
         ("  at most", totals.baseline_high_nusd),
         ("saved", totals.savings_nusd),
+        ("  at least", totals.savings_low_nusd),
+        ("  at most", totals.savings_high_nusd),
+        ("posted by the books (corrections, adjustments)", totals.posted_nusd),
     ]
     return _grid("Total", ("", "USD"), [(words, _short(amount)) for words, amount in rows])
 
@@ -190,7 +204,7 @@ def _pools_grid(bill: Bill) -> RenderableType:
     columns = ("pool", "hours", "busy hours", "bill", "charged", "idle", "variance")
     rows = [
         (
-            line.pool,
+            f"{line.pool}{' (spot)' if line.is_spot else ''}{' (imported)' if line.is_imported else ''}",
             _hours(line.up_us),
             _hours(line.busy_us),
             _short(line.bill_nusd),
@@ -201,6 +215,26 @@ def _pools_grid(bill: Bill) -> RenderableType:
         for line in bill.pools
     ]
     return _grid("Pools (bill = charged + idle + variance)", columns, rows)
+
+
+def _replicas_grid(bill: Bill) -> RenderableType:
+    columns = ("replica", "hours", "busy", "bill", "charged", "idle", "variance")
+    rows = [
+        (
+            f"{line.pool} {one.endpoint or '(never reached)'}",
+            _hours(one.up_us),
+            _hours(one.busy_us),
+            _short(one.bill_nusd),
+            _short(one.charged_nusd),
+            _short(one.idle_nusd),
+            _short(one.variance_nusd),
+        )
+        for line in bill.pools
+        for one in line.replicas
+    ]
+    energy = ", ".join(f"{line.pool} {line.energy_j} J" for line in bill.pools if line.energy_j is not None)
+    title = "Replicas" + (f" (energy while busy, estimated from the stated watts: {energy})" if energy else "")
+    return _grid(title, columns, rows)
 
 
 def _group_grid(name: str, lines: Sequence[GroupLine]) -> RenderableType:

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.ledger.errors import LedgerMissing, PeriodInvalid
 from gateway.ledger.journal import JOURNAL_FOLDER, segments
-from gateway.ledger.pools import PoolLine, pool_lines
+from gateway.ledger.pools import PoolFacts, PoolLine, pool_lines
 from gateway.ledger.store import FILE_NAME, check_schema, microseconds
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 _FOR_EVER: Final = (datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC))
@@ -46,24 +47,25 @@ UNION ALL
 SELECT 1, '', route, started_at_us, request_id, attempt, kind,
        tenant, model, input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens,
        cost_nusd
-FROM charges
+FROM waiting_charges CROSS JOIN charges USING (request_id, attempt)
 WHERE started_at_us >= :since AND started_at_us < :until AND (:tenant IS NULL OR tenant = :tenant)
-  AND NOT EXISTS (SELECT 1 FROM requests WHERE requests.request_id = charges.request_id)
 """
 _TOTALS: Final = """
 SELECT COUNT(*), COALESCE(SUM(path <> ''), 0), COALESCE(SUM(status >= 400), 0), COALESCE(SUM(baseline_nusd), 0),
        COALESCE(SUM(baseline_low_nusd), 0), COALESCE(SUM(baseline_high_nusd), 0) FROM asked
 """
-_BY_KIND: Final = "SELECT kind, COUNT(*), SUM(cost_nusd) FROM paid GROUP BY kind ORDER BY kind"
+_BY_KIND: Final = """
+SELECT kind, COUNT(*), COALESCE(SUM(cost_nusd), 0), COUNT(*) - COUNT(cost_nusd) FROM paid GROUP BY kind ORDER BY kind
+"""
 _BY_MODEL: Final = """
 SELECT model, COUNT(*), SUM(input_tokens), SUM(cached_input_tokens), SUM(cache_write_tokens), SUM(output_tokens),
-       SUM(reasoning_tokens), SUM(cost_nusd) FROM paid GROUP BY model ORDER BY SUM(cost_nusd) DESC, model
+       SUM(reasoning_tokens), COALESCE(SUM(cost_nusd), 0) FROM paid GROUP BY model ORDER BY SUM(cost_nusd) DESC, model
 """
 _GROUPED: Final = """
 SELECT key, SUM(requests), SUM(attempts), SUM(cost_nusd), SUM(baseline_nusd) FROM (
   SELECT {asked} AS key, 1 AS requests, 0 AS attempts, 0 AS cost_nusd, baseline_nusd FROM asked
   UNION ALL
-  SELECT {paid}, 0, 1, cost_nusd, 0 FROM paid
+  SELECT {paid}, 0, 1, COALESCE(cost_nusd, 0), 0 FROM paid
 ) GROUP BY key ORDER BY key
 """
 _DAY: Final = "strftime('%Y-%m-%d', {} / 1000000, 'unixepoch')"
@@ -77,12 +79,15 @@ _BY: Final = {
 # others (waste).
 _SAVINGS: Final = """
 WITH ends AS (
-  SELECT request_id, SUM(cost_nusd) AS spent_nusd,
+  SELECT request_id, COALESCE(SUM(cost_nusd), 0) AS spent_nusd,
+         COALESCE(SUM(cost_nusd) FILTER (WHERE kind IN ('audit')), 0) AS audit_nusd,
+         COALESCE(SUM(cost_nusd) FILTER (WHERE kind IN ('embedding', 'judge', 'verifier')), 0) AS router_nusd,
          MAX(attempt) FILTER (WHERE kind = 'answer') AS answered,
          MAX(attempt) FILTER (WHERE kind = 'cancelled') AS cancelled
   FROM paid GROUP BY request_id
 ), served AS (
   SELECT asked.path, asked.baseline_model, asked.baseline_nusd, COALESCE(ends.spent_nusd, 0) AS spent_nusd,
+         COALESCE(ends.audit_nusd, 0) AS audit_nusd, COALESCE(ends.router_nusd, 0) AS router_nusd,
          COALESCE(committed.cost_nusd, 0) AS committed_nusd, committed.model AS committed_model
   FROM asked LEFT JOIN ends ON ends.request_id = asked.request_id
   LEFT JOIN charges AS committed ON committed.request_id = asked.request_id AND committed.attempt =
@@ -90,9 +95,16 @@ WITH ends AS (
 )
 SELECT CASE WHEN path = 'cache:exact' THEN 'exact' WHEN path = 'cache:semantic' THEN 'semantic'
             WHEN path <> '' AND committed_model <> baseline_model THEN 'small' ELSE 'other' END,
-       SUM(baseline_nusd - CASE WHEN path = '' THEN spent_nusd ELSE committed_nusd END),
-       SUM(CASE WHEN path = '' THEN 0 ELSE committed_nusd - spent_nusd END)
+       SUM(baseline_nusd - CASE WHEN path = '' THEN spent_nusd - audit_nusd - router_nusd ELSE committed_nusd END),
+       SUM(CASE WHEN path = '' THEN 0 ELSE committed_nusd - (spent_nusd - audit_nusd - router_nusd) END),
+       SUM(-audit_nusd), SUM(-router_nusd)
 FROM served GROUP BY 1
+"""
+# A posting is to a whole month: it counts in the period in which that month begins.
+_POSTED: Final = """
+SELECT COALESCE(SUM(amount_nusd), 0) FROM books
+WHERE kind IN ('correction', 'adjustment', 'late') AND (:tenant IS NULL OR tenant = :tenant)
+  AND unixepoch(period || '-01') * 1000000 >= :since AND unixepoch(period || '-01') * 1000000 < :until
 """
 _RUNNING: Final = "SELECT COALESCE(SUM(cost_nusd), 0) FROM paid WHERE is_running"
 
@@ -106,6 +118,10 @@ class Totals:
         refused: requests that ended with an error status.
         rejected_nusd: the cost of the attempts the judge rejected; part of `cost_nusd`.
         baseline_low_nusd: with `baseline_high_nusd` the interval for the length of answers nobody has seen.
+        savings_low_nusd: with `savings_high_nusd` what is saved at the ends of that interval.
+        unknown_charges: charges without a known cost; they are in no sum.
+        posted_nusd: what the books post to the months that begin in the period: corrections, adjustments and charges
+            that came after their month was sealed. Not part of `cost_nusd`.
     """
 
     requests: int
@@ -118,6 +134,10 @@ class Totals:
     baseline_low_nusd: int
     baseline_high_nusd: int
     savings_nusd: int
+    savings_low_nusd: int
+    savings_high_nusd: int
+    unknown_charges: int
+    posted_nusd: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +147,7 @@ class KindLine:
     kind: str
     attempts: int
     cost_nusd: int
+    unknown_charges: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +185,8 @@ class Savings:
         semantic_nusd: requests answered by the semantic cache.
         small_nusd: requests whose committed attempt was not the baseline's model: baseline - that attempt.
         waste_nusd: minus what served requests spent on other attempts (rejected, cancelled, failed, estimated).
+        audit_nusd: minus what audits cost.
+        router_nusd: minus what deciding cost: embeddings, judges and verifiers that are paid for.
         other_nusd: the rest: the baseline's own answers against their estimate, and requests that were not served.
     """
 
@@ -172,11 +195,14 @@ class Savings:
     small_nusd: int
     waste_nusd: int
     other_nusd: int
+    audit_nusd: int = 0
+    router_nusd: int = 0
 
     @property
     def total_nusd(self) -> int:
         """Baseline - actual."""
-        return self.exact_nusd + self.semantic_nusd + self.small_nusd + self.waste_nusd + self.other_nusd
+        causes = (self.exact_nusd, self.semantic_nusd, self.small_nusd, self.waste_nusd, self.other_nusd)
+        return sum(causes) + self.audit_nusd + self.router_nusd
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,6 +236,8 @@ class Bill:
             ("semantic cache", savings.semantic_nusd),
             ("smaller models", savings.small_nusd),
             ("waste of the cascade", savings.waste_nusd),
+            ("audits", savings.audit_nusd),
+            ("deciding (embeddings, judges)", savings.router_nusd),
             ("other", savings.other_nusd),
         )
 
@@ -229,13 +257,21 @@ class Books:
                 f"there is no ledger in {folder}; give the data folder of a gateway that has served (with {FILE_NAME})"
             )
 
-    def bill(self, since: datetime | None = None, until: datetime | None = None, tenant: str | None = None) -> Bill:
+    def bill(
+        self,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        tenant: str | None = None,
+        *,
+        pools: Mapping[str, PoolFacts] | None = None,
+    ) -> Bill:
         """Add a period up.
 
         Args:
             since: timezone-aware beginning, inside the period; None: from the first row.
             until: timezone-aware end, outside the period; None: to the last row.
             tenant: only this tenant's.
+            pools: what is known of pools beside the ledger.
 
         Raises:
             PeriodInvalid: `since` is after `until`, or one has no time zone.
@@ -249,7 +285,7 @@ class Books:
             with closing(sqlite3.connect(f"{self._path.absolute().as_uri()}?mode=ro", uri=True)) as db:
                 check_schema(db, self._path)
                 db.execute("BEGIN")  # one snapshot, so that the sections agree while a gateway writes
-                bill = _add_up(db, window, since=since, until=until, tenant=tenant)
+                bill = _add_up(db, window, since=since, until=until, tenant=tenant, pools=pools or {})
                 unfolded = self._unfolded_bytes(db)
         except sqlite3.Error as error:
             raise LedgerMissing(f"cannot read {self._path}: {error}; check that it is a ledger and readable") from error
@@ -280,11 +316,17 @@ def _add_up(
     since: datetime | None,
     until: datetime | None,
     tenant: str | None,
+    pools: Mapping[str, PoolFacts],
 ) -> Bill:
     db.execute(_ASKED, window)
     db.execute(_PAID, window)
-    kinds = tuple(KindLine(kind=row[0], attempts=row[1], cost_nusd=row[2]) for row in db.execute(_BY_KIND))
-    totals = _totals(db, kinds)
+    kinds = tuple(
+        KindLine(kind=kind, attempts=attempts, cost_nusd=cost, unknown_charges=unknown)
+        for kind, attempts, cost, unknown in db.execute(_BY_KIND)
+    )
+    totals = _totals(db, kinds, window)
+    since_us, until_us = int(window["since"] or 0), int(window["until"] or 0)
+    lines = () if tenant else pool_lines(db, since_us=since_us, until_us=until_us, facts=pools)
     return Bill(
         since=since,
         until=until,
@@ -297,12 +339,12 @@ def _add_up(
         by_path=_grouped(db, "path"),
         by_day=_grouped(db, "day"),
         savings=_savings(db),
-        pools=() if tenant else pool_lines(db, since_us=int(window["since"] or 0), until_us=int(window["until"] or 0)),
-        notes=_notes(db, totals, tenant=tenant),
+        pools=lines,
+        notes=(*_notes(db, totals, tenant=tenant), *_pool_notes(lines)),
     )
 
 
-def _totals(db: sqlite3.Connection, kinds: tuple[KindLine, ...]) -> Totals:
+def _totals(db: sqlite3.Connection, kinds: tuple[KindLine, ...], window: dict[str, int | str | None]) -> Totals:
     requests, served, refused, baseline, low, high = db.execute(_TOTALS).fetchone()
     cost = sum(line.cost_nusd for line in kinds)
     return Totals(
@@ -316,6 +358,10 @@ def _totals(db: sqlite3.Connection, kinds: tuple[KindLine, ...]) -> Totals:
         baseline_low_nusd=low,
         baseline_high_nusd=high,
         savings_nusd=baseline - cost,
+        savings_low_nusd=low - cost,
+        savings_high_nusd=high - cost,
+        unknown_charges=sum(line.unknown_charges for line in kinds),
+        posted_nusd=db.execute(_POSTED, window).fetchone()[0],
     )
 
 
@@ -349,10 +395,12 @@ def _grouped(db: sqlite3.Connection, by: str) -> tuple[GroupLine, ...]:
 
 def _savings(db: sqlite3.Connection) -> Savings:
     gained = dict.fromkeys(("exact", "semantic", "small", "other"), 0)
-    waste = 0
-    for cause, gain_nusd, waste_nusd in db.execute(_SAVINGS):
+    waste = audit = router = 0
+    for cause, gain_nusd, waste_nusd, audit_nusd, router_nusd in db.execute(_SAVINGS):
         gained[cause] += gain_nusd
         waste += waste_nusd
+        audit += audit_nusd
+        router += router_nusd
     gained["other"] -= db.execute(_RUNNING).fetchone()[0]
     return Savings(
         exact_nusd=gained["exact"],
@@ -360,6 +408,17 @@ def _savings(db: sqlite3.Connection) -> Savings:
         small_nusd=gained["small"],
         waste_nusd=waste,
         other_nusd=gained["other"],
+        audit_nusd=audit,
+        router_nusd=router,
+    )
+
+
+def _pool_notes(lines: tuple[PoolLine, ...]) -> tuple[str, ...]:
+    return tuple(
+        f"pool {line.pool}: the variance is above 5 % of its bill; multiply its rates by {line.rate_factor:.3f} "
+        "(set its throughput or usd_per_hour so) and later charges will make the bill"
+        for line in lines
+        if line.rate_factor is not None
     )
 
 
@@ -377,6 +436,15 @@ def _notes(db: sqlite3.Connection, totals: Totals, *, tenant: str | None) -> tup
     waiting = db.execute("SELECT COUNT(*) FROM open_holds").fetchone()[0]
     if waiting:
         notes.append(f"{waiting} attempts are running, or were when their gateway died; they are not in this bill yet")
+    if totals.unknown_charges:
+        notes.append(
+            f"{totals.unknown_charges} charges of unknown cost are in no sum; "
+            "list them with `faregate report --by attempt`"
+        )
+    if totals.posted_nusd:
+        notes.append(
+            "the books post corrections or adjustments to this period; they are their own line, not in the cost"
+        )
     if tenant:
         notes.append("pools are left out of one tenant's bill: their idle time belongs to nobody alone")
     return tuple(notes)

@@ -274,6 +274,8 @@ def test_csv_has_one_line_per_number_and_adds_up(folder: Path):
         "semantic",
         "small",
         "waste",
+        "audit",
+        "router",
         "other",
     }
 
