@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from gateway.ledger.errors import LedgerError, QuestionInvalid
+from gateway.ledger.report import posted_nusd
 from gateway.ledger.reports.answer import Answer, ask, opened
 from gateway.ledger.reports.baselines import Baseline, baseline
 from gateway.ledger.reports.forecast import forecasts
@@ -160,7 +161,7 @@ def report_on(asked: Asked, db: sqlite3.Connection, question: Question) -> Repor
         forecasts=forecasts(db, question, {}),
         baselines=_baselines(asked, db, answer),
         top=asked.top,
-        notes=notes_of(answer),
+        notes=notes_of(answer, posted_nusd(db, question)),
     )
 
 

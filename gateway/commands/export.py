@@ -76,6 +76,8 @@ def focus(  # noqa: PLR0917 - click passes options by name
     except LedgerError as error:
         fail(str(error))
     click.echo(f"{out}: {done.rows} rows for {done.charges} charges, {usd(done.cost_nusd):f} USD", err=True)
+    if done.posted_nusd:
+        click.echo(f"with {usd(done.posted_nusd):f} USD that the books post, as rows of category Adjustment", err=True)
     if done.unknown:
         click.echo(f"left out: {done.unknown} charges of unknown cost; see `faregate report --by attempt`", err=True)
     sys.exit(0)

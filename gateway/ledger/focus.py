@@ -7,6 +7,8 @@ Rules:
   request; so the rows of a charge add up to it, and all rows to the report;
 - a charge of unknown cost has no row, since a cost must not be null and is not 0: `Exported.unknown` counts them;
 - a charge lies in the billing period (the calendar month, UTC) in which its request began, as in the report;
+- what the books post (corrections, adjustments, charges that came after their month was sealed) are rows of category
+  "Adjustment" in the month they post to; a late one is also taken out of its own month;
 - what tenants buy from pools is a split of a shared cost: 1.3's allocation columns say so;
 - rows are made one by one, so memory does not grow with them; a file appears under its name when it is whole.
 
@@ -170,6 +172,18 @@ FROM waiting_charges CROSS JOIN charges USING (request_id, attempt)
 WHERE charges.started_at_us >= :since AND charges.started_at_us < :until
   AND (:tenant IS NULL OR charges.tenant = :tenant)
 """
+# As in the bill: a posting is to a whole month, and a late charge leaves its own.
+_POSTINGS: Final = """
+SELECT kind, period, tenant, model, nusd, reason, request_id, attempt FROM (
+  SELECT kind, period, tenant, model, amount_nusd AS nusd, reason, request_id, attempt,
+         unixepoch(period || '-01') * 1000000 AS at_us FROM books
+  WHERE kind IN ('correction', 'adjustment', 'late')
+  UNION ALL
+  SELECT 'late', strftime('%Y-%m', charges.started_at_us / 1000000, 'unixepoch'), charges.tenant, charges.model,
+         -charges.cost_nusd, 'posted to ' || period, request_id, attempt, charges.started_at_us
+  FROM books CROSS JOIN charges USING (request_id, attempt) WHERE books.kind = 'late' AND cost_nusd IS NOT NULL
+) WHERE at_us >= :since AND at_us < :until AND (:tenant IS NULL OR tenant = :tenant)
+"""
 _METERS: Final = {
     **{name: (name.removesuffix("_tokens").replace("_", " ").title() + " Tokens", "Tokens") for name in TOKENS},
     "web_searches": ("Web Searches", "Searches"),
@@ -203,11 +217,20 @@ class Account:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """What was written: rows, charges they stand for, their sum, and charges left out for want of a known cost."""
+    """What was written.
+
+    Attributes:
+        rows: how many.
+        charges: charges they stand for.
+        cost_nusd: the sum of those.
+        posted_nusd: the sum of the books' postings, which are rows too.
+        unknown: charges left out, since nobody knows what they cost.
+    """
 
     rows: int
     charges: int
     cost_nusd: int
+    posted_nusd: int
     unknown: int
 
 
@@ -250,7 +273,13 @@ def export_focus(
         raise ExportImpossible(f"cannot write {file}: {error.strerror}; give a place that can be written") from error
     finally:
         part.unlink(missing_ok=True)
-    return Exported(rows=tally.rows, charges=tally.charges, cost_nusd=tally.cost_nusd, unknown=tally.unknown)
+    return Exported(
+        rows=tally.rows,
+        charges=tally.charges,
+        cost_nusd=tally.cost_nusd,
+        posted_nusd=tally.posted_nusd,
+        unknown=tally.unknown,
+    )
 
 
 @dataclass(slots=True)
@@ -258,6 +287,7 @@ class _Tally:
     rows: int = 0
     charges: int = 0
     cost_nusd: int = 0
+    posted_nusd: int = 0
     unknown: int = 0
 
 
@@ -275,6 +305,54 @@ def _rows(db: sqlite3.Connection, question: Question, account: Account, tally: _
         for own in _priced(fact):
             tally.rows += 1
             yield common | own | _allocated(fact, account, own)
+    for values in db.execute(_POSTINGS, question.parameters):
+        tally.rows += 1
+        tally.posted_nusd += values[4]
+        yield _posting(values, account)
+
+
+def _posting(
+    values: tuple[str, str, str | None, str | None, int, str, str | None, int | None], account: Account
+) -> Row:
+    kind, period, tenant, model, nusd, reason, request_id, attempt = values
+    year, month = int(period[:4]), int(period[5:])
+    start = datetime(year, month, 1, tzinfo=UTC)
+    end = datetime(year + month // 12, month % 12 + 1, 1, tzinfo=UTC)
+    provider = account.providers.get(model or "", "Unknown provider")
+    cost = _dollars(nusd * FEMTO_PER_NANO)
+    row: Row = dict.fromkeys(column.name for column in columns(Spec.V1_3))
+    return row | {
+        "BilledCost": cost,
+        "BillingAccountId": account.account,
+        "BillingAccountName": account.account,
+        "BillingCurrency": "USD",
+        "BillingPeriodStart": start,
+        "BillingPeriodEnd": end,
+        "ChargeCategory": "Adjustment",
+        # It corrects what a month before was invoiced, or the month itself while it was open: only the first is one.
+        "ChargeClass": "Correction" if kind == "late" and nusd > 0 else None,
+        "ChargeDescription": f"{kind}: {' '.join(reason.split())}",
+        "ChargeFrequency": "One-Time",
+        "ChargePeriodStart": start,
+        "ChargePeriodEnd": end,
+        "ContractedCost": cost,
+        "EffectiveCost": cost,
+        "HostProviderName": provider,
+        "InvoiceIssuerName": provider,
+        "ListCost": cost,
+        "ProviderName": provider,
+        "PublisherName": provider,
+        "ServiceCategory": "AI and Machine Learning",
+        "ServiceName": f"{provider} models",
+        "ServiceProviderName": provider,
+        "ServiceSubcategory": "Generative AI",
+        "SubAccountId": tenant,
+        "SubAccountName": tenant,
+        "x_RequestId": request_id,
+        "x_Attempt": None if attempt is None else Decimal(attempt),
+        "x_Model": model,
+        "x_AttemptKind": kind,
+    }
 
 
 def _common(fact: dict[str, JsonValue], account: Account) -> Row:

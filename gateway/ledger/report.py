@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from gateway.ledger.reports.question import Question
+
 _FOR_EVER: Final = (datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC))
 _EPOCH_START: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -100,11 +102,16 @@ SELECT CASE WHEN path = 'cache:exact' THEN 'exact' WHEN path = 'cache:semantic' 
        SUM(-audit_nusd), SUM(-router_nusd)
 FROM served GROUP BY 1
 """
-# A posting is to a whole month: it counts in the period in which that month begins.
+# A posting is to a whole month: it counts in the period in which that month begins. A charge that came late is posted
+# to the month that was open then, and taken out of its own, which was sealed.
 _POSTED: Final = """
-SELECT COALESCE(SUM(amount_nusd), 0) FROM books
-WHERE kind IN ('correction', 'adjustment', 'late') AND (:tenant IS NULL OR tenant = :tenant)
-  AND unixepoch(period || '-01') * 1000000 >= :since AND unixepoch(period || '-01') * 1000000 < :until
+SELECT COALESCE(SUM(nusd), 0) FROM (
+  SELECT amount_nusd AS nusd, unixepoch(period || '-01') * 1000000 AS at_us, tenant FROM books
+  WHERE kind IN ('correction', 'adjustment', 'late')
+  UNION ALL
+  SELECT -charges.cost_nusd, charges.started_at_us, charges.tenant FROM books
+  CROSS JOIN charges USING (request_id, attempt) WHERE books.kind = 'late'
+) WHERE at_us >= :since AND at_us < :until AND (:tenant IS NULL OR tenant = :tenant)
 """
 _RUNNING: Final = "SELECT COALESCE(SUM(cost_nusd), 0) FROM paid WHERE is_running"
 
@@ -361,8 +368,14 @@ def _totals(db: sqlite3.Connection, kinds: tuple[KindLine, ...], window: dict[st
         savings_low_nusd=low - cost,
         savings_high_nusd=high - cost,
         unknown_charges=sum(line.unknown_charges for line in kinds),
-        posted_nusd=db.execute(_POSTED, window).fetchone()[0],
+        posted_nusd=int(db.execute(_POSTED, window).fetchone()[0]),
     )
+
+
+def posted_nusd(db: sqlite3.Connection, question: Question) -> int:
+    """Return what the books post to a question's period and tenant, in nano-dollars."""
+    window = {name: question.parameters[name] for name in ("since", "until", "tenant")}
+    return int(db.execute(_POSTED, window).fetchone()[0])
 
 
 def _model_line(row: tuple[str, int, int, int, int, int, int, int]) -> ModelLine:

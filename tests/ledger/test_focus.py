@@ -18,6 +18,7 @@ from hypothesis import given, settings
 
 from backends.prices import Rates, Tier
 from backends.words import Usage
+from gateway.ledger.bookings import BooksWriter
 from gateway.ledger.errors import ExportImpossible
 from gateway.ledger.focus import Account, Exported, Spec, export_focus
 from gateway.ledger.report import Books
@@ -254,6 +255,22 @@ def test_the_rows_add_up_to_the_report_to_the_nano_dollar(rows: list[Row], tmp_p
     total = sum((Decimal(line["BilledCost"]) for line in lines(file)), Decimal(0))
 
     assert total * 10**9 == done.cost_nusd == ledger.bill().totals.cost_nusd
+
+
+def test_what_the_books_post_is_a_row_and_in_the_bill(folder: Path):
+    ledger = books(folder, ROWS)
+    writer = BooksWriter(folder, now=NOON, made_by="controller")
+    writer.correct("req_1", 0, cost_nusd=1_000, reason="the provider's invoice")
+    writer.adjust("2026-11", amount_nusd=-5 * 10**9, tenant="support", model=None, reason="a credit")
+
+    with opened(folder) as db:
+        done = export_focus(db, ALWAYS, spec=Spec.V1_3, file=folder / "focus.csv")
+
+    rows = lines(folder / "focus.csv")
+    posted = [line for line in rows if line["x_AttemptKind"] in {"correction", "adjustment"}]
+    assert [breach for line in rows for breach in breaches(RULES_1_3, line)] == []
+    assert sum(Decimal(line["BilledCost"]) for line in posted) * 10**9 == done.posted_nusd
+    assert done.posted_nusd == ledger.bill().totals.posted_nusd == 1_000 - TIERED.cost_nusd(USED) - 5 * 10**9
 
 
 def test_a_charge_of_unknown_cost_is_left_out_and_counted(folder: Path):

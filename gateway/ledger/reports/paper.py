@@ -68,9 +68,14 @@ class Report:
         return self.answer.lines[: self.top]
 
 
-def notes_of(answer: Answer) -> tuple[str, ...]:
-    """Return what a reader of an answer's sums should know."""
+def notes_of(answer: Answer, posted_nusd: int = 0) -> tuple[str, ...]:
+    """Return what a reader of an answer's sums should know; `posted_nusd` is what the books post to its period."""
     notes = []
+    if posted_nusd:
+        notes.append(
+            f"the books post {short(posted_nusd)} USD to this period (corrections, adjustments, late charges); "
+            "the lines are the charges alone"
+        )
     if answer.total.unknown_charges:
         notes.append(
             f"{answer.total.unknown_charges} charges of unknown cost are in no sum; "
