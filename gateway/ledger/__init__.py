@@ -13,8 +13,8 @@ Rules:
 The way of a row: `seam.Ledger` (what the pipeline calls) → `writer` (encodes, appends, keeps what a full disk refused)
 → `journal` (segments) → `service` (a thread, in this process or another) → `fold` → `store` (SQLite) → `report`.
 `journaled` joins the two sides in one process, and has the writer's side alone for a worker.
-Beside it: `rollups` (daily sums, kept by triggers), `reports` (any question, on paper), `focus` (export), `invoices` and
-`reconcile` (a provider's file against the rows), `dictionary` and `views` (the schema explained).
+Beside it: `rollups` (daily sums, kept by triggers), `reports` (any question, on paper), `focus` (export), `invoices`
+and `reconcile` (a provider's file against the rows), `dictionary` and `views` (the schema explained).
 
 Decided here:
 - Rows are chained where they are folded, not where they are appended: hashing costs the request nothing, and what is
