@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -111,8 +112,8 @@ def _list(asked: Asked, single: Single) -> None:
     if asked.as_sql:
         _write(asked, [f"{question.runnable(listing_sql(single).strip())}\n"])
         return
-    with opened(asked.place()) as db:
-        found = rows(db, question, single)
+    # Closed before the ledger is, also when the reader of a pipe has seen enough.
+    with opened(asked.place()) as db, closing(rows(db, question, single)) as found:
         names = columns(single)
         _write(asked, listed_table(names, found) if asked.form == "table" else listed(names, found, asked.form))
 

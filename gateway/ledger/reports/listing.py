@@ -9,7 +9,7 @@ from gateway.ledger.rollups import TOKENS
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
     from gateway.ledger.reports.question import Question
 
@@ -130,6 +130,6 @@ def columns(single: Single) -> tuple[str, ...]:
     return tuple(_ATTEMPT if single is Single.ATTEMPT else _REQUEST)
 
 
-def rows(db: sqlite3.Connection, question: Question, single: Single) -> Iterator[tuple[Cell, ...]]:
+def rows(db: sqlite3.Connection, question: Question, single: Single) -> Generator[tuple[Cell, ...]]:
     """Yield the rows of the question's period and tenant, in the order of `columns`."""
     yield from db.execute(listing_sql(single), question.parameters)
