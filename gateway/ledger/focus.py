@@ -23,7 +23,7 @@ import csv
 import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from decimal import Context, Decimal
 from enum import StrEnum
 from functools import lru_cache
 from itertools import islice
@@ -33,6 +33,7 @@ import msgspec
 
 from backends.prices import FEMTO_PER_NANO
 from gateway.ledger.errors import ExportImpossible
+from gateway.ledger.reports.baselines import rate_of
 from gateway.ledger.rollups import TOKENS
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ ALLOCATION: Final = "faregate-standard-costing"
 _EPOCH_START: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _BATCH: Final = 10_000  # rows of Parquet held at a time
 _SCALE: Final = 15  # decimals of a dollar in a femto-dollar
+_EXACT: Final = Context(prec=60)
 Value = str | Decimal | datetime | None
 Row = dict[str, Value]
 
@@ -188,14 +190,6 @@ _METERS: Final = {
     **{name: (name.removesuffix("_tokens").replace("_", " ").title() + " Tokens", "Tokens") for name in TOKENS},
     "web_searches": ("Web Searches", "Searches"),
     "per_request": ("Requests", "Requests"),
-}
-# Where a price has no rate of its own for a class, it charges the class's elder.
-_ELDERS: Final = {
-    "cache_write_1h": "cache_write",
-    "audio_input": "input",
-    "image_input": "input",
-    "audio_output": "output",
-    "image_output": "output",
 }
 _READ: Final = tuple(name for name in TOKENS if "input" in name or "cache_write" in name)
 
@@ -403,7 +397,7 @@ def _priced(fact: dict[str, JsonValue]) -> Iterator[Row]:
     prices = rates
     for tier in sorted(rates.get("tiers", ()), key=lambda tier: tier["start_tokens"]):
         prices = tier if read > tier["start_tokens"] else prices
-    used = [(name, fact[name], _rate(prices, name)) for name in TOKENS if fact[name]]
+    used = [(name, fact[name], rate_of(prices, rates, name)) for name in TOKENS if fact[name]]
     if fee := rates.get("per_request", 0):
         used.append(("per_request", 1, fee))
     explained = sum(quantity * price for _, quantity, price in used)
@@ -497,11 +491,6 @@ def _rates(text: str) -> Mapping[str, JsonValue]:
     return found
 
 
-def _rate(prices: Mapping[str, JsonValue], column: str) -> int:
-    name = column.removesuffix("_tokens")
-    return int(prices.get(name, prices.get(_ELDERS.get(name, ""), 0)))
-
-
 def _seller(rates: str) -> str:
     """Return the provider that rates name as their source: `genai-prices 0.2.3 openai/gpt-5`."""
     source = str(_rates(rates).get("source", ""))
@@ -509,8 +498,7 @@ def _seller(rates: str) -> str:
 
 
 def _dollars(femto: int) -> Decimal:
-    digits = tuple(int(digit) for digit in str(abs(femto)))
-    return Decimal((1 if femto < 0 else 0, digits, -_SCALE))
+    return _EXACT.scaleb(Decimal(femto), -_SCALE)
 
 
 def _text(value: Value) -> str:

@@ -79,10 +79,10 @@ def femto_sql(rates: Rates) -> str:
     """Return SQL for what a charge's tokens cost at these rates, in femto-dollars; exact, like `Rates.cost_nusd`."""
     prices = asdict(rates)
     cases = " ".join(
-        f"WHEN {_TOTAL_INPUT} > {tier['start_tokens']} THEN {_weighted(tier)}"
+        f"WHEN {_TOTAL_INPUT} > {tier['start_tokens']} THEN {_weighted(tier, prices)}"
         for tier in sorted(prices["tiers"], key=lambda tier: -int(tier["start_tokens"]))
     )
-    base = _weighted(prices)
+    base = _weighted(prices, prices)
     return f"({f'CASE {cases} ELSE {base} END' if cases else base} + {rates.per_request})"
 
 
@@ -98,10 +98,14 @@ def _priced(rates: Rates) -> str:
     return _SERVED.format(rounded=rounded_sql(femto))
 
 
-def _weighted(prices: Mapping[str, int]) -> str:
-    terms = []
-    for column in TOKENS:
-        name = column.removesuffix("_tokens")
-        rate = prices.get(name, prices.get(_ELDERS.get(name, ""), 0))
-        terms.append(f"{column} * {rate}")
-    return f"({' + '.join(terms)})"
+def _weighted(prices: Mapping[str, int | None], base: Mapping[str, int | None]) -> str:
+    return f"({' + '.join(f'{column} * {rate_of(prices, base, column)}' for column in TOKENS)})"
+
+
+def rate_of(prices: Mapping[str, int | None], base: Mapping[str, int | None], column: str) -> int:
+    """Return the rate of a charge's column: its own, else its elder's, else the one outside all tiers, else 0."""
+    name = "web_search" if column == "web_searches" else column.removesuffix("_tokens")
+    for rates, key in ((prices, name), (prices, _ELDERS.get(name, "")), (base, name)):
+        if (rate := rates.get(key)) is not None:
+            return int(rate)
+    return 0
