@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class Draft:
     """The parts of a policy that could be read, at their places; names also of those that could not.
 
-    `routes`, `tenants` and `revenue` are keyed by their index. `timeouts` and `retries` are None where they could not be
-    read.
+    `routes`, `tenants` and `revenue` are keyed by their index. `timeouts` and `retries` are None where they could not
+    be read.
     """
 
     model_names: tuple[str, ...]

@@ -217,7 +217,8 @@ def _baselines(asked: Asked, db: sqlite3.Connection, answer: Answer) -> tuple[Ba
         raise QuestionInvalid(str(error)) from error
     whole = replace(answer.question, by=())
     spent = answer.total.cost_nusd
-    return tuple(baseline(db, whole, model, book.of(ModelId(model)), spent) for model in asked.baselines)
+    rates = {model: book.of(ModelId(model)).at(answer.question.until) for model in asked.baselines}
+    return tuple(baseline(db, whole, model, each, spent) for model, each in rates.items())
 
 
 def _write(asked: Asked, parts: Iterable[str]) -> None:
