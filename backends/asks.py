@@ -6,6 +6,7 @@ and -0.0 in fields we do not know arrive as they were sent.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
 import msgspec
@@ -43,6 +44,7 @@ _DROPPED_WHEN_NULL = frozenset({"encoding_format", "dimensions", "user", "stop",
 """Some clients send null for "not set", which llama.cpp refuses with 400."""
 
 _READ_BY_MODELS = ("messages", "prompt", "input", "tools")
+_CAPS = ("max_completion_tokens", "max_tokens")
 
 _CHOICES_LIMIT = 128
 
@@ -89,6 +91,7 @@ class _Known(msgspec.Struct):
     input: str | list[JsonValue] | None = None
     temperature: float | None = None
     n: Annotated[int, msgspec.Meta(ge=1, le=_CHOICES_LIMIT)] | None = None
+    best_of: Annotated[int, msgspec.Meta(le=_CHOICES_LIMIT)] | None = None
     max_tokens: Annotated[int, msgspec.Meta(le=_TOKENS_LIMIT)] | None = None
     max_completion_tokens: Annotated[int, msgspec.Meta(le=_TOKENS_LIMIT)] | None = None
     logprobs: bool | int | None = None
@@ -137,13 +140,22 @@ def parse_ask(surface: Surface, body: bytes) -> Ask:
     )
 
 
-def outbound_body(ask: Ask, *, model: str, top_logprobs: int | None) -> bytes:
+@dataclass(frozen=True, slots=True)
+class OutputCap:
+    """A cap the gateway sets on an answer whose client set none: tokens, and the chat field that says it upstream."""
+
+    field: str
+    tokens: int
+
+
+def outbound_body(ask: Ask, *, model: str, top_logprobs: int | None, output_cap: OutputCap | None = None) -> bytes:
     """Return the body to send upstream: the client's, with our model's name and what the gateway needs to know.
 
     Args:
         ask: the parsed request.
         model: the name the upstream knows the model by.
         top_logprobs: how many alternatives the judge wants for each token; None when no judge will look.
+        output_cap: the cap that a budget counts on; None leaves the client's own, or none, as it is.
     """
     fields = {
         name: value
@@ -158,6 +170,13 @@ def outbound_body(ask: Ask, *, model: str, top_logprobs: int | None) -> bytes:
     if top_logprobs is not None and not ask.wants_logprobs:
         fields["logprobs"] = msgspec.Raw(b"true")
         fields["top_logprobs"] = msgspec.Raw(b"%d" % top_logprobs)
+    caps = [bytes(fields[name]) for name in _CAPS if name in fields]
+    if output_cap is not None and b"0" not in caps:  # 0 is the upstream's to refuse
+        # Whatever else stood there capped nothing: null, or llama.cpp's -1 for "no end".
+        for name in _CAPS:
+            fields.pop(name, None)
+        name = output_cap.field if ask.surface is Surface.CHAT else "max_tokens"
+        fields[name] = msgspec.Raw(b"%d" % output_cap.tokens)
     return _encode(fields)
 
 
@@ -208,7 +227,9 @@ def _choices(surface: Surface, known: _Known) -> int:
     prompts = 1
     if surface is Surface.COMPLETIONS and isinstance(known.prompt, list):
         prompts = sum(isinstance(part, str | list) for part in known.prompt) or 1
-    return prompts * (known.n or 1)
+    # Of `best_of` answers `n` are told, and all of them are generated and paid for.
+    best_of = known.best_of if surface is Surface.COMPLETIONS else None
+    return prompts * max(known.n or 1, best_of or 1)
 
 
 def _needs(surface: Surface, known: _Known, messages: tuple[Message, ...]) -> frozenset[Capability]:

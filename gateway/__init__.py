@@ -5,6 +5,7 @@ Rooms, in the order a request meets them:
     calls, errors          a request free of ASGI; every error's HTTP form, in one table
     pipeline               the way up to the first event: `Gateway.answer(call, sink)`
     caching, worker        the caches on that way, and the one thread that embeds
+    limits, spending       rate limits; which budgets' pots a request draws from, and what happens at a cap
     ladder                 opens rungs and asks the judge; nothing has been sent while it runs
     relay                  the way after the first event
     settlement, ledger/    holds, charges, request rows; the journal and the store under them
@@ -20,6 +21,9 @@ Decided here, other than the design to start from:
 - All files of a gateway are in one folder (`storage.folder`): lock, journal, ledger, cache, keys. Keys are not in the
   policy: a policy is often mounted read-only, and revoking must not need a reload.
 - `x-faregate-explain: true` puts the reasons in a response header, which streams and errors have as well.
+- Under a budget a plan's rungs are all held before the first is opened, and the policy's `max_output_tokens` is always
+  sent where the client set no cap; without a budget it is only assumed for the hold.
+- Budgets are read from the policy once; a rate limit is one process's own.
 - The confidence header is the judge's word on the last answer it saw: of `small>large` it is the rejected one's.
 - "An equivalent model of the ladder" is one that a model names in its `equivalents`: rungs differ in quality, so none
   stands in for another unasked. Judged rungs have none (a judge knows one model); stand-ins' answers are not cached.

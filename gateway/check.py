@@ -9,8 +9,13 @@ from rich.console import Console
 from rich.table import Table
 
 from backends.clock import SystemClock
-from backends.prices import FEMTO_PER_USD, PriceBook
+from backends.prices import FEMTO_PER_USD, PriceBook, usd
+from gateway.ledger.budgets import BudgetAuthority
+from gateway.ledger.errors import LedgerError
+from gateway.ledger.pseudonyms import KEY_FILE, Pseudonyms
+from gateway.ledger.spent import read_spent
 from gateway.prepare import PolicyUnusable, PreparedLane, lanes, price_book
+from gateway.spending import caps_of, overspent_warnings, span_of, unknown_warnings
 from policies.schema import Policy
 from semantic_cache.acceptance import Acceptance
 
@@ -52,6 +57,12 @@ def _show(policy: Policy, file: Path, book: PriceBook, prepared: dict[str, Prepa
             ", ".join(tiers) or "off",
         )
     console.print(routes)
+    if caps := caps_of(policy):
+        budgets = Table("budget", "tenant", "each", "cap", "at the cap", "windows of", title="Budgets")
+        for cap in caps:
+            each = ", ".join(cap.each) or "-"
+            budgets.add_row(cap.name, cap.tenant or "all", each, span_of(cap), cap.at_limit, str(cap.zone))
+        console.print(budgets)
     for warning in _warnings(policy, prepared):
         console.print(f"warning: {warning}", markup=False, highlight=False)
     console.print(f"{file}: no mistakes; policy {policy.digest[:12]}", highlight=False)
@@ -74,6 +85,18 @@ def _facts(policy: Policy, book: PriceBook, prepared: dict[str, PreparedLane]) -
         "routes": {
             name: {"ladder": lane.lane.route.ladder, "promise": lane.promise} for name, lane in prepared.items()
         },
+        "budgets": [
+            {
+                "name": cap.name,
+                "tenant": cap.tenant or None,
+                "each": list(cap.each),
+                "usd": f"{usd(cap.cap_nusd):f}",
+                "per": cap.per,
+                "at_limit": cap.at_limit,
+                "timezone": str(cap.zone),
+            }
+            for cap in caps_of(policy)
+        ],
         "warnings": _warnings(policy, prepared),
     }
 
@@ -89,7 +112,19 @@ def _warnings(policy: Policy, prepared: dict[str, PreparedLane]) -> list[str]:
                 f"route {route.name}: the shipped calibration of the semantic cache cannot keep max_error "
                 f"{semantic.max_error:g}, so that tier answers nothing; the smallest it can keep is 0.03"
             )
-    return warnings
+    return [*warnings, *_budget_warnings(policy)]
+
+
+def _budget_warnings(policy: Policy) -> tuple[str, ...]:
+    """Return which budgets are below what the ledger says is spent; nothing is changed."""
+    folder, now = Path(policy.storage.folder), SystemClock().now()
+    try:
+        # Without the key no end user was ever booked, and none of this folder's can be told.
+        caps = caps_of(policy, Pseudonyms(folder).of) if (folder / KEY_FILE).exists() else caps_of(policy)
+        spent = read_spent(folder, caps, now)
+    except LedgerError as error:
+        return (f"the budgets cannot be compared with what is spent: {error}",)
+    return (*overspent_warnings(BudgetAuthority(caps, now).rebuild(spent.nusd, now)), *unknown_warnings(spent))
 
 
 def _per_million(femto_per_token: int) -> str:

@@ -24,18 +24,23 @@ from backends.transport import Transport
 from backends.words import ModelId
 from gateway.caching import Caches
 from gateway.journey import CatalogModel
+from gateway.ledger.budgets import BudgetAuthority, LocalBudgets
 from gateway.ledger.errors import FolderUnusable
 from gateway.ledger.journal import Files
 from gateway.ledger.journaled import JournaledLedger
+from gateway.ledger.pseudonyms import Pseudonyms
 from gateway.ledger.rows import PoolPrice
 from gateway.ledger.seam import EpochInfo, Ledger, Terms
+from gateway.ledger.spent import read_spent
+from gateway.limits import Limiter
 from gateway.pipeline import Gateway, Parts
 from gateway.prepare import candidates, lanes, price_book, stated_use
 from gateway.settlement import Cashier
+from gateway.spending import Spending, caps_of, overspent_warnings, unknown_warnings
 from gateway.telemetry import Telemetry
 from gateway.worker import Worker
 from policies.keys import FILE_NAME, KeyRing
-from policies.schema import Policy, Route, TransportKind
+from policies.schema import DEFAULT_OPENAI_PROVIDER, Policy, Route, TransportKind
 from semantic_cache.acceptance import Acceptance
 from semantic_cache.sqlite_store import SqliteStore
 
@@ -109,6 +114,12 @@ async def open_gateway(
     folder = Path(policy.storage.folder)
     ledger = JournaledLedger.open(folder, clock, epoch_of(policy), terms=terms_of(policy), files=files)
     try:
+        # After the ledger has closed what a killed gateway left open, before any request: budgets know all or nothing.
+        known_as = Pseudonyms(folder).of
+        caps = caps_of(policy, known_as)
+        authority = BudgetAuthority(caps, clock.now())
+        spent = read_spent(folder, caps, clock.now())
+        overspent = authority.rebuild(spent.nusd, clock.now(), carried=spent.carried)
         limits = policy.storage.cache
         try:
             store = SqliteStore(folder / CACHE_FILE, max_entries=limits.max_entries, max_bytes=limits.max_bytes)
@@ -124,6 +135,10 @@ async def open_gateway(
             worker=worker,
         )
         telemetry = Telemetry(environ)
+        telemetry.watch_budgets(caps, lambda cap: authority.pot((cap.name, cap.tenant), clock.now()).left_nusd)
+        spending = Spending(
+            caps=caps, budgets=LocalBudgets(authority), notice=telemetry.note_budget, pseudonym=known_as
+        )
         try:
             async with open_transport(policy) as transport:
                 catalog = open_catalog(policy, transport, clock, book.schedules)
@@ -137,10 +152,15 @@ async def open_gateway(
                     lanes={name: lane.lane for name, lane in prepared.items()},
                     candidates=candidates(policy),
                     caches=caches,
-                    cashier=Cashier(ledger=ledger, prices=book, policy_digest=policy.digest),
+                    cashier=Cashier(ledger=ledger, prices=book, policy_digest=policy.digest, spending=spending),
+                    limiter=Limiter(policy),
                     telemetry=telemetry,
                 )
-                warnings = tuple(warning for lane in prepared.values() for warning in lane.warnings)
+                warnings = (
+                    *(warning for lane in prepared.values() for warning in lane.warnings),
+                    *overspent_warnings(overspent),
+                    *unknown_warnings(spent),
+                )
                 caches.warm_up(is_needed=any(_embeds(lane.lane.route) or lane.lane.judge for lane in prepared.values()))
                 yield Opened(gateway=Gateway(parts), ledger=ledger, warnings=warnings)
         finally:
@@ -239,5 +259,9 @@ def open_catalog(
             capabilities=model.capabilities,
             output_tokens_per_s=pool.throughput.output_tokens_per_s if pool and pool.throughput else None,
             equivalents=model.equivalents,
+            context_tokens=model.context_tokens,
+            max_output_tokens=model.max_output_tokens,
+            # OpenAI's own models refuse `max_tokens`; other servers of its protocol may not know the newer name.
+            cap_field="max_completion_tokens" if model.provider == DEFAULT_OPENAI_PROVIDER else "max_tokens",
         )
     return catalog

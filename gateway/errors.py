@@ -5,6 +5,8 @@ Refused                 the gateway itself says no, before anything was paid
 ├── ModelNotFound       the name is no route's and no model's (404)
 ├── BodyTooLarge        over limits.max_body_bytes (413)
 ├── Overloaded          over limits.max_in_flight (503, Retry-After)
+├── RateLimited         over a tenant's or key's rpm, tpm or parallel (429, Retry-After)
+├── BudgetExceeded      a budget has no room for the request's worst case (402, with the time it is full again)
 ├── Stopping            the gateway is being stopped and its grace is over (503, Retry-After)
 ├── RequestMalformed    not HTTP, or two readers could disagree about where it ends (400)
 ├── RequestTooSlow      not whole within timeouts.request_s (408)
@@ -14,9 +16,11 @@ Refused                 the gateway itself says no, before anything was paid
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import msgspec
 
@@ -32,6 +36,7 @@ from backends.errors import (
     StreamCut,
 )
 from gateway.calls import HeaderInvalid
+from gateway.ledger.budgets import BudgetsUnready
 from gateway.ledger.errors import LedgerUnavailable
 from router.strategy import NoEligibleModel
 
@@ -100,6 +105,46 @@ class HeadTooLarge(Refused):
         super().__init__(f"the request's header section {many}; send less")
 
 
+class RateLimited(Refused):
+    """A tenant or a key asks faster than it may.
+
+    Attributes:
+        kind: `requests` or `tokens`, OpenAI's error type.
+        limit: the policy's key: `rpm`, `tpm` or `parallel`.
+        retry_after_s: when it fits; 0: as soon as something else is done, or never.
+        headers: `x-ratelimit-*`.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        kind: str = "requests",
+        limit: str = "rpm",
+        retry_after_s: int = 0,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.limit = limit
+        self.retry_after_s = retry_after_s
+        self.headers = headers
+
+
+class BudgetExceeded(Refused):
+    """A budget has no room for what the request may cost.
+
+    Attributes:
+        reset: when it is full again, ISO 8601 in the budget's time zone; "" for never.
+        reset_at: the same moment; None for never.
+    """
+
+    def __init__(self, message: str, *, reset: str = "", reset_at: datetime | None = None) -> None:
+        super().__init__(message)
+        self.reset = reset
+        self.reset_at = reset_at
+
+
 class NotServed(Refused):
     """A path or a method the gateway does not have."""
 
@@ -128,8 +173,15 @@ class Problem:
 _RETRY_SOON = ((b"retry-after", b"1"),)
 
 
-def problem_of(error: BaseException) -> Problem:  # noqa: C901, PLR0911, PLR0912 - the table: one row a class
-    """Return how a client is told of an error. Upstream words reach it only where it caused them (`AskRejected`)."""
+def problem_of(  # noqa: C901, PLR0911, PLR0912 - the table: one row a class
+    error: BaseException, now: datetime | None = None
+) -> Problem:
+    """Return how a client is told of an error. Upstream words reach it only where it caused them (`AskRejected`).
+
+    Args:
+        error: what went wrong.
+        now: the present, aware; what a wait is counted from (None: no wait is told).
+    """
     text = str(error)
     match error:
         case KeyRefused():
@@ -151,6 +203,8 @@ def problem_of(error: BaseException) -> Problem:  # noqa: C901, PLR0911, PLR0912
             return Problem(status=408, message=text, kind="invalid_request_error", code="request_timeout")
         case HeadTooLarge():
             return Problem(status=431, message=text, kind="invalid_request_error", code="headers_too_large")
+        case RateLimited() | BudgetExceeded() | BudgetsUnready():
+            return _limit_problem(error, now)
         case NotServed():
             return Problem(status=error.status, message=text, kind="invalid_request_error", code="not_found")
         case HeaderInvalid():
@@ -186,6 +240,31 @@ def problem_of(error: BaseException) -> Problem:  # noqa: C901, PLR0911, PLR0912
 def places(error: BaseException) -> list[str]:
     """Return where a bug was raised, without its message or values: they could hold a prompt."""
     return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
+
+
+def _limit_problem(error: RateLimited | BudgetExceeded | BudgetsUnready, now: datetime | None) -> Problem:
+    text = str(error)
+    match error:
+        case RateLimited():
+            wait = (b"retry-after", b"%d" % max(1, error.retry_after_s))
+            headers = (wait, *error.headers)
+            return Problem(status=429, message=text, kind=error.kind, code="rate_limit_exceeded", headers=headers)
+        case BudgetExceeded():
+            headers = _budget_headers(error, now)
+            return Problem(status=402, message=text, kind="insufficient_quota", code="budget_exceeded", headers=headers)
+        case BudgetsUnready():
+            return Problem(
+                status=503, message=text, kind="server_error", code="budgets_unavailable", headers=_RETRY_SOON
+            )
+
+
+def _budget_headers(error: BudgetExceeded, now: datetime | None) -> tuple[tuple[bytes, bytes], ...]:
+    if error.reset_at is None:
+        return ((b"x-faregate-budget-reset", b"never"),)
+    reset = (b"x-faregate-budget-reset", error.reset.encode())
+    if now is None:
+        return (reset,)
+    return (reset, (b"retry-after", b"%d" % max(1, math.ceil((error.reset_at - now).total_seconds()))))
 
 
 def _upstream_problem(error: BackendError) -> Problem:  # noqa: PLR0911 - as above

@@ -16,8 +16,10 @@ from backends.prices import Schedule
 from backends.usage import merge_usage
 from backends.words import Ask, Capability, Chunk, Event, ModelId, RequestId, TenantId, Usage
 from gateway.calls import Call
+from gateway.ledger.budgets import Hold, PotId
 from gateway.ledger.rows import ChargeKind
-from policies.schema import BackendKind, Route, Stated
+from gateway.limits import Admission
+from policies.schema import DEFAULT_MAX_OUTPUT_TOKENS, BackendKind, Route, Stated
 from router.judge import Judge, Verdict
 from router.strategy import Plan, Strategy
 from semantic_cache.partition import Keys
@@ -42,6 +44,9 @@ class CatalogModel:
         output_tokens_per_s: its pool's measured speed, for answers that nobody saw the end of; None for providers.
         stated: what becomes of the cost that its provider states.
         equivalents: the models that may answer in its place when it fails, in order.
+        context_tokens: what input and output together may reach; None: not known.
+        max_output_tokens: the cap for answers under a budget whose client set none.
+        cap_field: the name under which its upstream understands a chat answer's cap.
     """
 
     id: ModelId
@@ -54,6 +59,28 @@ class CatalogModel:
     output_tokens_per_s: Decimal | None
     stated: Stated | None = None
     equivalents: tuple[ModelId, ...] = ()
+    context_tokens: int | None = None
+    max_output_tokens: int = DEFAULT_MAX_OUTPUT_TOKENS
+    cap_field: str = "max_tokens"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quote:
+    """What an attempt can cost at most.
+
+    Attributes:
+        input_tokens: estimated from the request's size.
+        output_cap_tokens: the most output of one choice.
+        is_cap_sent: whether the upstream is told that cap, because the client set none and a budget counts on it.
+        upper_bound_nusd: all choices at the dearest rate that can apply, for the input as estimated.
+        worst_nusd: the same for the most input that its bytes can be: what budgets hold; 0 where none applies.
+    """
+
+    input_tokens: int
+    output_cap_tokens: int
+    is_cap_sent: bool
+    upper_bound_nusd: int
+    worst_nusd: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +117,8 @@ class Attempt:
     started_at: datetime
     started: float
     asks_logprobs: bool
+    quote: Quote
+    hold: Hold | None = None
     stands_in_for: ModelId | None = None
     endpoint: str = ""
     usage: Usage | None = None
@@ -147,6 +176,9 @@ class Journey:
         path_models: the models whose answers arrived, in order; the last one is committed.
         stood_in_for: the planned model in whose place the last of them answers, if it is an equivalent.
         is_traced: whether a span will be made of it, with its steps.
+        pots: the budgets' pots its money is drawn from.
+        notices: what budgets and limits tell the client beside the answer, as headers.
+        user_pseudonym: of the end user; None when the client named none.
         is_answered: the whole answer was handed over; a client that leaves now leaves with it.
     """
 
@@ -163,6 +195,10 @@ class Journey:
     lookups: dict[str, Lookup] = field(default_factory=dict)
     hit: Hit | None = None
     plan: Plan | None = None
+    admission: Admission | None = None
+    pots: tuple[PotId, ...] = ()
+    user_pseudonym: str | None = None
+    notices: list[tuple[bytes, bytes]] = field(default_factory=list)
     verdict: Verdict | None = None
     attempts: list[Attempt] = field(default_factory=list)
     path_models: list[ModelId] = field(default_factory=list)

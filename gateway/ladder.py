@@ -8,21 +8,23 @@ share; that a failed model's requests go to the next one is no retry there.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterator, Set
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from backends.asks import outbound_body
+from backends.asks import OutputCap, estimate_input_tokens, outbound_body
 from backends.blame import Blame, blame_of, is_paid
 from backends.errors import BackendError, ReplyMalformed
 from backends.seam import Outbound, Reply
 from backends.words import Ask, Event, ModelId, Surface, Whole
-from gateway.journey import Attempt, CatalogModel, Journey
+from gateway.journey import Attempt, CatalogModel, Journey, Quote
+from gateway.ledger.budgets import Hold, Refused
+from gateway.ledger.errors import LedgerUnavailable
 from gateway.ledger.rows import ChargeKind
 from gateway.settlement import Cashier
-from policies.schema import Stream
+from policies.schema import AtLimit, Stream
 from router.evidence import Answering
-from router.strategy import Rung
+from router.strategy import PlanReason, Rung
 
 _USAGE_WAIT_S = 0.1
 """vLLM and llama.cpp send usage in the same millisecond as the end of the answer."""
@@ -60,7 +62,60 @@ class Ladder:
         Raises:
             BackendError: no rung gave an answer; the last rung's error.
             LedgerUnavailable: an attempt could not be paid for.
+            BudgetExceeded: a budget has no room for the plan, nor for a cheaper rung where it lets one answer.
+            BudgetsUnready: what budgets have spent is not known.
         """
+        if not journey.pots:
+            return await self._climb(journey, ask, rungs, {})
+        rungs, spare = await self._afford(journey, ask, rungs)
+        try:
+            return await self._climb(journey, ask, rungs, spare)
+        finally:
+            for hold in spare.values():
+                self._cashier.spending.release(hold)
+
+    async def _afford(
+        self, journey: Journey, ask: Ask, rungs: tuple[Rung, ...]
+    ) -> tuple[tuple[Rung, ...], dict[ModelId, Hold]]:
+        """Return the rungs that the budgets have room for, with a hold for each: the plan, or one cheaper rung.
+
+        Raises:
+            BudgetExceeded: there is room for none.
+        """
+        spending = self._cashier.spending
+        cheaper = self._cheaper(journey, ask, rungs)
+        plan, first = rungs, None
+        while True:
+            needed = [self._cashier.quote(journey, self._catalog(rung.model)).worst_nusd for rung in plan]
+            held = await spending.reserve(journey, needed)
+            if not isinstance(held, Refused):
+                break
+            first = first or held
+            rung = next(cheaper, None) if held.at_limit is AtLimit.DEGRADE else None
+            if rung is None:
+                raise spending.refusal(held, sum(needed))
+            plan = (rung,)
+        if first is not None and journey.plan is not None:
+            spending.degraded(journey, first)
+            journey.plan = replace(journey.plan, rungs=plan, reason=PlanReason.BUDGET_DEGRADED)
+        return plan, {rung.model: hold for rung, hold in zip(plan, held, strict=True)}
+
+    def _cheaper(self, journey: Journey, ask: Ask, rungs: tuple[Rung, ...]) -> Iterator[Rung]:
+        """Yield the rungs below a plan's last one that can answer, the dearest first; none for a pinned model."""
+        lane, plan = journey.lane, journey.plan
+        ladder = lane.route.ladder if lane is not None else ()
+        if plan is None or plan.reason is PlanReason.PINNED or rungs[-1].model not in ladder:
+            return
+        for model_id in reversed(ladder[: ladder.index(rungs[-1].model)]):
+            model = self._catalog(model_id)
+            room = estimate_input_tokens(ask) + (ask.max_output_tokens or 1)
+            if ask.needs <= model.capabilities and (model.context_tokens is None or room <= model.context_tokens):
+                yield Rung(model=model_id, is_judged=False)
+
+    async def _climb(
+        self, journey: Journey, ask: Ask, rungs: tuple[Rung, ...], spare: dict[ModelId, Hold]
+    ) -> Committed:
+        """Return the first answer that is kept; `spare` are the plan's holds, each taken by its model's first try."""
         last: BackendError = ReplyMalformed("the plan has no rung")
         asked: set[ModelId] = set()
         done: Rung | None = None
@@ -70,7 +125,7 @@ class Ladder:
             if model in asked or rung == done or self._is_passed_over(model, later):
                 continue
             asked.add(model)
-            outcome = await self._ask(journey, ask, rung, model)
+            outcome = await self._ask(journey, ask, rung, model, spare=spare)
             if isinstance(outcome, Committed):
                 return outcome
             last = outcome or last
@@ -100,16 +155,20 @@ class Ladder:
         )
         return (rung.model, *others)
 
-    async def _ask(self, journey: Journey, ask: Ask, rung: Rung, model: ModelId) -> Committed | BackendError | None:
+    async def _ask(
+        self, journey: Journey, ask: Ask, rung: Rung, model: ModelId, *, spare: dict[ModelId, Hold]
+    ) -> Committed | BackendError | None:
         """Return a model's answer if it may be sent, else why there is none (None: the judge rejects it).
 
         Each try is an attempt of its own, paid for before it is made.
         """
         catalog_model = self._catalog(model)
-        outbound = _outbound(journey, ask, catalog_model, is_judged=rung.is_judged)
+        quote = self._cashier.quote(journey, catalog_model)
+        outbound = _outbound(journey, ask, catalog_model, quote, is_judged=rung.is_judged)
         tries = catalog_model.backend.begin(outbound, until=journey.started + self._total_s)
         while True:
-            attempt = await self._begin(journey, rung, catalog_model)
+            hold = spare.pop(model, None) or await self._hold(journey, quote)
+            attempt = await self._begin(journey, rung, catalog_model, quote=quote, hold=hold)
             try:
                 with journey.step(f"open {model}"), journey.waiting():
                     reply = await tries.open()
@@ -130,7 +189,22 @@ class Ladder:
             with journey.step("back off"), journey.waiting():
                 await asyncio.sleep(wait_s)
 
-    async def _begin(self, journey: Journey, rung: Rung, model: CatalogModel) -> Attempt:
+    async def _hold(self, journey: Journey, quote: Quote) -> Hold | None:
+        """Return a hold for an attempt that no plan foresaw: another try, or an equivalent; None without a budget.
+
+        Raises:
+            BudgetExceeded: there is no room for it.
+        """
+        if not journey.pots:
+            return None
+        held = await self._cashier.spending.reserve(journey, [quote.worst_nusd])
+        if isinstance(held, Refused):
+            raise self._cashier.spending.refusal(held, quote.worst_nusd)
+        return held[0]
+
+    async def _begin(
+        self, journey: Journey, rung: Rung, model: CatalogModel, *, quote: Quote, hold: Hold | None
+    ) -> Attempt:
         """Reserve an attempt's money; it may be made when this returns."""
         attempt = Attempt(
             number=len(journey.attempts),
@@ -139,8 +213,15 @@ class Ladder:
             started=journey.clock.monotonic(),
             asks_logprobs=rung.is_judged,
             stands_in_for=None if model.id == rung.model else rung.model,
+            quote=quote,
+            hold=hold,
         )
-        self._cashier.hold(journey, attempt)
+        try:
+            self._cashier.hold(journey, attempt)
+        except LedgerUnavailable:
+            if hold is not None:
+                self._cashier.spending.release(hold)
+            raise
         journey.attempts.append(attempt)
         try:
             await self._cashier.secured()
@@ -180,10 +261,11 @@ class Ladder:
         return None
 
 
-def _outbound(journey: Journey, ask: Ask, model: CatalogModel, *, is_judged: bool) -> Outbound:
+def _outbound(journey: Journey, ask: Ask, model: CatalogModel, quote: Quote, *, is_judged: bool) -> Outbound:
+    cap = OutputCap(model.cap_field, quote.output_cap_tokens) if quote.is_cap_sent else None
     return Outbound(
         surface=ask.surface,
-        body=outbound_body(ask, model=model.name, top_logprobs=_TOP_LOGPROBS if is_judged else None),
+        body=outbound_body(ask, model=model.name, top_logprobs=_TOP_LOGPROBS if is_judged else None, output_cap=cap),
         is_stream=ask.is_stream,
         request_id=journey.request_id,
         model=model.name,

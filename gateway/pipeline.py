@@ -22,17 +22,18 @@ from backends.sse import encode_event
 from backends.words import Ask, ModelId, RequestId, Surface, TenantId
 from gateway.caching import Caches
 from gateway.calls import Call, Sink
-from gateway.errors import KeyRefused, ModelNotFound, Overloaded, Problem, Stopping, places, problem_of
+from gateway.errors import KeyRefused, ModelNotFound, Overloaded, Problem, RateLimited, Stopping, places, problem_of
 from gateway.ids import RequestIds
 from gateway.journey import Caller, CatalogModel, Journey, Lane
 from gateway.ladder import Committed, Ladder
 from gateway.ledger.rows import ChargeKind
+from gateway.limits import Limiter
 from gateway.relay import JSON_TYPE, answer_headers, relay_hit, relay_stream, relay_whole
-from gateway.settlement import Cashier, baseline_nusd
+from gateway.settlement import Cashier, baseline_nusd, usage_of
 from gateway.telemetry import Telemetry
 from policies.keys import KeyRing, Refusal
 from policies.schema import Policy
-from router.strategy import Candidate, Pinned, Strategy
+from router.strategy import Candidate, Pinned, PlanReason, Strategy
 from semantic_cache.seam import Hit
 
 _log = logging.getLogger("faregate")
@@ -54,6 +55,7 @@ class Parts:
     candidates: Mapping[ModelId, Candidate]
     caches: Caches
     cashier: Cashier
+    limiter: Limiter
     telemetry: Telemetry
 
 
@@ -137,6 +139,9 @@ class Gateway:
         limit = self.parts.policy.limits.max_in_flight
         if self._in_flight > limit:
             raise Overloaded(limit)
+        journey.admission = self.parts.limiter.admit(caller.tenant, caller.key_id, ask, journey.clock.monotonic())
+        if journey.lane is not None:
+            self.parts.cashier.spending.enlist(journey, caller, ask, journey.lane.route.name)
         hit = await self.parts.caches.look(journey, ask, wants_vector=strategy.needs_vector(ask))
         if hit is not None:
             await self._serve_hit(journey, ask, hit, sink)
@@ -191,7 +196,9 @@ class Gateway:
         try:
             told = await relay(journey, ask, committed, self.parts.cashier, sink)
             # Before any further await: clients hang up the moment they have their answer, which cancels us.
-            if attempt.stands_in_for is None:  # the next one who asks may have the real model's answer
+            # Neither what an equivalent said nor what a spent budget made cheaper is what the route answers next time.
+            is_degraded = journey.plan is not None and journey.plan.reason is PlanReason.BUDGET_DEGRADED
+            if attempt.stands_in_for is None and not is_degraded:
                 self.parts.caches.offer(journey, ask, told, attempt.model.id, baseline_nusd(journey))
         except BackendError:
             attempt.end(ChargeKind.FAILED, journey.clock.monotonic())
@@ -208,8 +215,10 @@ class Gateway:
 
     async def _tell(self, journey: Journey, error: Exception, sink: Sink) -> None:
         """Tell the client of an error: a status before the first byte, an error event and a cut after it."""
-        problem = problem_of(error)
+        problem = problem_of(error, journey.clock.now())
         journey.status, journey.error_code = problem.status, problem.code
+        if isinstance(error, RateLimited) and journey.caller is not None:
+            self.parts.telemetry.rate_limited(journey.caller.tenant, error.limit)
         if problem.status >= 500:
             _log.warning(
                 "request_failed",
@@ -235,6 +244,10 @@ class Gateway:
         for attempt in journey.attempts:
             attempt.end(ChargeKind.CANCELLED, now)
         row = self.parts.cashier.book(journey)
+        if journey.admission is not None:
+            used = (usage_of(journey, attempt) for attempt in journey.attempts if attempt.kind is not None)
+            tokens = sum(usage.total_input_tokens + usage.total_output_tokens for usage in used)
+            self.parts.limiter.finish(journey.admission, tokens)
         self.parts.telemetry.observe(journey, row)
 
 

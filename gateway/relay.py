@@ -151,6 +151,9 @@ def answer_headers(journey: Journey) -> list[tuple[bytes, bytes]]:
     headers.append((b"x-faregate-overhead-ms", b"%.3f" % journey.overhead_ms))
     if journey.call.wants_explanation:
         headers.append((b"x-faregate-explain", _latin(explanation(journey))))
+    headers += journey.notices
+    if journey.admission is not None:
+        headers += journey.admission.headers
     return headers
 
 

@@ -12,28 +12,62 @@ from dataclasses import replace
 from backends.asks import estimate_input_tokens
 from backends.prices import STANDARD_TIERS, PriceBook, Rates
 from backends.words import Ask, Provenance, Surface, TenantId, Usage
-from gateway.journey import Attempt, Caller, Journey, Lane, OutputRatio
+from gateway.journey import Attempt, Caller, CatalogModel, Journey, Lane, OutputRatio, Quote
 from gateway.ledger.rows import ChargeKind, ChargeRow, CostProvenance, HoldRow, RequestRow
 from gateway.ledger.seam import Ledger
+from gateway.spending import Spending
 from policies.schema import Stated
 
 _BYTES_PER_TOKEN = 4
 """English prose in today's vocabularies; only for numbers that nobody told and that are booked as estimated."""
 
+_PREAMBLE_TOKENS = 128
+"""Room in what budgets hold for what a model's chat template puts before the messages (gpt-oss: some 70 tokens).
+
+The rest of the bound is a token for every byte: no token of a byte-level vocabulary covers less, and some reach it
+(Qwen: a digit a token), so that an estimate would let a budget be overrun.
+"""
+
 NOBODY = TenantId("")
 """The tenant of requests whose key opened nothing."""
-
-_UNCAPPED_OUTPUT_TOKENS = 4_096
-"""The output a hold reserves for when the client set no cap; no model of the price list answers more by default."""
 
 
 class Cashier:
     """Writes a journey's rows."""
 
-    def __init__(self, *, ledger: Ledger, prices: PriceBook, policy_digest: str) -> None:
+    def __init__(self, *, ledger: Ledger, prices: PriceBook, policy_digest: str, spending: Spending) -> None:
         self._ledger = ledger
+        self.spending = spending
         self._prices = prices
         self._policy_digest = policy_digest
+
+    def quote(self, journey: Journey, model: CatalogModel) -> Quote:
+        """Return what an attempt at a model can cost at most.
+
+        A request under a budget gets the policy's cap where its client set none, as far as the model's context has
+        room; it is sent upstream, so that the bound is one. Without a budget it is only assumed.
+        """
+        ask, _, lane = _known(journey)
+        input_tokens = estimate_input_tokens(ask)
+        cap = ask.max_output_tokens
+        is_cap_sent = False
+        if ask.surface is Surface.EMBEDDINGS:
+            cap = 0
+        elif cap is None:
+            cap = min(lane.route.max_output_tokens or model.max_output_tokens, model.max_output_tokens)
+            is_cap_sent = bool(journey.pots)
+            if model.context_tokens is not None:
+                cap = max(1, min(cap, model.context_tokens - input_tokens))
+        bound, now, has_media = model.rates.upper_bound_nusd, journey.clock.now(), _has_media(ask)
+        output_tokens = cap * ask.choices
+        most = bound(now, ask.input_bytes + _PREAMBLE_TOKENS, output_tokens, has_media=has_media) if journey.pots else 0
+        return Quote(
+            input_tokens=input_tokens,
+            output_cap_tokens=cap,
+            is_cap_sent=is_cap_sent,
+            upper_bound_nusd=bound(now, input_tokens, output_tokens, has_media=has_media),
+            worst_nusd=most,
+        )
 
     def hold(self, journey: Journey, attempt: Attempt) -> None:
         """Reserve what the attempt can cost at most.
@@ -42,9 +76,7 @@ class Cashier:
             LedgerUnavailable: nothing may be bought.
         """
         ask, caller, lane = _known(journey)
-        input_tokens = estimate_input_tokens(ask)
-        cap = (ask.max_output_tokens or _UNCAPPED_OUTPUT_TOKENS) * ask.choices
-        prices, moment = attempt.model.rates, attempt.started_at
+        quote, prices = attempt.quote, attempt.model.rates
         self._ledger.hold(
             HoldRow(
                 request_id=journey.request_id,
@@ -54,12 +86,15 @@ class Cashier:
                 route=lane.route.name,
                 model=attempt.model.id,
                 pool=attempt.model.pool,
-                upper_bound_nusd=prices.upper_bound_nusd(moment, input_tokens, cap, has_media=_has_media(ask)),
-                input_tokens_estimate=input_tokens,
-                output_tokens_cap=cap,
+                upper_bound_nusd=quote.upper_bound_nusd,
+                input_tokens_estimate=quote.input_tokens,
+                output_tokens_cap=quote.output_cap_tokens * ask.choices,
                 held_at=attempt.started_at,
-                rates=prices.at(moment, input_tokens),
+                rates=prices.at(attempt.started_at, quote.input_tokens),
                 price_digest=self._prices.digest,
+                tags=journey.call.tags,
+                session=journey.call.session,
+                user_pseudonym=journey.user_pseudonym,
             )
         )
 
@@ -68,6 +103,8 @@ class Cashier:
         if attempt.kind is None and not attempt.is_settled:
             attempt.is_settled = True
             self._ledger.release(journey.request_id, attempt.number)
+            if attempt.hold is not None:
+                self.spending.release(attempt.hold)
 
     async def secured(self) -> None:
         """Wait until the holds so far are as durable as the policy wants.
@@ -88,6 +125,8 @@ class Cashier:
             charge = self._charge(journey, attempt, attempt.kind)
             attempt.cost_nusd, attempt.is_cost_unknown = charge.cost_nusd or 0, charge.cost_nusd is None
             self._ledger.settle(charge)
+            if attempt.hold is not None:
+                self.spending.settle(attempt.hold, charge.cost_nusd)
 
     def book(self, journey: Journey) -> RequestRow:
         """Settle what is open, book the request, and return its row."""
@@ -124,6 +163,8 @@ class Cashier:
             tags=journey.call.tags,
             session=journey.call.session,
             unknown_charges=sum(attempt.is_cost_unknown for attempt in journey.attempts),
+            user_pseudonym=journey.user_pseudonym,
+            task_id=journey.call.tags.get("task"),
         )
         self._ledger.book(row)
         return row
@@ -288,7 +329,7 @@ def _unseen_output(ask: Ask, attempt: Attempt, journey: Journey) -> int:
         return -(-attempt.seen_bytes // _BYTES_PER_TOKEN)
     if ask.is_stream:
         return 0
-    cap = (ask.max_output_tokens or _UNCAPPED_OUTPUT_TOKENS) * ask.choices
+    cap = attempt.quote.output_cap_tokens * ask.choices
     speed = attempt.model.output_tokens_per_s
     ended = attempt.ended if attempt.ended is not None else journey.clock.monotonic()
     return min(cap, round((ended - attempt.started) * float(speed))) if speed is not None else cap

@@ -7,7 +7,7 @@ is under `faregate.`. Nothing of a prompt or an answer is ever an attribute.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Gauge
@@ -17,11 +17,13 @@ from typing_extensions import override
 
 from backends.breaker import Standing
 from backends.pool import Pool
-from backends.prices import NANO_PER_USD
+from backends.prices import NANO_PER_USD, usd
 from backends.words import Surface
 from gateway.journey import Attempt, Journey
+from gateway.ledger.budgets import Cap
 from gateway.ledger.rows import RequestRow
 from gateway.settlement import usage_of
+from gateway.spending import BudgetEvent
 from gateway.tally import Counts, Spreads
 from policies.schema import BackendKind
 
@@ -76,6 +78,24 @@ class Telemetry:
         self._lookups = Counts(
             "faregate_cache_lookups", "Cache lookups by result.", ["tier", "result"], registry=registry
         )
+        self._budget_events = Counts(
+            "faregate_budget_events",
+            "Requests blocked, degraded, warned; overruns.",
+            ["budget", "event"],
+            registry=registry,
+        )
+        self._overruns = Counts(
+            "faregate_budget_overrun_usd", "Spent beyond what was held for an attempt.", ["budget"], registry=registry
+        )
+        self._rate_limited = Counts(
+            "faregate_rate_limited", "Requests refused by a rate limit.", ["tenant", "limit"], registry=registry
+        )
+        self._budget_left = Gauge(
+            "faregate_budget_left_usd",
+            "What a tenant's budget has left in its present window.",
+            ["tenant", "per"],
+            registry=registry,
+        )
         self._judged = Counts("faregate_judged", "Answers judged.", ["route", "kept"], registry=registry)
         self._provider = _provider(environ)
 
@@ -105,6 +125,28 @@ class Telemetry:
     def watch(self, pools: Mapping[str, Pool]) -> None:
         """Tell of these pools' endpoints, by the pools' names; they are looked at when the metrics are read."""
         self.registry.register(_Pools(pools))
+
+    def watch_budgets(self, caps: Iterable[Cap], left_nusd: Callable[[Cap], int]) -> None:
+        """Show what is left of the tenants' own budgets; those of users or sessions would be labels without bound.
+
+        Args:
+            caps: the policy's budgets.
+            left_nusd: read at every scrape.
+        """
+        for cap in caps:
+            if cap.name == f"tenant:{cap.tenant}":
+                gauge = self._budget_left.labels(cap.tenant, cap.per.value)
+                gauge.set_function(lambda cap=cap: float(usd(left_nusd(cap))))  # type: ignore[misc]  # bound now
+
+    def note_budget(self, event: BudgetEvent) -> None:
+        """Count what a budget did."""
+        self._budget_events.labels(event.budget, event.event).inc()
+        if event.nusd:
+            self._overruns.labels(event.budget).inc(float(usd(event.nusd)))
+
+    def rate_limited(self, tenant: str, limit: str) -> None:
+        """Count a request that a rate limit refused."""
+        self._rate_limited.labels(tenant, limit).inc()
 
     def close(self) -> None:
         """Send what is still queued."""

@@ -4,6 +4,7 @@ Rooms:
     schema                 every key, its bounds and its default; nothing is parsed and ignored
     document, loader       YAML with positions and `${NAME}`; a file to a `Policy` or to all of its mistakes
     checks                 what spans two parts: a route's models, a pool's price, a match's tenant
+    windows                a budget's days, weeks and months in a time zone
     keys                   API keys as digests in the storage folder
     promise                bounds and fixed-sequence testing (numpy only)
     *.yaml                 `default`, `demo`, `example-providers`

@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from policies.document import Location
-    from policies.schema import Model, Pool, Price, Retries, RevenueRule, Route, Tenant, Timeouts
+    from policies.schema import BudgetRule, Model, Pool, Price, Retries, RevenueRule, Route, Tenant, Timeouts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
     """The parts of a policy that could be read, at their places; names also of those that could not.
 
-    `routes`, `tenants` and `revenue` are keyed by their index. `timeouts` and `retries` are None where they could not
-    be read.
+    `routes`, `tenants`, `revenue` and `budgets` are keyed by their index. `timeouts` and `retries` are None where they
+    could not be read.
     """
 
     model_names: tuple[str, ...]
@@ -35,7 +35,9 @@ class Draft:
     routes: Mapping[int, Route]
     tenants: Mapping[int, Tenant]
     revenue: Mapping[int, RevenueRule]
+    budgets: Mapping[int, BudgetRule]
     has_all_tenants: bool
+    has_all_routes: bool
     timeouts: Timeouts | None
     retries: Retries | None
 
@@ -72,6 +74,9 @@ def check_references(draft: Draft, calibrations: Callable[[str], Path]) -> Itera
         yield from _check_revenue(index, rule, draft)
     yield from _check_unique(("tenants", "id"), {i: t.id for i, t in draft.tenants.items()})
     yield from _check_unique(("routes", "name"), {i: r.name for i, r in draft.routes.items()})
+    for index, budget in draft.budgets.items():
+        yield from _check_budget(index, budget, draft)
+    yield from _check_unique(("budgets", "name"), {i: b.name for i, b in draft.budgets.items()})
     if draft.timeouts is not None:
         yield from _check_timeouts(draft.timeouts)
         if draft.retries is not None:
@@ -291,6 +296,25 @@ def _check_revenue(index: int, rule: RevenueRule, draft: Draft) -> Iterator[Find
     if rule.tenant is not None and rule.tenant not in tenants and draft.has_all_tenants:
         at: Location = ("revenue", index, "tenant")
         yield Finding(at, unknown("tenant", rule.tenant, tenants, "the tenants of the policy"))
+
+
+def _check_budget(index: int, budget: BudgetRule, draft: Draft) -> Iterator[Finding]:
+    at: Location = ("budgets", index)
+    tenants = [tenant.id for tenant in draft.tenants.values()]
+    if budget.match.tenant is not None and budget.match.tenant not in tenants and draft.has_all_tenants:
+        yield Finding(
+            (*at, "match", "tenant"), unknown("tenant", budget.match.tenant, tenants, "the tenants of the policy")
+        )
+    routes = [route.name for route in draft.routes.values()]
+    if budget.match.route is not None and budget.match.route not in routes and draft.has_all_routes:
+        yield Finding((*at, "match", "route"), unknown("route", budget.match.route, routes, "the routes of the policy"))
+    for place, dimension in enumerate(budget.each):
+        if dimension in budget.each[:place]:
+            yield Finding((*at, "each", place), f'"{dimension}" is listed twice; list it once')
+        elif getattr(budget.match, dimension) is not None:
+            fixed = getattr(budget.match, dimension)
+            message = f'`match` fixes the {dimension} to "{fixed}", so there is but one; drop it from `each`'
+            yield Finding((*at, "each", place), message)
 
 
 def _check_unique(where: tuple[str, str], names: Mapping[int, str]) -> Iterator[Finding]:

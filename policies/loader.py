@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from policies.checks import Draft, check_references, did_you_mean, unknown
 from policies.document import Location, path_text, read_document
 from policies.errors import Mistake, PolicyError
-from policies.schema import Model, Policy, Pool, Price, Prices, RevenueRule, Route, Tenant
+from policies.schema import BudgetRule, Model, Policy, Pool, Price, Prices, RevenueRule, Route, Tenant
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -56,7 +56,7 @@ _SAID: Final[Mapping[str, str]] = {
     "path_type": "expected a path",
 }
 # A route with a mistake in one of these can still be checked for the names on its ladder.
-_SPARED: Final = frozenset({"quality", "stream", "cache", "baseline"})
+_SPARED: Final = frozenset({"quality", "stream", "cache", "baseline", "max_output_tokens"})
 _USER_IN_URL: Final = re.compile(r"//[^/]*@")
 _NAMES_SAID: Final = "expected a name of letters, digits and . _ - / @ + that begins with a letter or a digit"
 
@@ -230,14 +230,17 @@ def _draft(document: Document, policy: Policy | None) -> Draft:
     values = _mapping(document.values)
     models, pools = _mapping(values.get("models")), _mapping(values.get("pools"))
     tenants = _good(Tenant, "tenants", _numbered(values.get("tenants")), broken)
+    routes = _good(Route, "routes", _numbered(values.get("routes")), broken)
     return Draft(
         model_names=tuple(models),
         pool_names=tuple(pools),
         models=_good(Model, "models", models, broken),
         pools=_good(Pool, "pools", pools, broken),
-        routes=_good(Route, "routes", _numbered(values.get("routes")), broken),
+        routes=routes,
         tenants=dict(enumerate(policy.tenants)) if policy else tenants,
         revenue=_good(RevenueRule, "revenue", _numbered(values.get("revenue")), broken),
+        budgets=_good(BudgetRule, "budgets", _numbered(values.get("budgets")), broken),
+        has_all_routes=len(routes) == len(_numbered(values.get("routes"))),
         has_all_tenants=policy is not None or 0 < len(tenants) == len(_numbered(values.get("tenants"))),
         timeouts=policy.timeouts if policy else None,
         retries=policy.retries if policy else None,

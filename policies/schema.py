@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
@@ -35,6 +36,7 @@ from pydantic import (
 )
 
 from backends.words import Capability, JsonValue, ModelId, TenantId
+from policies.windows import Per, UnknownTimeZone, zone_names, zone_of
 
 # --- the defaults, all of them -----------------------------------------------------------------------------------
 
@@ -68,6 +70,8 @@ DEFAULT_LEDGER_BUFFER_BYTES: Final = 64_000_000  # the rows of some 30,000 reque
 DEFAULT_HOST: Final = "127.0.0.1"  # reachable from this machine only, until the operator says otherwise
 DEFAULT_PORT: Final = 4_000
 DEFAULT_TENANT: Final = TenantId("default")
+DEFAULT_TIMEZONE: Final = "UTC"
+DEFAULT_MAX_OUTPUT_TOKENS: Final = 4_096  # no model of the price list answers more unless it is asked to
 
 AUTO: Final = "auto"
 """The model a client asks for when the policy shall choose; no route or model may take the name."""
@@ -160,6 +164,23 @@ def _header_safe(value: SecretStr) -> SecretStr:
     return value
 
 
+def _zone(name: str) -> str:
+    try:
+        zone_of(name)
+    except UnknownTimeZone:
+        lowered = {known.lower(): known for known in sorted(zone_names())}
+        parts = {known.lower().rpartition("/")[2]: known for known in sorted(zone_names())}
+        wanted = name.lower().replace(" ", "_")
+        near = [lowered[found] for found in get_close_matches(wanted, lowered, n=3, cutoff=0.7)]
+        near += [parts[found] for found in get_close_matches(wanted.rpartition("/")[2], parts, n=2, cutoff=0.75)]
+        meant = ", ".join(f'"{known}"' for known in dict.fromkeys(near))
+        hint = f"; did you mean {meant}?" if meant else ""
+        raise ValueError(
+            f"no such time zone; expected an IANA name such as Europe/Berlin, America/New_York or UTC{hint}"
+        ) from None
+    return name
+
+
 _Key = TypeVar("_Key", bound=str)
 _Value = TypeVar("_Value")
 
@@ -177,6 +198,10 @@ Url = Annotated[str, AfterValidator(_url)]
 Secret = Annotated[SecretStr, AfterValidator(_header_safe)]
 Usd = Annotated[Decimal, Field(ge=0, le=1_000_000)]
 Moment = Annotated[datetime, BeforeValidator(_moment)]
+BudgetUsd = Annotated[Decimal, Field(ge=0, le=1_000_000_000, decimal_places=9)]
+OutputTokens = Annotated[int, Field(ge=1, le=10_000_000)]
+ZoneName = Annotated[str, AfterValidator(_zone)]
+ScopeValue = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 TokensPerSecond = Annotated[Decimal, Field(gt=0, le=1_000_000_000)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -308,6 +333,8 @@ class Model(Part):
         context_tokens: what input and output together may reach.
         equivalents: models that answer in this one's place, in order, when all its endpoints fail; none is asked unless
             it is named here, and embeddings go only to one of the same `name`. Each can do what this one can.
+        max_output_tokens: the cap sent upstream for a request under a budget whose client set none; a route's own
+            may only lower it.
     """
 
     backend: BackendKind
@@ -322,6 +349,7 @@ class Model(Part):
     )
     context_tokens: Annotated[int, Field(ge=1, le=100_000_000)] = DEFAULT_CONTEXT_TOKENS
     equivalents: tuple[ModelName, ...] = ()
+    max_output_tokens: OutputTokens = DEFAULT_MAX_OUTPUT_TOKENS
 
     @property
     def prices(self) -> tuple[Price, ...]:
@@ -434,7 +462,12 @@ def _default_baseline(fields: Mapping[str, JsonValue]) -> ModelId:
 
 
 class Route(Part):
-    """The rule a request falls under. `ladder` is cheapest first; `baseline` is its last rung."""
+    """The rule a request falls under. `ladder` is cheapest first; `baseline` is its last rung.
+
+    Attributes:
+        max_output_tokens: the most output a request under a budget gets when its client set no cap of its own, in
+            tokens; None: each model's `max_output_tokens`.
+    """
 
     name: Name
     match: Match = Match()
@@ -443,12 +476,119 @@ class Route(Part):
     quality: Quality | None = None
     stream: Stream = Stream()
     cache: Cache = Cache()
+    max_output_tokens: OutputTokens | None = None
+
+
+class AtLimit(StrEnum):
+    """What becomes of a request whose worst case a budget has no room for."""
+
+    BLOCK = "block"
+    """It is refused with 402 and the time the budget is full again."""
+    DEGRADE = "degrade"
+    """It is answered by a cheaper rung of its ladder that fits; where none does, it is refused."""
+    WARN = "warn"
+    """It is served, and the answer says so in a header."""
+
+
+class Budget(Part):
+    """How much may be spent in a window.
+
+    Attributes:
+        usd: the cap in dollars, down to the nano-dollar; 0 lets nothing be bought.
+        per: `day`, `week` (from Monday), `month` (from the 1st) or `total`.
+        at_limit: `block`, `degrade` or `warn`. Only the first two are hard: committed + held ≤ cap at every instant.
+        timezone: whose midnights begin a window, as an IANA name; left out: the tenant's.
+    """
+
+    usd: BudgetUsd
+    per: Per
+    at_limit: AtLimit = AtLimit.BLOCK
+    timezone: ZoneName | None = None
+
+
+class Dimension(StrEnum):
+    """What a budget may be for. `feature` and `task` are tags (`x-faregate-tags: feature=search,task=7`)."""
+
+    TENANT = "tenant"
+    KEY = "key"
+    ROUTE = "route"
+    FEATURE = "feature"
+    USER = "user"
+    SESSION = "session"
+    TASK = "task"
+
+
+class BudgetMatch(Part):
+    """Which requests a budget counts; every key is optional, and without any it counts all.
+
+    Attributes:
+        tenant: who pays.
+        key: an API key's id (`faregate keys list`).
+        route: a route's name.
+        feature: the tag `feature`.
+        user: the end user: the body's `safety_identifier`, else its `user`.
+        session: the header `x-faregate-session`.
+        task: the tag `task`: one run of an agent.
+    """
+
+    tenant: TenantName | None = None
+    key: ScopeValue | None = None
+    route: Name | None = None
+    feature: ScopeValue | None = None
+    user: ScopeValue | None = None
+    session: ScopeValue | None = None
+    task: ScopeValue | None = None
+
+
+def _listed(value: JsonValue) -> JsonValue:
+    return [value] if isinstance(value, str) else value
+
+
+class BudgetRule(Budget):
+    """A budget for something other than a whole tenant.
+
+    Without `each` everything that matches draws from one pot. With `each` every different value has a pot of its own,
+    of `usd` each: `{name: sessions, each: session, usd: 1, per: total}`. A request without that value (no session
+    header) is not counted here: what the client says of itself is its own word, so the hard fence is the tenant's or
+    the key's budget. Keys, features, users, sessions and tasks are a tenant's own words: the pots of `each` are never
+    shared between tenants. A `match` without a tenant counts all tenants together, but for `user`, which is always one
+    tenant's.
+    """
+
+    name: Name
+    match: BudgetMatch = BudgetMatch()
+    each: Annotated[tuple[Dimension, ...], BeforeValidator(_listed)] = ()
+
+
+class RateLimits(Part):
+    """How fast one tenant or one key may ask; what is left out is not limited.
+
+    Attributes:
+        rpm: requests in any 60 seconds, cache hits included.
+        tpm: tokens in any 60 seconds: an estimate when a request is admitted, its usage afterwards.
+        parallel: requests in flight at once.
+    """
+
+    rpm: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
+    tpm: Annotated[int, Field(ge=1, le=1_000_000_000_000)] | None = None
+    parallel: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
 
 
 class Tenant(Part):
-    """Who pays."""
+    """Who pays.
+
+    Attributes:
+        timezone: whose midnights begin this tenant's budget windows.
+        budget: what the whole tenant may spend.
+        limits: for all its keys together.
+        key_limits: for each of its keys.
+    """
 
     id: TenantName
+    timezone: ZoneName = DEFAULT_TIMEZONE
+    budget: Budget | None = None
+    limits: RateLimits = RateLimits()
+    key_limits: RateLimits = RateLimits()
 
 
 class RevenueRule(Part):
@@ -619,6 +759,7 @@ class Policy(Part):
     routes: Annotated[tuple[Route, ...], Field(min_length=1)]
     tenants: Annotated[tuple[Tenant, ...], Field(min_length=1)] = (Tenant(id=DEFAULT_TENANT),)
     revenue: tuple[RevenueRule, ...] = ()
+    budgets: tuple[BudgetRule, ...] = ()
     timeouts: Timeouts = Timeouts()
     retries: Retries = Retries()
     limits: Limits = Limits()

@@ -41,6 +41,8 @@ class PlanReason(StrEnum):
     OUTSIDE = "question_outside_calibration"
     NO_VECTOR = "no_embedding"
     SMALL_DOES_NOT_PAY = "small_does_not_pay"
+    BUDGET_DEGRADED = "budget_degraded"
+    """No strategy's own: the gateway's, where a budget has room for a cheaper rung only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -72,6 +72,25 @@ def test_a_policy_says_what_its_file_says():
     assert policy.endpoints_of(ModelId("small")) == ("http://gpu-a:8000/v1", "http://gpu-b:8000/v1")
 
 
+def test_mistakes_in_budgets_stand_where_they_were_made():
+    tenants = "[{id: support, timezone: europe/berlin, budget: {usd: 5, per: moth}}, {id: other, limits: {rpm: 0}}]"
+    budgets = """
+budgets:
+  - {name: a, each: key, match: {key: k}, usd: 1, per: day}
+  - {name: a, match: {route: suport}, usd: 1, per: day}
+"""
+    found = mistakes(GOOD.replace("[{id: support}, {id: other}]", tenants) + budgets)
+    assert found[0].startswith("18:35 tenants[0].timezone: no such time zone; expected an IANA name")
+    assert 'did you mean "Europe/Berlin"' in found[0]
+    assert found[1:4] == [
+        '18:72 tenants[0].budget.per: expected day, week, month or total; got "moth"; did you mean "month"?',
+        '18:106 tenants[1].limits.rpm: expected greater than or equal to 1; got "0"',
+        '22:15 budgets[0].each[0]: `match` fixes the key to "k", so there is but one; drop it from `each`',
+    ]
+    assert found[4].startswith('23:12 budgets[1].name: "a" is taken by budgets[0]')
+    assert 'unknown route "suport"; the routes of the policy: support, rest; did you mean "support"?' in found[5]
+
+
 def test_what_is_left_out_is_filled_in():
     policy = parse(GOOD)
 
@@ -116,7 +135,7 @@ def test_all_mistakes_are_reported_at_once_where_they_stand():
     assert found[2] == "16:5 routes[1].ladder: `ladder` is missing"
     assert found[3] == (
         '17:5 routes[1].lader: unknown key "lader"; allowed in routes[1]: '
-        'name, match, ladder, baseline, quality, stream, cache; did you mean "ladder"?'
+        'name, match, ladder, baseline, quality, stream, cache, max_output_tokens; did you mean "ladder"?'
     )
     assert found[4].startswith("19:26 limits.max_body_bytes: expected a size such as 20MB")
     assert len(found) == 5

@@ -159,11 +159,22 @@ def report_on(asked: Asked, db: sqlite3.Connection, question: Question) -> Repor
         answer = with_revenue(db, answer, revenue)
     return Report(
         answer=answer,
-        forecasts=forecasts(db, question, {}),
+        forecasts=forecasts(db, question, _monthly_budgets(asked)),
         baselines=_baselines(asked, db, answer),
         top=asked.top,
         notes=notes_of(answer, posted_nusd(db, question)),
     )
+
+
+def _monthly_budgets(asked: Asked) -> dict[str, int]:
+    """Return the monthly budget of each tenant that has one, in nano-dollars; none when only a folder was given."""
+    if asked.folder is not None and asked.policy_file is None:
+        return {}
+    from backends.prices import NANO_PER_USD
+    from policies.schema import Per
+
+    tenants = asked.policy().tenants
+    return {t.id: int(t.budget.usd * NANO_PER_USD) for t in tenants if t.budget and t.budget.per is Per.MONTH}
 
 
 def stated_revenue(asked: Asked) -> Revenue:

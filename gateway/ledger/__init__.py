@@ -10,6 +10,9 @@ Rules:
 - A killed gateway's open holds are closed as estimated charges, at their upper bound, when the folder is next opened.
 - What comes later is a row of its own that names what it corrects (`bookings`); a sealed month never changes.
 
+- Budgets are hard: committed + held + leased ≤ cap at every instant (`budgets`; rebuilt at start by `spent`; lent to
+  several workers by `leases`).
+
 The way of a row: `seam.Ledger` (what the pipeline calls) → `writer` (encodes, appends, keeps what a full disk refused)
 → `journal` (segments) → `service` (a thread, in this process or another) → `fold` → `store` (SQLite) → `report`.
 `journaled` joins the two sides in one process, and has the writer's side alone for a worker.
