@@ -171,7 +171,7 @@ def _monthly_budgets(asked: Asked) -> dict[str, int]:
     if asked.folder is not None and asked.policy_file is None:
         return {}
     from backends.prices import NANO_PER_USD
-    from policies.schema import Per
+    from policies.windows import Per
 
     tenants = asked.policy().tenants
     return {t.id: int(t.budget.usd * NANO_PER_USD) for t in tenants if t.budget and t.budget.per is Per.MONTH}
