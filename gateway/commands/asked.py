@@ -66,13 +66,23 @@ class Asked:
 
     def question(self) -> Question:
         """Return the question; by default the last 30 days, the present hour included."""
-        zone = zone_named(self.zone)
-        now = datetime.now(UTC)
-        hour = now.replace(minute=0, second=0, microsecond=0)
-        until = self.until.replace(tzinfo=zone).astimezone(UTC) if self.until else hour + _HOUR
-        since = self.since.replace(tzinfo=zone).astimezone(UTC) if self.since else hour - _DEFAULT_PERIOD
+        since, until = period(self.since, self.until, self.zone)
         by = () if self.by in {None, *Single} else dimensions(self.by or "")
         return Question(since=since, until=until, by=by, tenant=self.tenant, zone=self.zone)
+
+
+def period(since: datetime | None, until: datetime | None, zone: str = "UTC") -> tuple[datetime, datetime]:
+    """Return the period that is meant, in UTC; by default the last 30 days, the present hour included.
+
+    Args:
+        since: its begin, without a zone.
+        until: its end, without a zone.
+        zone: the IANA name of the zone that both are told in.
+    """
+    told = zone_named(zone)
+    hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    end = until.replace(tzinfo=told).astimezone(UTC) if until else hour + _HOUR
+    return since.replace(tzinfo=told).astimezone(UTC) if since else hour - _DEFAULT_PERIOD, end
 
 
 def run_report(asked: Asked) -> None:

@@ -31,8 +31,8 @@ def export() -> None:
 )
 @click.option("--folder", type=click.Path(path_type=Path, file_okay=False), help="Read this storage folder instead.")
 @click.option("--spec", type=click.Choice(["1.2", "1.3"]), default="1.2", show_default=True, help="FOCUS's version.")
-@click.option("--since", type=_MOMENT, required=True, help="From this moment (UTC) on.")
-@click.option("--until", type=_MOMENT, required=True, help="Up to this moment (UTC).")
+@click.option("--since", type=_MOMENT, help="From this moment (UTC) on. Default: 30 days ago.")
+@click.option("--until", type=_MOMENT, help="Up to this moment (UTC). Default: now.")
 @click.option("--tenant", help="Only this tenant.")
 @click.option("--account", default="faregate", show_default=True, help="The billing account's id and name.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="FILE.csv or FILE.parquet.")
@@ -40,8 +40,8 @@ def focus(  # noqa: PLR0917 - click passes options by name
     policy_file: Path | None,
     folder: Path | None,
     spec: str,
-    since: datetime,
-    until: datetime,
+    since: datetime | None,
+    until: datetime | None,
     tenant: str | None,
     account: str,
     out: Path,
@@ -51,10 +51,8 @@ def focus(  # noqa: PLR0917 - click passes options by name
     One row for each charge and class of tokens, all mandatory columns, ours as x_…; the rows add up to
     `faregate report` of the same period, to the nano-dollar. Parquet needs the extra `faregate[export]`.
     """
-    from datetime import UTC
-
     from backends.prices import usd
-    from gateway.commands.asked import fail, load
+    from gateway.commands.asked import fail, load, period
     from gateway.ledger.errors import LedgerError
     from gateway.ledger.focus import Account, Spec, export_focus
     from gateway.ledger.pools import pool_lines
@@ -64,7 +62,8 @@ def focus(  # noqa: PLR0917 - click passes options by name
     policy = load(policy_file) if folder is None or policy_file is not None else None
     place = folder if folder is not None or policy is None else Path(policy.storage.folder)
     try:
-        question = Question(since=since.replace(tzinfo=UTC), until=until.replace(tzinfo=UTC), tenant=tenant)
+        begin, end = period(since, until)
+        question = Question(since=begin, until=end, tenant=tenant)
         window = question.parameters
         with opened(place or Path()) as db:
             bills = {
