@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from gateway.commands.evaluate import evaluate
 from gateway.commands.export import export
 from gateway.commands.ledger import ledger
+from gateway.commands.quality import train
 from gateway.commands.reconcile import reconcile
 from gateway.commands.report import report
 
@@ -235,6 +237,8 @@ main.add_command(ledger)
 main.add_command(report)
 main.add_command(export)
 main.add_command(reconcile)
+main.add_command(evaluate)
+main.add_command(train)
 
 
 def _load(file: Path, *, host: str | None = None, port: int | None = None) -> Policy:

@@ -6,6 +6,10 @@ Rooms:
     evidence               collects what a judge looks at from an answer's events
     train_questions, train_outcomes, train_judge
                            questions with known answers, graded replies, and the fit (scikit-learn; never when serving)
+    wording, estimators    what a prompt and an answer tell about each model of a ladder of any length (numpy only)
+    artefact               the file that holds such estimators and the threshold that keeps a promise
+    train_records, train_vectors, train_estimators, train_replay, train_metrics, train_certify, train_artefact,
+    train_report           `faregate train` and `faregate evaluate`: outcome records to artefact, figures and plot
     calibrations/          shipped artefacts, by the two models' names
 
 Decided here, other than the design to start from:
