@@ -264,3 +264,6 @@ def _need(*modules: str, extra: str) -> None:
 def _fail(message: str) -> NoReturn:
     click.echo(f"faregate: {message}", err=True)
     sys.exit(1)
+
+
+main.add_command(evaluate)

@@ -1,4 +1,4 @@
-"""`faregate evaluate`: how good a router is on outcome records."""
+"""`faregate evaluate`: hold what was fitted against labelled data: a router on outcomes, the semantic cache on pairs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import NoReturn
 
 import click
 
+from gateway.commands.evaluate_cache import cache
 from gateway.commands.records import fail, ladder, mode, need_training, outcome_files, vectors_file
 
 
@@ -110,3 +111,6 @@ def _run(
 
 def _wrong_mode(made: str, asked: str) -> NoReturn:
     fail(f"the artefact was trained for --mode {made}, not {asked}; leave --mode out, or train another")
+
+
+evaluate.add_command(cache)
