@@ -237,7 +237,6 @@ main.add_command(ledger)
 main.add_command(report)
 main.add_command(export)
 main.add_command(reconcile)
-main.add_command(evaluate)
 main.add_command(train)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from gateway.ledger.archived import archived_note
 from gateway.ledger.errors import LedgerError, QuestionInvalid
 from gateway.ledger.report import posted_nusd
 from gateway.ledger.reports.answer import Answer, ask, opened
@@ -22,6 +23,7 @@ from gateway.ledger.reports.listing import Single, columns, listing_sql, rows
 from gateway.ledger.reports.margin import Revenue, Rule, read_revenue, with_revenue
 from gateway.ledger.reports.paper import Report, as_csv, as_json, as_table, listed, listed_table, notes_of
 from gateway.ledger.reports.question import Dimension, Question, dimensions, zone_named
+from gateway.ledger.store import microseconds
 
 if TYPE_CHECKING:
     import sqlite3
@@ -125,6 +127,8 @@ def _list(asked: Asked, single: Single) -> None:
     # Closed before the ledger is, also when the reader of a pipe has seen enough.
     with opened(asked.place()) as db, closing(rows(db, question, single)) as found:
         names = columns(single)
+        if note := archived_of(db, question):
+            click.echo(f"note: {note}", err=True)
         _write(asked, listed_table(names, found) if asked.form == "table" else listed(names, found, asked.form))
 
 
@@ -172,8 +176,13 @@ def report_on(asked: Asked, db: sqlite3.Connection, question: Question) -> Repor
         forecasts=forecasts(db, question, _monthly_budgets(asked)),
         baselines=_baselines(asked, db, answer),
         top=asked.top,
-        notes=notes_of(answer, posted_nusd(db, question)),
+        notes=(*filter(None, [archived_of(db, question)]), *notes_of(answer, posted_nusd(db, question))),
     )
+
+
+def archived_of(db: sqlite3.Connection, question: Question) -> str | None:
+    """Return what of a question's rows is archived, in words; None when nothing is."""
+    return archived_note(db, microseconds(question.since), microseconds(question.until), question.tenant)
 
 
 def _monthly_budgets(asked: Asked) -> dict[str, int]:

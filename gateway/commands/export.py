@@ -52,7 +52,7 @@ def focus(  # noqa: PLR0917 - click passes options by name
     `faregate report` of the same period, to the nano-dollar. Parquet needs the extra `faregate[export]`.
     """
     from backends.prices import usd
-    from gateway.commands.asked import fail, load, period
+    from gateway.commands.asked import archived_of, fail, load, period
     from gateway.ledger.errors import LedgerError
     from gateway.ledger.focus import Account, Spec, export_focus
     from gateway.ledger.pools import pool_lines
@@ -71,10 +71,13 @@ def focus(  # noqa: PLR0917 - click passes options by name
                 for line in pool_lines(db, since_us=int(window["since"] or 0), until_us=int(window["until"] or 0))
             }
             whose = Account(account=account, providers=_providers(policy), pool_bills_nusd=bills)
+            archived = archived_of(db, question)
             done = export_focus(db, question, spec=Spec(spec), file=out, account=whose)
     except LedgerError as error:
         fail(str(error))
     click.echo(f"{out}: {done.rows} rows for {done.charges} charges, {usd(done.cost_nusd):f} USD", err=True)
+    if archived:
+        click.echo(f"left out: {archived}", err=True)
     if done.posted_nusd:
         click.echo(f"with {usd(done.posted_nusd):f} USD that the books post, as rows of category Adjustment", err=True)
     if done.unknown:

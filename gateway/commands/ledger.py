@@ -1,4 +1,4 @@
-"""`faregate ledger`: verify it, close months, correct, adjust, forget."""
+"""`faregate ledger`: verify it, close months, correct, adjust, forget, archive."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from gateway.ledger.bookings import Booked, BooksWriter
 
 _policy = click.option(
@@ -45,12 +47,20 @@ def ledger() -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     help="The daily roots kept outside the store. Default: the policy's ledger.roots, else roots.jsonl in the folder.",
 )
+@click.option(
+    "--archives",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The folder of the archives' files, to walk the chain through them too.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def verify(policy_file: Path, folder: Path | None, roots_file: Path | None, as_json: bool) -> None:
+def verify(
+    policy_file: Path, folder: Path | None, roots_file: Path | None, archives: Path | None, as_json: bool
+) -> None:
     """Check every invariant; name each row that is not as it was booked. The exit status is 1 if there is one.
 
     The hash chain of every writer (a changed, deleted, reordered, doubled or inserted row), the daily roots, each
-    request's cost against its charges, each cost against its tokens and rates, open holds, sealed months, the file.
+    request's cost against its charges, each cost against its tokens and rates, open holds, sealed months, the file,
+    what archives left, and with --archives their files.
     """
     import dataclasses
     import json
@@ -60,7 +70,7 @@ def verify(policy_file: Path, folder: Path | None, roots_file: Path | None, as_j
 
     place, roots = _place(policy_file, folder)
     try:
-        found = run(place, roots_file=roots_file or roots)
+        found = run(place, roots_file=roots_file or roots, archives=archives)
     except LedgerError as error:
         _fail(str(error))
     if as_json:
@@ -162,6 +172,39 @@ def forget(policy_file: Path, folder: Path | None, tenant: str, user: str) -> No
     click.echo("forgotten: the rows stay, whose they were is gone")
 
 
+@ledger.command()
+@_policy
+@_folder
+@click.option(
+    "--before",
+    type=click.DateTime(["%Y-%m-%d"]),
+    required=True,
+    help="What began before this UTC day goes, such as 2026-10-01; its months must be sealed.",
+)
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="The files' folder.")
+def archive(policy_file: Path, folder: Path | None, before: datetime, out: Path) -> None:
+    """Move old requests and charges into Parquet files; a tombstone and all sums stay, and so does the chain.
+
+    Without pyarrow (the extra `export`) the files are CSV. Keep them: `faregate ledger verify --archives` reads them.
+    """
+    from datetime import UTC
+    from datetime import datetime as moment
+
+    from backends.prices import usd
+    from gateway.ledger.archive import archive as run
+    from gateway.ledger.errors import LedgerError
+
+    place, _ = _place(policy_file, folder)
+    try:
+        done = run(place, before=before.date(), out=out, now=moment.now(UTC), made_by=_who())
+    except LedgerError as error:
+        _fail(str(error))
+    click.echo(
+        f"archived: {done.requests} requests and {done.charges} charges, ${usd(done.tombstone.cost_nusd):f}, in "
+        f"{' and '.join(str(file) for file in done.files)}"
+    )
+
+
 def _place(policy_file: Path, folder: Path | None) -> tuple[Path, Path | None]:
     """Return the ledger's folder and where the policy keeps the roots (None: in the folder)."""
     if folder is not None:
@@ -178,16 +221,20 @@ def _place(policy_file: Path, folder: Path | None) -> tuple[Path, Path | None]:
 
 
 def _books(policy_file: Path, folder: Path | None) -> BooksWriter:
-    import getpass
     from datetime import UTC, datetime
 
     from gateway.ledger.bookings import BooksWriter
 
+    return BooksWriter(_place(policy_file, folder)[0], now=datetime.now(UTC), made_by=_who())
+
+
+def _who() -> str:
+    import getpass
+
     try:
-        who = getpass.getuser()
+        return getpass.getuser()
     except (KeyError, OSError):  # a container's user without a name
-        who = "unnamed user"
-    return BooksWriter(_place(policy_file, folder)[0], now=datetime.now(UTC), made_by=who)
+        return "unnamed user"
 
 
 def _nusd(text: str, option: str) -> int:

@@ -77,7 +77,8 @@ class BooksWriter:
             ).fetchone()
             if row is None:
                 raise BookingRefused(
-                    f"there is no charge {request_id}/{attempt}; `faregate report --by attempt` lists them"
+                    f"there is no charge {request_id}/{attempt}; `faregate report --by attempt` lists them (what is "
+                    "archived is corrected with `faregate ledger adjust`)"
                 )
             started_at_us, tenant, model, so_far = row
             if so_far == cost_nusd:

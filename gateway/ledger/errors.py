@@ -9,6 +9,7 @@ LedgerError
 ├── RowInvalid (also ValueError)  a row that cannot be true
 ├── RootsUnreadable               the file of daily roots cannot be read
 ├── BookingRefused (also ValueError) a correction, adjustment or closing that cannot be
+├── ArchiveUnusable               an archive's file cannot be written, or is not what its tombstone names
 ├── LedgerMissing                 a report was asked of a folder without a ledger
 ├── PeriodInvalid (also ValueError)  a report was asked for a period that is none
 ├── QuestionInvalid (also ValueError)  a report was asked by what the ledger does not know
@@ -61,6 +62,10 @@ class BookingRefused(LedgerError, ValueError):
 
 class RowInvalid(LedgerError, ValueError):
     """A row that cannot be true: negative money, a time without a zone."""
+
+
+class ArchiveUnusable(LedgerError):
+    """An archive's file cannot be written or read, or is not what its tombstone names."""
 
 
 class LedgerMissing(LedgerError):

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
+from gateway.ledger.archived import archived_note
 from gateway.ledger.errors import LedgerMissing, PeriodInvalid
 from gateway.ledger.journal import JOURNAL_FOLDER, segments
 from gateway.ledger.pools import PoolFacts, PoolLine, pool_lines
@@ -347,7 +348,7 @@ def _add_up(
         by_day=_grouped(db, "day"),
         savings=_savings(db),
         pools=lines,
-        notes=(*_notes(db, totals, tenant=tenant), *_pool_notes(lines)),
+        notes=(*_archived(db, window), *_notes(db, totals, tenant=tenant), *_pool_notes(lines)),
     )
 
 
@@ -433,6 +434,12 @@ def _pool_notes(lines: tuple[PoolLine, ...]) -> tuple[str, ...]:
         for line in lines
         if line.rate_factor is not None
     )
+
+
+def _archived(db: sqlite3.Connection, window: Mapping[str, int | str | None]) -> tuple[str, ...]:
+    since, until, tenant = (window[name] for name in ("since", "until", "tenant"))
+    note = archived_note(db, int(since or 0), int(until or 0), None if tenant is None else str(tenant))
+    return () if note is None else (note,)
 
 
 def _notes(db: sqlite3.Connection, totals: Totals, *, tenant: str | None) -> tuple[str, ...]:

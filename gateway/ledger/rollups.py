@@ -6,6 +6,8 @@ Rules:
   `waiting_charges`, and a charge that comes later than its request (an audit) is summed at once;
 - whoever inserts a row, the fold, a recovery or a migration, keeps the sums: that is why they are triggers, and why a
   migration leaves `DERIVED` tables out of what it copies;
+- rows that went into an archive are no longer there, their sums are: in the rollup, and apart in `archived_…`, so that
+  the rollup is still proven equal to the rows and what is archived;
 - an unknown cost is counted in `unknown_charges` and adds nothing to `cost_nusd`.
 
 Days are UTC's. Hours would serve every time zone, but by key, feature and path there are nearly as many sums of hours
@@ -15,6 +17,8 @@ as rows (measured: 0.3 million sums of 0.3 million charges), and reading them to
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
+
+from gateway.ledger.archived import SUMMED
 
 if TYPE_CHECKING:
     import sqlite3
@@ -193,6 +197,31 @@ def rebuild(db: sqlite3.Connection) -> None:
         db.execute(f"INSERT INTO {table} {_from_rows(table)}")
 
 
+def add_archived(db: sqlite3.Connection) -> None:
+    """Add what archived rows were to rollups that were made of the rows alone. The caller holds the transaction."""
+    for table in SUMMED:
+        _, keys, sums = _SUMMED[table]
+        names = ", ".join((*keys, *sums))
+        db.execute(
+            f"INSERT INTO {table} ({names}) SELECT {names} FROM archived_{table} "
+            f"WHERE true {_added(keys, dict.fromkeys(sums, ''))}"
+        )
+
+
+def archived_sums_sql(table: str, among: str) -> str:
+    """Return SQL for the rollup of some requests: the columns of `table`, one of `SUMMED`.
+
+    Args:
+        table: the rollup.
+        among: a table of their `request_id`.
+    """
+    rows, keys, sums = _SUMMED[table]
+    names = ", ".join((*keys, *sums))
+    summed = ", ".join((*keys, *(f"SUM({name})" for name in sums)))
+    chosen = f"{rows} WHERE requests.request_id IN (SELECT request_id FROM {among})"
+    return f"WITH facts({names}) AS ({chosen}) SELECT {summed} FROM facts GROUP BY {', '.join(keys)}"
+
+
 def mismatches(db: sqlite3.Connection) -> list[str]:
     """Return a line for every rollup that differs from the sum of its rows; empty when all agree."""
     found = []
@@ -210,6 +239,8 @@ def mismatches(db: sqlite3.Connection) -> list[str]:
 
 def _from_rows(table: str) -> str:
     rows, keys, sums = _SUMMED[table]
+    if table in SUMMED:
+        rows += f" UNION ALL SELECT {', '.join((*keys, *sums))} FROM archived_{table}"
     names = ", ".join((*keys, *sums))
     summed = ", ".join((*keys, *(f"SUM({name})" for name in sums)))
     return f"SELECT {summed} FROM (WITH facts({names}) AS ({rows}) SELECT * FROM facts) GROUP BY {', '.join(keys)}"

@@ -146,6 +146,10 @@ def _read(db: sqlite3.Connection, caps: tuple[Cap, ...], now: datetime, epochs: 
         for hold in holds:
             if window.start <= hold.held_at < window.end and (held := _pot_of(cap, hold)) is not None:
                 nusd[held] = nusd.get(held, 0) + hold.upper_bound_nusd
+        if "archived_spent" in tables and epochs is None and not window.has_end:
+            for pot, spent, without_cost in _sums(db, cap, columns, _ARCHIVED, window):
+                nusd[pot] = nusd.get(pot, 0) + spent
+                unknown += without_cost
         if "books" in tables and epochs is None:
             for pot, more in _booked(db, cap, columns, _former(cap, window)).items():
                 nusd[pot] = nusd.get(pot, 0) + max(0, more)
@@ -155,12 +159,17 @@ def _read(db: sqlite3.Connection, caps: tuple[Cap, ...], now: datetime, epochs: 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Source:
-    """Where amounts come from: a table expression with `charges` in it, the amount, and the moment that counts."""
+    """Where amounts come from: a table expression with `charges` in it, the amount, and the moment that counts.
+
+    `before` is put before the query: tables under other names. `unknown` counts amounts nobody knows; "": NULLs do.
+    """
 
     table: str
     amount: str
     at: str
     where: str = "1"
+    before: str = ""
+    unknown: str = ""
 
 
 _CHARGES: Final = _Source(table="charges", amount="charges.cost_nusd", at="charges.started_at_us")
@@ -174,6 +183,18 @@ _ADJUSTMENTS: Final = _Source(
     table="(SELECT tenant, amount_nusd, made_at_us FROM books WHERE kind = 'adjustment') AS charges",
     amount="charges.amount_nusd",
     at="charges.made_at_us",
+)
+
+
+# Archived rows are older than every window that ends (`archive.YOUNGEST`): only `total` ones hold them.
+_ARCHIVED: Final = _Source(
+    before="WITH requests AS "
+    "(SELECT *, id AS request_id, json_object('feature', feature) AS tags FROM archived_spent), "
+    "charges AS (SELECT *, id AS request_id, 0 AS started_at_us FROM archived_spent) ",
+    table="charges",
+    amount="charges.cost_nusd",
+    at="charges.started_at_us",
+    unknown="COALESCE(SUM(charges.unknown_charges), 0)",
 )
 
 
@@ -214,13 +235,14 @@ def _sums(
     used = [*each, *(columns[dimension] for dimension, _ in cap.match)]
     join = "LEFT JOIN requests ON requests.request_id = charges.request_id" if "requests." in " ".join(used) else ""
     group = f"GROUP BY {', '.join(each)}" if each else ""
+    unknown = source.unknown or f"COUNT(*) - COUNT({source.amount})"
     # Every piece of the text is this module's own; what comes from the policy or a request is bound.
     text = (
-        f"SELECT {', '.join([*each, ''])} COALESCE(SUM({source.amount}), 0), "  # noqa: S608 - as said above
-        f"COUNT(*) - COUNT({source.amount}) FROM {source.table} {join} WHERE {' AND '.join(wheres)} {group}"
+        f"{source.before}SELECT {', '.join([*each, ''])} COALESCE(SUM({source.amount}), 0), "  # noqa: S608 - as said above
+        f"{unknown} FROM {source.table} {join} WHERE {' AND '.join(wheres)} {group}"
     )
-    for *values, nusd, unknown in db.execute(text, given):
-        yield (cap.name, cap.tenant, *values), nusd, unknown
+    for *values, nusd, without_cost in db.execute(text, given):
+        yield (cap.name, cap.tenant, *values), nusd, without_cost
 
 
 class _OpenHold(msgspec.Struct, frozen=True):

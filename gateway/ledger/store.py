@@ -23,6 +23,7 @@ from gateway.ledger.chain import BOOKS, GENESIS, Head, Root, link
 from gateway.ledger.errors import FolderUnusable, PeriodInvalid, SchemaMismatch
 from gateway.ledger.journal import Position, Segment
 from gateway.ledger.migrate import OLDEST_MIGRATED, migrate
+from gateway.ledger.rollups import add_archived
 from gateway.ledger.rows import (
     CRASHED,
     CRASHED_STATUS,
@@ -303,10 +304,16 @@ class Store:
                 f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT;"
             )
         elif version < VERSION:
-            migrate(self._db, finish=self._chain_former)
+            migrate(self._db, finish=self._finish_migration)
 
-    def _chain_former(self) -> None:
-        """Chain the rows of a store that had no chain, as the books', in the order in which they were booked."""
+    def _finish_migration(self) -> None:
+        """Put what archives hold into the rollups, and chain the rows of a store that had no chain.
+
+        They are chained as the books', in the order in which they were booked.
+        """
+        add_archived(self._db)
+        if self._db.execute("SELECT 1 FROM chain LIMIT 1").fetchone():
+            return
         for table, columns in (("charges", CHARGE_COLUMNS), ("requests", REQUEST_COLUMNS)):
             rows = self._db.execute(f"SELECT id, {columns} FROM {table} ORDER BY id")  # noqa: S608 - constants
             for row_id, *values in rows:

@@ -3,6 +3,7 @@
 Rules:
 - one pass over the chain in the order of booking, in pages, so that memory does not grow with the ledger;
 - everything is read in one snapshot; a gateway may be writing meanwhile;
+- what was archived is bridged by its tombstone's hashes, or walked through where its files are at hand;
 - a broken entry is named once: what follows is verified against the hash that is stored;
 - a request's cost is the sum of the charges booked before it: what is booked later (an audit) is not in it.
 """
@@ -18,6 +19,8 @@ import msgspec
 
 from backends.prices import PriceError, Rates
 from backends.words import Usage
+from gateway.ledger.archive_walk import ArchiveWalk
+from gateway.ledger.archived import Range, Tombstone, sums_digest, tombstones
 from gateway.ledger.chain import GENESIS, Head, Root, link
 from gateway.ledger.errors import LedgerMissing
 from gateway.ledger.rollups import mismatches
@@ -94,12 +97,13 @@ class Verdict:
     problems: tuple[Problem, ...]
 
 
-def verify(folder: Path, *, roots_file: Path | None = None) -> Verdict:
+def verify(folder: Path, *, roots_file: Path | None = None, archives: Path | None = None) -> Verdict:
     """Verify every invariant of a folder's ledger.
 
     Args:
         folder: with the store.
         roots_file: the roots outside the store; None: `roots.jsonl` in the folder.
+        archives: where the archives' files lie, to be walked through too; None: their tombstones are believed.
 
     Raises:
         LedgerMissing: there is no ledger, or it cannot be read at all.
@@ -113,7 +117,7 @@ def verify(folder: Path, *, roots_file: Path | None = None) -> Verdict:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
             check_schema(db, path)
             db.execute("BEGIN")
-            return _Verification(db).run(roots_file or folder / ROOTS_FILE)
+            return _Verification(db).run(roots_file or folder / ROOTS_FILE, archives)
     except sqlite3.Error as error:
         raise LedgerMissing(f"{path} cannot be read: {error}; the file is damaged, restore it from a backup") from error
 
@@ -125,10 +129,15 @@ class _Verification:
         self._problems: list[Problem] = []
         self._heads: dict[int, Head] = {}
         self._rates: dict[str, Rates] = {}
+        self._tombstones: dict[int, Tombstone] = {}
+        self._gone: dict[tuple[int, int], Range] = {}  # by writer and first entry
+        self._wanted: dict[tuple[int, int], tuple[str, int]] = {}  # of entries that roots name: hash, root
 
-    def run(self, roots_file: Path) -> Verdict:
+    def run(self, roots_file: Path, archives: Path | None) -> Verdict:
         stored = [msgspec.json.decode(line, type=Root) for (line,) in self._db.execute("SELECT line FROM roots")]
+        self._tombstones = tombstones(self._db)
         entries = self._chains(stored)
+        entries += self._archives(archives)
         for check in (self._integrity, self._requests, self._holds, self._periods, self._rollups):
             check()
         # Read last: a root reaches the file a moment after the store.
@@ -160,12 +169,14 @@ class _Verification:
 
     def _chains(self, roots: Sequence[Root]) -> int:
         wanted = {(int(slot), seq): (hash_, root.n) for root in roots for slot, (seq, hash_) in root.heads.items()}
+        for tombstone in self._tombstones.values():
+            self._gone.update(((gone[1], gone[2]), gone) for gone in tombstone.ranges if gone[0] == "chain")
         seen = {table: bytearray() for table in _COLUMNS}
         entries = 0
         for slot, seq, what, row_id, stored, values in self._entries():
             entries += 1
             name = f"chain entry {seq} of writer {slot}"
-            former = self._heads.get(slot, Head())
+            former = self._past_archives(slot)
             if seq != former.seq + 1:
                 told = (
                     f"entry {former.seq + 1} is missing" if seq > former.seq else f"it comes after entry {former.seq}"
@@ -185,11 +196,55 @@ class _Verification:
             head = wanted.pop((slot, seq), None)
             if head is not None and head[0] != stored.hex():
                 self._tell("roots", row, f"root {head[1]} has another hash for {name}: the chain was written anew")
-        for (slot, seq), (hash_, n) in wanted.items():
-            if seq or hash_ != GENESIS.hex():
-                self._tell("roots", f"writer {slot}", f"root {n} names entry {seq}, which is gone: rows were deleted")
+        self._compare_roots(wanted)
         self._unchained(seen)
         self._compare_heads()
+        return entries
+
+    def _compare_roots(self, left: dict[tuple[int, int], tuple[str, int]]) -> None:
+        """Say which entries that roots name are gone; archived ones are remembered for their files."""
+        for slot in {slot for slot, _ in self._gone}:
+            self._heads[slot] = self._past_archives(slot)
+        for (slot, seq), (hash_, n) in left.items():
+            if self._is_archived(slot, seq):
+                self._wanted[slot, seq] = (hash_, n)
+            elif seq or hash_ != GENESIS.hex():
+                self._tell("roots", f"writer {slot}", f"root {n} names entry {seq}, which is gone: rows were deleted")
+
+    def _past_archives(self, slot: int) -> Head:
+        """Return a writer's last entry, behind whatever a tombstone says stood there."""
+        head = self._heads.get(slot, Head())
+        while gone := self._gone.get((slot, head.seq + 1)):
+            _, _, first, last, former, hash_ = gone
+            if former != head.hash.hex():
+                name = f"chain entry {first} of writer {slot}"
+                self._tell("chain", name, "its tombstone names another entry before it: what stood there was changed")
+            head = Head(last, bytes.fromhex(hash_))
+        return head
+
+    def _is_archived(self, slot: int, seq: int) -> bool:
+        return any(of == slot and first <= seq <= gone[3] for (of, first), gone in self._gone.items())
+
+    def _archives(self, folder: Path | None) -> int:
+        """Hold what archives left in the store against their tombstones, and walk through their files."""
+        ranges = {
+            (book_id, *each) for book_id, tombstone in self._tombstones.items() for each in map(tuple, tombstone.ranges)
+        }
+        stored = set(
+            self._db.execute("SELECT book_id, what, slot, first, last, former, hash FROM archived_ranges").fetchall()
+        )
+        for book_id, what, slot, first, *_ in sorted(stored ^ ranges):
+            message = f"{what} {first} of {slot} stands in one of them alone"
+            self._tell("archives", f"books id {book_id}", f"archived_ranges is not what the tombstone names: {message}")
+        entries = 0
+        for book_id, tombstone in self._tombstones.items():
+            if sums_digest(self._db, book_id) != tombstone.sums:
+                self._tell("archives", f"books id {book_id}", "the sums kept of its archive were changed")
+            if folder is not None:
+                walk = ArchiveWalk(folder, tombstone, self._wanted)
+                entries += walk.run()
+                for what, message in walk.problems:
+                    self._tell("archives", what, message)
         return entries
 
     def _entries(self) -> Iterator[tuple[int, int, str, int, bytes, tuple[object, ...] | None]]:
@@ -308,7 +363,9 @@ class _Verification:
             sealed = msgspec.json.decode(about, type=dict[str, int | str])
             until = month_end(period)
             since = until.replace(year=until.year - (until.month == 1), month=(until.month - 2) % 12 + 1)
-            charges, cost, unknown = self._db.execute(_SUM, {"since": _us(since), "until": _us(until)}).fetchone()
+            present = self._db.execute(_SUM, {"since": _us(since), "until": _us(until)}).fetchone()
+            away = [month[1:] for each in self._tombstones.values() for month in each.months if month[0] == period]
+            charges, cost, unknown = (sum(column) for column in zip(present, *away, strict=True))
             if (charges, cost, unknown) != (sealed["charges"], sealed["cost_nusd"], sealed["unknown_charges"]):
                 self._tell(
                     "periods",

@@ -142,7 +142,7 @@ def a_ledger_of_version_1(folder: Path) -> None:
 
 def test_a_ledger_of_version_1_is_brought_up_to_date_with_all_it_holds(folder: Path, reopen: Opener):
     a_ledger_of_version_1(folder)
-    with pytest.raises(SchemaMismatch, match="version 1, this Faregate reads version 4; start a gateway"):
+    with pytest.raises(SchemaMismatch, match="version 1, this Faregate reads version 5; start a gateway"):
         Books(folder).bill()
 
     ledger = reopen()

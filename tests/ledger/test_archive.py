@@ -1,0 +1,244 @@
+"""Retention: rows go into files, the chain holds, and every sum stays what it was."""
+
+from __future__ import annotations
+
+import sqlite3
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+from click.testing import CliRunner
+
+from backends.words import JsonValue
+from gateway.cli import main
+from gateway.ledger.archive import Archived, archive
+from gateway.ledger.archived import archived_note
+from gateway.ledger.bookings import BooksWriter
+from gateway.ledger.budgets import Cap
+from gateway.ledger.errors import ArchiveUnusable, BookingRefused
+from gateway.ledger.journaled import JournaledLedger
+from gateway.ledger.reports.answer import ask, opened
+from gateway.ledger.reports.question import Question, dimensions
+from gateway.ledger.rows import CostProvenance
+from gateway.ledger.spent import read_spent
+from gateway.ledger.verify import verify
+from policies.schema import AtLimit, Dimension
+from policies.windows import Per
+from tests.ledger.test_verify import COST
+from tests.ledger.world import INFO, NOON, OwnClock, a_charge, a_hold, a_request
+
+DECEMBER = date(2026, 12, 1)
+LATER = datetime(2027, 1, 20, tzinfo=UTC)
+NOVEMBER = Question(since=datetime(2026, 11, 1, tzinfo=UTC), until=datetime(2026, 12, 1, tzinfo=UTC))
+
+
+def answered(ledger: JournaledLedger, number: int, at: datetime, **changes: JsonValue) -> None:
+    ledger.hold(a_hold(number, held_at=at))
+    ledger.settle(a_charge(number, started_at=at, **({"cost_nusd": COST} | changes)))
+    unknown = int(changes.get("cost_nusd", COST) is None)
+    cost = 0 if unknown else COST
+    ledger.book(a_request(number, started_at=at, cost_nusd=cost, unknown_charges=unknown, session=f"chat-{number % 2}"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Four requests of November, one corrected and one without a cost, and two of December; November is sealed."""
+    folder, clock = tmp_path / "ledger", OwnClock()
+    ledger = JournaledLedger.open(folder, clock, INFO, tick_s=0.01)
+    for number in range(1, 4):
+        answered(ledger, number, NOON + timedelta(days=number))
+    answered(ledger, 4, NOON + timedelta(days=4), cost_nusd=None, cost_provenance=CostProvenance.UNKNOWN)
+    for number in range(5, 7):
+        answered(ledger, number, NOON + timedelta(days=30 + number))
+    ledger.close()
+    books = BooksWriter(folder, now=LATER, made_by="ada")
+    books.correct("req_2", 0, cost_nusd=COST + 7, reason="invoice")
+    books.close("2026-11", reason="month closed")
+    return folder
+
+
+def archived(folder: Path) -> Archived:
+    return archive(folder, before=DECEMBER, out=folder.parent / "cold", now=LATER, made_by="ada")
+
+
+def left(folder: Path) -> list[str]:
+    with closing(sqlite3.connect(folder / "ledger.db")) as db:
+        return [row for (row,) in db.execute("SELECT request_id FROM requests ORDER BY id")]
+
+
+def test_old_requests_go_with_their_charges_and_those_the_books_name_stay(folder: Path):
+    done = archived(folder)
+
+    assert (done.requests, done.charges, done.tombstone.cost_nusd) == (3, 3, 2 * COST)
+    assert left(folder) == ["req_2", "req_5", "req_6"]
+    assert [file.suffix for file in done.files] == [".parquet", ".parquet"]
+
+
+def test_the_chain_is_whole_without_the_files_and_through_them(folder: Path):
+    before = verify(folder).entries
+
+    archived(folder)
+
+    assert (verify(folder).problems, verify(folder).entries) == ((), before - 6 + 1)
+    through = verify(folder, archives=folder.parent / "cold")
+    assert (through.problems, through.entries) == ((), before + 1)
+
+
+def test_sums_of_an_archived_month_stay_and_say_so(folder: Path):
+    question = Question(since=NOVEMBER.since, until=NOVEMBER.until, by=dimensions("tenant,model,day"))
+    with opened(folder) as db:
+        before, periods = ask(db, question).total, db.execute("SELECT * FROM period_sums").fetchall()
+
+    archived(folder)
+
+    with opened(folder) as db:
+        after = ask(db, question).total
+        note = archived_note(db, *(int(moment.timestamp()) * 10**6 for moment in (question.since, question.until)))
+        assert db.execute("SELECT * FROM period_sums").fetchall() == periods
+    assert (after.cost_nusd, after.requests, after.unknown_charges) == (
+        before.cost_nusd,
+        before.requests,
+        before.unknown_charges,
+    )
+    assert str(note).startswith("3 requests of 2026-11-03 to 2026-11-06 are archived")
+
+
+def a_cap(name: str, *each: Dimension, tenant: str = "") -> Cap:
+    return Cap(
+        name=name,
+        tenant=tenant,
+        cap_nusd=10 * COST,
+        per=Per.TOTAL,
+        zone=ZoneInfo("UTC"),
+        at_limit=AtLimit.BLOCK,
+        each=each,
+    )
+
+
+def test_a_total_budget_remembers_what_was_archived(folder: Path):
+    caps = [a_cap("all"), a_cap("chat", Dimension.SESSION, Dimension.FEATURE), a_cap("mine", tenant="support")]
+    before = read_spent(folder, caps, LATER)
+
+    archived(folder)
+
+    assert read_spent(folder, caps, LATER) == before
+
+
+def tampered(folder: Path, *statements: str) -> list[str]:
+    with closing(sqlite3.connect(folder / "ledger.db", isolation_level=None)) as db:
+        for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+            db.execute(f"DROP TRIGGER {name}")
+        for statement in statements:
+            db.execute(statement)
+    return [problem.check for problem in verify(folder).problems]
+
+
+@pytest.mark.parametrize(
+    ("statement", "checks"),
+    [
+        ("UPDATE archived_daily_charges SET cost_nusd = cost_nusd + 1 WHERE day = 20760", {"archives", "rollups"}),
+        ("UPDATE archived_months SET cost_nusd = 0", {"archives"}),
+        ("INSERT INTO archived_ranges VALUES ('chain', 0, 90, 91, '', '', 1)", {"archives"}),
+        ("DELETE FROM chain WHERE slot = 0 AND seq = 3", {"gapless", "chain"}),
+        ("DELETE FROM books WHERE kind = 'tombstone'", {"archives", "gapless", "chain", "roots", "periods"}),
+    ],
+)
+def test_what_an_archive_left_cannot_be_changed_unseen(folder: Path, statement: str, checks: set[str]):
+    archived(folder)
+
+    found = set(tampered(folder, statement))
+
+    assert found <= checks | {"chain"}
+    assert found & checks
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM charges WHERE request_id = 'req_5'",
+        "DELETE FROM requests WHERE request_id = 'req_2'",
+        "DELETE FROM chain WHERE entry = (SELECT MAX(entry) FROM chain)",
+        "DELETE FROM archived_ranges",
+        "UPDATE archived_months SET cost_nusd = 0",
+        "INSERT INTO archived_ranges VALUES ('charges', 0, 5, 5, '', '', (SELECT MAX(id) FROM books))",
+    ],
+)
+def test_the_store_lets_nothing_go_but_what_a_tombstone_names(folder: Path, statement: str):
+    archived(folder)
+
+    with (
+        closing(sqlite3.connect(folder / "ledger.db")) as db,
+        pytest.raises(sqlite3.IntegrityError, match=r"append-only|no tombstone"),
+    ):
+        db.execute(statement)
+
+
+def change_a_byte(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [change_a_byte, Path.unlink])
+def test_a_damaged_or_missing_file_is_found(folder: Path, damage: Callable[[Path], None]):
+    file = archived(folder).files[1]
+
+    damage(file)
+
+    assert [problem.row for problem in verify(folder, archives=file.parent).problems] == [file.name]
+
+
+def test_without_pyarrow_the_files_are_csv_and_hold_the_same(folder: Path):
+    known, sys.modules["pyarrow"] = sys.modules.get("pyarrow"), None  # type: ignore[assignment]
+    try:
+        done = archived(folder)
+    finally:
+        del sys.modules["pyarrow"]
+        if known is not None:
+            sys.modules["pyarrow"] = known
+
+    assert [file.suffix for file in done.files] == [".csv", ".csv"]
+    assert verify(folder, archives=folder.parent / "cold").problems == ()
+
+
+def test_a_second_archive_takes_up_where_the_first_ended(folder: Path):
+    archived(folder)
+    later = datetime(2027, 3, 1, tzinfo=UTC)
+    BooksWriter(folder, now=later, made_by="ada").close("2026-12", reason="month closed")
+
+    second = archive(folder, before=date(2027, 1, 1), out=folder.parent / "cold", now=later, made_by="ada")
+
+    assert (second.requests, left(folder)) == (1, ["req_2", "req_6"])
+    assert verify(folder, archives=folder.parent / "cold").problems == ()
+
+
+def test_only_old_and_sealed_months_go(folder: Path):
+    with pytest.raises(BookingRefused, match="months up to 2026-11 are sealed; close all that lies before 2026-12-05"):
+        archive(folder, before=date(2026, 12, 5), out=folder.parent, now=LATER, made_by="ada")
+    with pytest.raises(BookingRefused, match="2026-12-01 is too young"):
+        archive(folder, before=DECEMBER, out=folder.parent, now=datetime(2026, 12, 9, tzinfo=UTC), made_by="ada")
+    archived(folder)
+    with pytest.raises(BookingRefused, match="no request that began before 2026-12-01 is left to go"):
+        archived(folder)
+
+
+def test_a_folder_that_cannot_be_written_leaves_the_ledger_as_it_was(folder: Path, tmp_path: Path):
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(ArchiveUnusable, match="nothing was archived"):
+        archive(folder, before=DECEMBER, out=tmp_path / "file" / "cold", now=LATER, made_by="ada")
+
+    assert len(left(folder)) == 6
+
+
+def test_the_command_archives_and_verifies(folder: Path):
+    place, cold = ["--folder", str(folder)], str(folder.parent / "cold")
+
+    done = CliRunner().invoke(main, ["ledger", "archive", *place, "--before", "2026-10-01", "--out", cold])
+
+    assert (done.exit_code, done.stderr) == (1, "faregate: no request that began before 2026-10-01 is left to go\n")
+    assert CliRunner().invoke(main, ["ledger", "verify", *place, "--archives", cold]).exit_code == 0
