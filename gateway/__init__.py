@@ -6,6 +6,7 @@ Rooms, in the order a request meets them:
     pipeline               the way up to the first event: `Gateway.answer(call, sink)`
     caching, worker        the caches on that way, and the one thread that embeds
     limits, spending       rate limits; which budgets' pots a request draws from, and what happens at a cap
+    flights                single-flight: equal requests in flight share one attempt
     ladder                 opens rungs and asks the judge; nothing has been sent while it runs
     relay                  the way after the first event
     settlement, ledger/    holds, charges, request rows; the journal and the store under them

@@ -45,39 +45,45 @@ class Caches:
         self._embedder = embedder
         self._worker = worker
 
-    async def look(self, journey: Journey, ask: Ask, *, wants_vector: bool) -> Hit | None:
-        """Return a stored answer that may be served, and leave keys, vector and lookups on the journey.
+    def look_exact(self, journey: Journey, ask: Ask) -> Hit | None:
+        """Return the answer to the very same request if it may be served; leave keys and lookups on the journey."""
+        settings = _lane(journey).route.cache
+        bypass = self._bypass(journey, ask, _lane(journey))
+        if bypass is not None:
+            journey.lookups["exact"] = journey.lookups["semantic"] = bypass
+            return None
+        if settings.exact is None or journey.keys is None:
+            return None
+        with journey.step("cache.exact"):
+            exact = self._fresh(journey, lookup_exact(self._store, journey.keys.exact, now=journey.clock.now()))
+        journey.lookups["exact"] = exact
+        return exact if isinstance(exact, Hit) else None
+
+    async def look_semantic(self, journey: Journey, ask: Ask, *, wants_vector: bool) -> Hit | None:
+        """Return a stored answer that may be served, and leave the vector and lookups on the journey.
 
         Args:
-            journey: routed and identified.
+            journey: after `look_exact`, which makes the keys.
             ask: the parsed request.
             wants_vector: whether the plan will look at the embedding even if no cache does.
         """
-        lane, caller = journey.lane, journey.caller
-        if lane is None or caller is None:
-            raise AssertionError("the caches are asked after routing")
-        settings = lane.route.cache
-        bypass = self._bypass(journey, ask, lane)
-        if bypass is not None:
-            journey.lookups["exact"] = journey.lookups["semantic"] = bypass
-        elif settings.exact is not None and journey.keys is not None:
-            with journey.step("cache.exact"):
-                exact = self._fresh(journey, lookup_exact(self._store, journey.keys.exact, now=journey.clock.now()))
-            journey.lookups["exact"] = exact
-            if isinstance(exact, Hit):
-                return exact
-        is_semantic = journey.call.cache.may_store and self._may_be_semantic(journey, ask, settings)
-        may_be_semantic = bypass is None and is_semantic
+        settings, wish = _lane(journey).route.cache, journey.call.cache
+        is_semantic = wish.may_store and self._may_be_semantic(journey, ask, settings)
         # A no-cache answer takes the old one's place in both tiers, so it needs its vector although none is looked up.
         if is_semantic or wants_vector:
             with journey.step("embed"):
                 journey.vector = await self._embed(ask.last_user_text)
-        if not may_be_semantic or settings.semantic is None or journey.keys is None or journey.vector is None:
+        may_read = is_semantic and wish.may_read
+        if not may_read or settings.semantic is None or journey.keys is None or journey.vector is None:
             return None
         with journey.step("cache.semantic"):
             found = await self._semantic(journey, ask, journey.vector, max_error=settings.semantic.max_error)
         journey.lookups["semantic"] = found
         return found if isinstance(found, Hit) else None
+
+    def is_fresh(self, journey: Journey, hit: Hit) -> bool:
+        """Tell whether a stored answer that was found for an equal request may be served to this one as well."""
+        return self._fresh(journey, hit) is hit
 
     def offer(self, journey: Journey, ask: Ask, told: Told, model: ModelId, baseline: tuple[int, int, int]) -> None:
         """Store a complete answer if its route and its client allow it; returns at once."""
@@ -192,6 +198,12 @@ class Caches:
             limits.append(timedelta(seconds=journey.call.cache.max_age_s))
         is_fresh = _age(found.entry, journey.clock.now()) < min(limits)
         return found if is_fresh else Miss(reason=MissReason.ABSENT)
+
+
+def _lane(journey: Journey) -> Lane:
+    if journey.lane is None:
+        raise AssertionError("the caches are asked after routing")
+    return journey.lane
 
 
 def _age(entry: Entry, now: datetime) -> timedelta:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -56,6 +56,8 @@ class Sink(Protocol):
     """
 
     is_started: bool
+    on_gone: Callable[[], bool] | None
+    """Asked when the client hangs up: True when the answer goes on for others, and shall not be cancelled."""
 
     async def start(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
         """Send status and headers; they may leave with the first of the body."""
@@ -63,6 +65,14 @@ class Sink(Protocol):
 
     async def write(self, data: bytes) -> None:
         """Send some of the body."""
+        ...
+
+    def offer(self, data: bytes) -> bool:
+        """Send some of the body without waiting; False when the client does not read, and what waits for it grows."""
+        ...
+
+    async def drain(self) -> None:
+        """Wait until the client has read most of what was sent, or is gone."""
         ...
 
     async def finish(self, data: bytes) -> None:

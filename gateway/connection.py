@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 import httptools
@@ -376,6 +376,7 @@ class Exchange:
         "is_started",
         "is_whole",
         "keep_alive",
+        "on_gone",
         "response_complete",
         "surface",
     )
@@ -400,6 +401,7 @@ class Exchange:
         self._may_chunk = may_chunk
         self._is_chunked = self._is_gone = False
         self._task: asyncio.Task[None] | None = None
+        self.on_gone: Callable[[], bool] | None = None
 
     @property
     def body(self) -> bytes:
@@ -418,9 +420,9 @@ class Exchange:
         task.add_done_callback(self._ended)
 
     def hang_up(self) -> None:
-        """Cancel the answer: its client is gone."""
+        """Cancel the answer: its client is gone, and nobody else wants it."""
         self._is_gone = True
-        if self._task is not None:
+        if self._task is not None and not (self.on_gone is not None and self.on_gone()):
             # In the loop's next turn: a task that is cancelled before its first step books nothing.
             self._connection.loop.call_soon(self._task.cancel)
 
@@ -441,6 +443,15 @@ class Exchange:
         self._send(data)
         if self._connection.flow.write_paused:
             await self._connection.flow.drain()
+
+    def offer(self, data: bytes) -> bool:
+        """Send some of the body without waiting; see `Sink.offer`."""
+        self._send(data)
+        return self._is_gone or not self._connection.flow.write_paused
+
+    async def drain(self) -> None:
+        """Wait until the client has read enough; see `Sink.drain`."""
+        await self._connection.flow.drain()
 
     async def finish(self, data: bytes) -> None:
         """Send the last of the body and end it; the answer is over when the client has read enough of it."""

@@ -153,6 +153,13 @@ class NotServed(Refused):
         self.status = status
 
 
+class FlightLost(Exception):
+    """A stream that is shared with an equal request in flight broke off, or is read too slowly to be shared on."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"the stream is shared with an equal request in flight, {why}; try again")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
     """An error as HTTP tells it: status, OpenAI's four fields, and extra headers."""
@@ -223,6 +230,8 @@ def problem_of(  # noqa: C901, PLR0911, PLR0912 - the table: one row a class
                 code="ledger_unavailable",
                 headers=_RETRY_SOON,
             )
+        case FlightLost():
+            return Problem(status=502, message=text, kind="server_error", code="upstream_cut")
         case BackendError():
             return _upstream_problem(error)
         case TimeoutError():

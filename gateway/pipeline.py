@@ -9,6 +9,7 @@ Identity, routing, limits and the ledger fail closed; caches, the embedder and t
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -22,21 +23,46 @@ from backends.sse import encode_event
 from backends.words import Ask, ModelId, RequestId, Surface, TenantId
 from gateway.caching import Caches
 from gateway.calls import Call, Sink
-from gateway.errors import KeyRefused, ModelNotFound, Overloaded, Problem, RateLimited, Stopping, places, problem_of
+from gateway.errors import (
+    FlightLost,
+    KeyRefused,
+    ModelNotFound,
+    Overloaded,
+    Problem,
+    RateLimited,
+    Stopping,
+    places,
+    problem_of,
+)
+from gateway.flights import (
+    Begun,
+    Bought,
+    FellBehind,
+    Flight,
+    FlightFailed,
+    Flights,
+    Follower,
+    Landing,
+    LeaderSink,
+    shared_hit,
+)
 from gateway.ids import RequestIds
 from gateway.journey import Caller, CatalogModel, Journey, Lane
 from gateway.ladder import Committed, Ladder
 from gateway.ledger.rows import ChargeKind
 from gateway.limits import Limiter
-from gateway.relay import JSON_TYPE, answer_headers, relay_hit, relay_stream, relay_whole
+from gateway.relay import JSON_TYPE, Told, answer_headers, relay_flight, relay_hit, relay_stream, relay_whole
 from gateway.settlement import Cashier, baseline_nusd, usage_of
 from gateway.telemetry import Telemetry
 from policies.keys import KeyRing, Refusal
 from policies.schema import Policy
 from router.strategy import Candidate, Pinned, PlanReason, Strategy
-from semantic_cache.seam import Hit
+from semantic_cache.seam import Hit, Miss, MissReason
 
 _log = logging.getLogger("faregate")
+
+_LEADERS_FOLLOWED = 3
+"""A request whose leaders fail one after the other goes its own way then: what fails them may not be theirs."""
 
 _CLIENT_GONE = 499
 """nginx's status for a client that hung up: nobody receives it, the request row says it."""
@@ -69,6 +95,7 @@ class Gateway:
         self._in_flight = 0
         self._ids = RequestIds()
         self._deadlines: set[asyncio.Timeout] = set()
+        self._flights = Flights()
         self._ladder = Ladder(
             catalog=parts.catalog.__getitem__, cashier=parts.cashier, total_s=parts.policy.timeouts.total_s
         )
@@ -142,14 +169,70 @@ class Gateway:
         journey.admission = self.parts.limiter.admit(caller.tenant, caller.key_id, ask, journey.clock.monotonic())
         if journey.lane is not None:
             self.parts.cashier.spending.enlist(journey, caller, ask, journey.lane.route.name)
-        hit = await self.parts.caches.look(journey, ask, wants_vector=strategy.needs_vector(ask))
+        hit = self.parts.caches.look_exact(journey, ask)
         if hit is not None:
+            await self._serve_hit(journey, ask, hit, sink)
+            return
+        if await self._share(journey, ask, sink):
+            return
+        with self._flights.lead(_flight_key(journey)) as flight:
+            sink.on_gone = flight.keep_going
+            await self._lead(journey, ask, strategy, flight, sink)
+        if flight.is_orphan:
+            journey.status, journey.error_code = _CLIENT_GONE, "client_gone"
+
+    async def _share(self, journey: Journey, ask: Ask, sink: Sink) -> bool:
+        """Serve what an equal request in flight gets; False when there is none, or it had nothing to share."""
+        key, wish = _flight_key(journey), journey.call.cache
+        if key is None or not wish.may_read or wish.max_age_s == 0:
+            return False
+        until = asyncio.get_running_loop().time() + _flight_wait_s(journey)
+        for _ in range(_LEADERS_FOLLOWED):
+            flight = self._flights.find(key)
+            if flight is None:
+                return False
+            with flight.follow() as follower:
+                try:
+                    async with asyncio.timeout_at(until):
+                        with journey.step("share"), journey.waiting():
+                            first = await follower.first(is_stream=ask.is_stream)
+                except FlightFailed:
+                    continue
+                except (FellBehind, TimeoutError):
+                    break
+                return await self._serve_shared(journey, ask, first, follower, sink)
+        journey.lookups["flight"] = Miss(reason=MissReason.DECLINED)
+        return False
+
+    async def _serve_shared(
+        self, journey: Journey, ask: Ask, first: Landing | Begun, follower: Follower, sink: Sink
+    ) -> bool:
+        """Serve a leader's answer, or go along with its stream; False when there is nothing this request can use."""
+        match first:
+            case Hit():
+                if not self.parts.caches.is_fresh(journey, first):
+                    return False
+                await self._serve_hit(journey, ask, first, sink)
+            case Bought(told=told):
+                if told.body is None:
+                    return False
+                journey.lookups["flight"] = hit = shared_hit(journey, first)
+                await self._serve_hit(journey, ask, hit, sink)
+            case Begun():
+                journey.lookups["flight"] = journey.hit = shared_hit(journey, first)
+                await relay_flight(journey, ask, sink, functools.partial(_read_on, journey, follower))
+        return True
+
+    async def _lead(self, journey: Journey, ask: Ask, strategy: Strategy, flight: Flight, sink: Sink) -> None:
+        hit = await self.parts.caches.look_semantic(journey, ask, wants_vector=strategy.needs_vector(ask))
+        if hit is not None:
+            flight.land(hit)
             await self._serve_hit(journey, ask, hit, sink)
             return
         with journey.step("plan"):
             journey.plan = plan = strategy.plan(ask, journey.vector)
         committed = await self._ladder.climb(journey, ask, plan.rungs)
-        await self._relay(journey, ask, committed, sink)
+        await self._relay(journey, ask, committed, flight, sink)
 
     def identify(self, secret: SecretStr | None) -> Caller:
         """Return who pays for calls made with a secret.
@@ -190,16 +273,27 @@ class Gateway:
         )
         return journey.lane.strategy
 
-    async def _relay(self, journey: Journey, ask: Ask, committed: Committed, sink: Sink) -> None:
-        relay = relay_stream if ask.is_stream else relay_whole
+    async def _relay(self, journey: Journey, ask: Ask, committed: Committed, flight: Flight, sink: Sink) -> None:
         attempt = committed.attempt
+        model = attempt.model.id
+        # Neither what an equivalent said nor what a spent budget made cheaper is what the route answers next time.
+        is_degraded = journey.plan is not None and journey.plan.reason is PlanReason.BUDGET_DEGRADED
+        is_kept = attempt.stands_in_for is None and not is_degraded
+        if is_degraded:
+            flight.decline()  # who follows may have a budget of its own
+
+        def tell(told: Told) -> None:
+            saved = baseline_nusd(journey)
+            flight.land(Bought(model=model, told=told, baseline_nusd=saved))
+            if is_kept:
+                self.parts.caches.offer(journey, ask, told, model, saved)
+
         try:
-            told = await relay(journey, ask, committed, self.parts.cashier, sink)
-            # Before any further await: clients hang up the moment they have their answer, which cancels us.
-            # Neither what an equivalent said nor what a spent budget made cheaper is what the route answers next time.
-            is_degraded = journey.plan is not None and journey.plan.reason is PlanReason.BUDGET_DEGRADED
-            if attempt.stands_in_for is None and not is_degraded:
-                self.parts.caches.offer(journey, ask, told, attempt.model.id, baseline_nusd(journey))
+            if ask.is_stream:
+                leading = LeaderSink(sink, flight, model)
+                await relay_stream(journey, ask, committed, self.parts.cashier, leading, tell=tell)
+            else:
+                await relay_whole(journey, ask, committed, self.parts.cashier, sink, tell=tell)
         except BackendError:
             attempt.end(ChargeKind.FAILED, journey.clock.monotonic())
             raise
@@ -249,6 +343,34 @@ class Gateway:
             tokens = sum(usage.total_input_tokens + usage.total_output_tokens for usage in used)
             self.parts.limiter.finish(journey.admission, tokens)
         self.parts.telemetry.observe(journey, row)
+
+
+def _flight_key(journey: Journey) -> bytes | None:
+    """Return the key a request's flight is found by; None when its answer is nobody else's."""
+    may_share = journey.keys is not None and journey.call.cache.may_store and _flight_wait_s(journey) > 0
+    return journey.keys.exact if may_share and journey.keys is not None else None
+
+
+def _flight_wait_s(journey: Journey) -> float:
+    return journey.lane.route.cache.flight_wait_s if journey.lane is not None else 0.0
+
+
+async def _read_on(journey: Journey, follower: Follower) -> bytes | Told:
+    """Return what is new of a shared stream, in the end the whole answer; then what it saved is known.
+
+    Raises:
+        FlightLost: there is no more.
+    """
+    try:
+        got = await follower.read()
+    except FlightFailed as error:
+        raise FlightLost("which broke off") from error
+    except FellBehind as error:
+        raise FlightLost("and was read too slowly for that") from error
+    if isinstance(got, bytes):
+        return got
+    journey.hit = shared_hit(journey, got)
+    return got.told
 
 
 _REFUSALS = {

@@ -6,8 +6,9 @@ stripped. Usage, when the client wants it, is sent once, in a last event without
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import msgspec
 
@@ -38,14 +39,28 @@ _KEPT_CHARACTERS = 2**20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
-    """What was sent: `body` is the whole answer as JSON if it is fit to be stored, else None."""
+    """What was sent.
+
+    Attributes:
+        body: the whole answer as JSON if it is fit to be stored, else None.
+        last_payload: a stream's last event; b"" when it was no stream.
+        usage_payload: usage as a stream's upstream told it.
+    """
 
     body: bytes | None
     usage: Usage
     finish_reason: str | None
+    last_payload: bytes = b""
+    usage_payload: msgspec.Raw | None = None
 
 
-async def relay_whole(journey: Journey, ask: Ask, committed: Committed, cashier: Cashier, sink: Sink) -> Told:
+Tell: TypeAlias = Callable[[Told], None]
+"""Takes the whole answer the moment it is there, before the client has the last of it: it may hang up then."""
+
+
+async def relay_whole(
+    journey: Journey, ask: Ask, committed: Committed, cashier: Cashier, sink: Sink, *, tell: Tell
+) -> None:
     """Send an answer that was not asked for as a stream.
 
     Raises:
@@ -70,16 +85,18 @@ async def relay_whole(journey: Journey, ask: Ask, committed: Committed, cashier:
     ]
     journey.status = 200
     journey.is_answered = True
+    tell(Told(body=plain, usage=usage, finish_reason=whole.finish_reason))
     await sink.start(200, headers)
     # In pieces: a server buffers what it is given at once, and nothing else moves while it copies a large body.
     last = max(0, len(body) - 1) // _PIECE_BYTES * _PIECE_BYTES
     for place in range(0, last, _PIECE_BYTES):
         await sink.write(body[place : place + _PIECE_BYTES])
     await sink.finish(body[last:])
-    return Told(body=plain, usage=usage, finish_reason=whole.finish_reason)
 
 
-async def relay_stream(journey: Journey, ask: Ask, committed: Committed, cashier: Cashier, sink: Sink) -> Told:
+async def relay_stream(
+    journey: Journey, ask: Ask, committed: Committed, cashier: Cashier, sink: Sink, *, tell: Tell
+) -> None:
     """Send a stream: what was held back at once, then event by event.
 
     Raises:
@@ -108,8 +125,15 @@ async def relay_stream(journey: Journey, ask: Ask, committed: Committed, cashier
     cashier.settle(journey)
     usage = usage_of(journey, attempt)
     journey.is_answered = True
-    await sink.finish(_stream_end(journey, ask, editor.last_payload, editor.usage_payload, usage))
-    return Told(body=editor.assembled(usage), usage=usage, finish_reason=editor.finish_reason)
+    told = Told(
+        body=editor.assembled(usage),
+        usage=usage,
+        finish_reason=editor.finish_reason,
+        last_payload=editor.last_payload,
+        usage_payload=editor.usage_payload,
+    )
+    tell(told)
+    await sink.finish(_stream_end(journey, ask, told.last_payload, told.usage_payload, usage))
 
 
 async def relay_hit(journey: Journey, ask: Ask, payload: bytes, usage: Usage, sink: Sink) -> None:
@@ -130,6 +154,28 @@ async def relay_hit(journey: Journey, ask: Ask, payload: bytes, usage: Usage, si
     await sink.start(200, [STREAM_TYPE, (b"cache-control", b"no-cache"), *answer_headers(journey), cost])
     end = _stream_end(journey, ask, events[-1], None, usage)
     await sink.finish(b"".join(map(encode_event, events)) + end)
+
+
+async def relay_flight(journey: Journey, ask: Ask, sink: Sink, read: Callable[[], Awaitable[bytes | Told]]) -> None:
+    """Send another request's stream, from its start and as it comes.
+
+    Args:
+        journey: its `hit` names the model that answers.
+        ask: the request, equal to the other's but for how usage is asked for.
+        sink: where it goes.
+        read: returns what is new of the stream, in the end the whole answer.
+    """
+    cost = (b"x-faregate-cost-usd", b"0")
+    journey.status = 200
+    await sink.start(200, [STREAM_TYPE, (b"cache-control", b"no-cache"), *answer_headers(journey), cost])
+    while True:
+        with journey.waiting():
+            piece = await read()
+        if isinstance(piece, Told):
+            break
+        await _write(journey, sink, piece)
+    journey.is_answered = True
+    await sink.finish(_stream_end(journey, ask, piece.last_payload, piece.usage_payload, piece.usage))
 
 
 def answer_headers(journey: Journey) -> list[tuple[bytes, bytes]]:

@@ -50,6 +50,7 @@ DEFAULT_EXACT_TTL: Final = timedelta(hours=24)
 DEFAULT_SEMANTIC_TTL: Final = timedelta(hours=1)
 DEFAULT_SEMANTIC_MAX_ERROR: Final = 0.03  # the smallest that the shipped calibration can keep
 DEFAULT_MAX_TEMPERATURE: Final = 0.0  # an answer that was meant to vary is not one to repeat
+DEFAULT_FLIGHT_WAIT_S: Final = 60.0  # as long as an upstream may take to begin
 DEFAULT_CONNECT_S: Final = 5.0
 DEFAULT_FIRST_BYTE_S: Final = 60.0
 DEFAULT_IDLE_S: Final = 30.0
@@ -450,10 +451,13 @@ class Cache(Part):
 
     Attributes:
         max_temperature: requests above it are never answered from a cache nor stored, in [0, 2].
+        flight_wait_s: how long a request waits for the first of the answer that an equal request in flight gets, in
+            seconds, before it asks by itself; 0: each asks by itself.
     """
 
     exact: ExactCache | None = None
     semantic: SemanticCache | None = None
+    flight_wait_s: Annotated[float, Field(ge=0, le=86_400)] = DEFAULT_FLIGHT_WAIT_S
     max_temperature: Annotated[float, Field(ge=0, le=2)] = DEFAULT_MAX_TEMPERATURE
 
 

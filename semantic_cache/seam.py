@@ -85,6 +85,8 @@ class Tier(StrEnum):
 
     EXACT = "exact"
     SEMANTIC = "semantic"
+    FLIGHT = "flight"
+    """An equal request in flight, whose answer is shared as it comes."""
 
 
 class MissReason(StrEnum):

@@ -9,7 +9,7 @@ import pytest
 
 from backends import errors as floor
 from backends.errors import AskInvalid, BackendError
-from gateway.errors import Refused, problem_of
+from gateway.errors import FlightLost, Refused, problem_of
 
 
 def family(root: type[Exception]) -> Iterator[type[Exception]]:
@@ -32,7 +32,8 @@ def an_example(kind: type[Exception]) -> Exception:
     return kind(*places, **named)
 
 
-CLASSES = [kind for root in (BackendError, Refused, AskInvalid) for kind in family(root) if kind is not Refused]
+_ROOTS = (BackendError, Refused, AskInvalid, FlightLost)
+CLASSES = [kind for root in _ROOTS for kind in family(root) if kind is not Refused]
 
 
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)

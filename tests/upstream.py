@@ -301,7 +301,9 @@ class _Talk:
                 self.writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 999\r\n\r\n{")
                 await self.writer.drain()
                 return False
-            if said.stall_after is not None:
+            if said.gate is not None:
+                await said.gate.wait()
+            elif said.stall_after is not None:
                 await self.until_closed()
                 return False
             await self.plain(Answers(body=_dump(_whole(self.received, said, self.flavour))))

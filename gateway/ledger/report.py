@@ -96,7 +96,7 @@ WITH ends AS (
   LEFT JOIN charges AS committed ON committed.request_id = asked.request_id AND committed.attempt =
     COALESCE(ends.answered, CASE WHEN asked.baseline_nusd > 0 THEN ends.cancelled END)
 )
-SELECT CASE WHEN path = 'cache:exact' THEN 'exact' WHEN path = 'cache:semantic' THEN 'semantic'
+SELECT CASE WHEN path IN ('cache:exact', 'cache:flight') THEN 'exact' WHEN path = 'cache:semantic' THEN 'semantic'
             WHEN path <> '' AND committed_model <> baseline_model THEN 'small' ELSE 'other' END,
        SUM(baseline_nusd - CASE WHEN path = '' THEN spent_nusd - audit_nusd - router_nusd ELSE committed_nusd END),
        SUM(CASE WHEN path = '' THEN 0 ELSE committed_nusd - (spent_nusd - audit_nusd - router_nusd) END),
@@ -189,7 +189,7 @@ class Savings:
     """Baseline - actual by cause, in nano-dollars; each may be negative.
 
     Attributes:
-        exact_nusd: requests answered by the exact cache.
+        exact_nusd: requests answered by the exact cache, or together with an equal one in flight.
         semantic_nusd: requests answered by the semantic cache.
         small_nusd: requests whose committed attempt was not the baseline's model: baseline - that attempt.
         waste_nusd: minus what served requests spent on other attempts (rejected, cancelled, failed, estimated).
