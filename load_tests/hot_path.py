@@ -17,7 +17,7 @@ import pstats
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
@@ -73,6 +73,7 @@ class Nothing:
     """A sink that keeps nothing."""
 
     is_started = False
+    on_gone: Callable[[], bool] | None = None
 
     async def start(self, status: int, _headers: Sequence[tuple[bytes, bytes]]) -> None:
         """Check that it went well."""
@@ -83,6 +84,13 @@ class Nothing:
         """Do nothing."""
 
     async def finish(self, _data: bytes) -> None:
+        """Do nothing."""
+
+    def offer(self, _data: bytes) -> bool:
+        """Keep up."""
+        return True
+
+    async def drain(self) -> None:
         """Do nothing."""
 
     def cut(self, _data: bytes) -> None:

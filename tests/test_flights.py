@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.words import ModelId, Usage
-from gateway.flights import Bought, FellBehind, FlightFailed, Flights
+from gateway.flights import Bought, FellBehind, FlightFailed, Flights, LeaderSink
 from gateway.relay import Told
 
 KEY = b"k" * 32
@@ -96,3 +96,55 @@ def test_every_follower_reads_all_of_the_stream_whenever_it_comes(pieces: list[b
         return [task.result() for task in followers]
 
     assert all(read == b"".join(pieces) for read in asyncio.run(fly()))
+
+
+class Client:
+    """A sink whose client reads nothing until it is told to."""
+
+    is_started = False
+    on_gone = None
+
+    def __init__(self) -> None:
+        self.got = bytearray()
+        self.is_cut = False
+        self.reads = asyncio.Event()
+
+    async def start(self, status: int, headers: object) -> None: ...
+
+    async def write(self, _data: bytes) -> None:
+        raise AssertionError("a leader's stream is offered")
+
+    def offer(self, data: bytes) -> bool:
+        self.got += data
+        return self.reads.is_set()
+
+    async def drain(self) -> None:
+        await self.reads.wait()
+
+    async def finish(self, data: bytes) -> None: ...
+
+    def cut(self, _data: bytes) -> None:
+        self.is_cut = True
+
+
+async def test_a_leader_that_does_not_read_is_waited_for_until_somebody_follows():
+    with Flights().lead(KEY) as flight:
+        sink = LeaderSink(client := Client(), flight, ModelId("large"))
+        async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+            writing = group.create_task(sink.write(b"x"))
+            await asyncio.sleep(0)
+            assert not writing.done()
+            with flight.follow() as follower:
+                await writing
+                await sink.write(b"y")
+                assert await follower.read() == b"xy" == client.got
+
+
+async def test_a_leader_far_behind_its_followers_is_dropped_and_they_go_on():
+    with Flights().lead(KEY) as flight, flight.follow() as follower:
+        sink = LeaderSink(client := Client(), flight, ModelId("large"))
+        for _ in range(12):
+            await sink.write(b"x" * 100_000)
+            await follower.read()
+        assert (client.is_cut, flight.is_orphan, len(client.got)) == (True, True, 1_100_000)
+        flight.land(LANDED)

@@ -180,6 +180,7 @@ async def test_a_leader_whose_client_is_gone_goes_on_for_its_follower_and_pays(
 async def test_when_all_are_gone_the_leader_is_cancelled_and_books_what_came(gateway: Served, gates: Gates):
     async with flying(gateway, gates, "Anybody?", streams=(True, True)) as (leader, follower):
         flight = the_flight(gateway)
+        await eventually(lambda: flight.model is not None)  # the stream has begun
         leader.cancel()
         await eventually(lambda: flight.is_orphan)
         follower.cancel()
