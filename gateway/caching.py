@@ -7,18 +7,33 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+from collections import deque
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from backends.embedder import Embedder, EmbedderError
-from backends.words import Ask, ModelId, Surface
+from backends.words import Ask, ModelId, Surface, TenantId
+from gateway.errors import StoreFailed
 from gateway.journey import Journey, Lane
 from gateway.relay import Told
 from gateway.worker import Worker, WorkerFull
 from policies.schema import Cache
 from semantic_cache.acceptance import Acceptance, AcceptanceError
 from semantic_cache.partition import Keys, Scope, keys_of, semantic_bypass
-from semantic_cache.seam import Bypass, BypassReason, Entry, Hit, Lookup, Miss, MissReason, Store, Vector
+from semantic_cache.refusals import is_refusal
+from semantic_cache.seam import (
+    Bypass,
+    BypassReason,
+    Entry,
+    Hit,
+    Lookup,
+    Miss,
+    MissReason,
+    Selector,
+    Stock,
+    Store,
+    Vector,
+)
 from semantic_cache.tiers import lookup_exact, lookup_semantic
 
 _log = logging.getLogger("faregate")
@@ -44,6 +59,8 @@ class Caches:
         self._acceptance = acceptance
         self._embedder = embedder
         self._worker = worker
+        # As many as can matter: older ones than the longest request could be forgotten, and nobody makes so many.
+        self._invalidations: deque[tuple[float, Selector]] = deque(maxlen=256)
 
     def look_exact(self, journey: Journey, ask: Ask) -> Hit | None:
         """Return the answer to the very same request if it may be served; leave keys and lookups on the journey."""
@@ -92,6 +109,8 @@ class Caches:
         if keys is None or lane is None or told.body is None or not is_complete or not journey.call.cache.may_store:
             return
         settings = lane.route.cache
+        if not settings.store_refusals and is_refusal(told.body):
+            return
         has_vector = journey.vector is not None and self._may_be_semantic(journey, ask, settings)
         # An entry serves two tiers; it lives as long as the longer one, which the shorter one's lookup cuts.
         ttls = [tier.ttl for tier in (settings.exact, settings.semantic if has_vector else None) if tier is not None]
@@ -101,6 +120,9 @@ class Caches:
         entry = Entry(
             key=keys.exact,
             partition=keys.partition if has_vector else b"",
+            tenant=journey.caller.tenant if journey.caller is not None else TenantId(""),
+            namespace=settings.namespace or "",
+            tags=tuple(f"{name}={value}" for name, value in journey.call.tags.items()),
             asked=ask.last_user_text if has_vector else "",
             vector=journey.vector if has_vector else None,
             payload=told.body,
@@ -112,7 +134,36 @@ class Caches:
             created_at=now,
             expires_at=now + max(ttls),
         )
-        self._worker.put(_put, self._store, entry)
+        # Bought before somebody said that such answers are not good any more, and not yet in the store to be dropped.
+        if not any(journey.started <= moment and selector.takes(entry) for moment, selector in self._invalidations):
+            self._worker.put(_put, self._store, entry)
+
+    async def invalidate(self, selector: Selector, *, now: float) -> int:
+        """Forget stored answers, and store none that are being made now; return how many there were.
+
+        Args:
+            selector: which ones.
+            now: the clock's monotonic seconds.
+
+        Raises:
+            StoreFailed: the store could not be asked; nothing can be said of what it holds.
+        """
+        self._invalidations.append((now, selector))
+        try:
+            return await self._worker.run(self._store.drop, selector)
+        except (sqlite3.Error, WorkerFull) as error:
+            raise StoreFailed from error
+
+    async def stock(self) -> Stock:
+        """Count what is stored.
+
+        Raises:
+            StoreFailed: the store could not be asked.
+        """
+        try:
+            return await self._worker.run(self._store.stock)
+        except (sqlite3.Error, WorkerFull) as error:
+            raise StoreFailed from error
 
     def warm_up(self, *, is_needed: bool) -> None:
         """Load the embedder behind the first requests' backs; a broken one is found at its first real use."""
@@ -129,7 +180,7 @@ class Caches:
         settings, caller = lane.route.cache, journey.caller
         if caller is None or (settings.exact is None and settings.semantic is None):
             return Bypass(reason=BypassReason.OFF)
-        scope = Scope(tenant=caller.tenant, answers=lane.answers)
+        scope = Scope(tenant=caller.tenant, answers=lane.answers, namespace=settings.namespace or "")
         is_semantic = settings.semantic is not None
         keys = keys_of(ask, scope, max_temperature=settings.max_temperature, wants_partition=is_semantic)
         if not isinstance(keys, Keys):
@@ -140,7 +191,8 @@ class Caches:
     def _may_be_semantic(self, journey: Journey, ask: Ask, settings: Cache) -> bool:
         if settings.semantic is None or journey.keys is None:
             return False
-        reason = semantic_bypass(ask)
+        semantic = settings.semantic
+        reason = semantic_bypass(ask, allowed=semantic.allow, max_characters=semantic.max_characters)
         if reason is not None:
             journey.lookups["semantic"] = Bypass(reason=reason)
         return reason is None

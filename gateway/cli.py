@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from gateway.commands.cache import cache
 from gateway.commands.evaluate import evaluate
 from gateway.commands.export import export
 from gateway.commands.ledger import ledger
@@ -233,11 +234,8 @@ def demo(as_json: bool, keep: bool, calibration: Path | None, fresh: Path | None
     sys.exit(run_demo(as_json=as_json, keep=keep))
 
 
-main.add_command(ledger)
-main.add_command(report)
-main.add_command(export)
-main.add_command(reconcile)
-main.add_command(train)
+for command in (cache, evaluate, export, ledger, reconcile, report, train):
+    main.add_command(command)
 
 
 def _load(file: Path, *, host: str | None = None, port: int | None = None) -> Policy:
@@ -263,6 +261,3 @@ def _need(*modules: str, extra: str) -> None:
 def _fail(message: str) -> NoReturn:
     click.echo(f"faregate: {message}", err=True)
     sys.exit(1)
-
-
-main.add_command(evaluate)

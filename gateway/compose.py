@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sqlite3
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -25,7 +24,6 @@ from backends.words import ModelId
 from gateway.caching import Caches
 from gateway.journey import CatalogModel
 from gateway.ledger.budgets import BudgetAuthority, LocalBudgets
-from gateway.ledger.errors import FolderUnusable
 from gateway.ledger.journal import Files
 from gateway.ledger.journaled import JournaledLedger
 from gateway.ledger.pseudonyms import Pseudonyms
@@ -37,17 +35,15 @@ from gateway.pipeline import Gateway, Parts
 from gateway.prepare import candidates, lanes, price_book, stated_use
 from gateway.settlement import Cashier
 from gateway.spending import Spending, caps_of, overspent_warnings, unknown_warnings
+from gateway.stores import open_store
 from gateway.telemetry import Telemetry
 from gateway.worker import Worker
 from policies.keys import FILE_NAME, KeyRing
 from policies.schema import DEFAULT_OPENAI_PROVIDER, Policy, Route, TransportKind
 from semantic_cache.acceptance import Acceptance
-from semantic_cache.sqlite_store import SqliteStore
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-CACHE_FILE = "cache.db"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,13 +116,7 @@ async def open_gateway(
         authority = BudgetAuthority(caps, clock.now())
         spent = read_spent(folder, caps, clock.now())
         overspent = authority.rebuild(spent.nusd, clock.now(), carried=spent.carried)
-        limits = policy.storage.cache
-        try:
-            store = SqliteStore(folder / CACHE_FILE, max_entries=limits.max_entries, max_bytes=limits.max_bytes)
-        except sqlite3.Error as error:
-            raise FolderUnusable(
-                f"{folder / CACHE_FILE} cannot be used ({error}); delete it: it holds nothing but cached answers"
-            ) from error
+        store = open_store(policy)
         worker = Worker()
         caches = Caches(
             store=store,

@@ -11,6 +11,7 @@ Refused                 the gateway itself says no, before anything was paid
 ├── RequestMalformed    not HTTP, or two readers could disagree about where it ends (400)
 ├── RequestTooSlow      not whole within timeouts.request_s (408)
 ├── HeadTooLarge        its header section is over the limit (431)
+├── StoreFailed         an admin's word to the caches, whose store cannot be used (503)
 └── NotServed           a path or method the gateway does not have (404, 405)
 """
 
@@ -153,6 +154,13 @@ class NotServed(Refused):
         self.status = status
 
 
+class StoreFailed(Refused):
+    """The cache's store cannot be asked; only who manages it is told."""
+
+    def __init__(self) -> None:
+        super().__init__("the cache's store cannot be used now; see the gateway's log, and try again")
+
+
 class FlightLost(Exception):
     """A stream that is shared with an equal request in flight broke off, or is read too slowly to be shared on."""
 
@@ -212,6 +220,8 @@ def problem_of(  # noqa: C901, PLR0911, PLR0912 - the table: one row a class
             return Problem(status=431, message=text, kind="invalid_request_error", code="headers_too_large")
         case RateLimited() | BudgetExceeded() | BudgetsUnready():
             return _limit_problem(error, now)
+        case StoreFailed():
+            return Problem(status=503, message=text, kind="server_error", code="cache_unavailable", headers=_RETRY_SOON)
         case NotServed():
             return Problem(status=error.status, message=text, kind="invalid_request_error", code="not_found")
         case HeaderInvalid():

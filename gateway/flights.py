@@ -22,7 +22,7 @@ from itertools import islice
 from types import TracebackType
 from typing import Final, Self, TypeAlias
 
-from backends.words import ModelId, Usage
+from backends.words import ModelId, TenantId, Usage
 from gateway.calls import Sink
 from gateway.journey import Journey
 from gateway.relay import Told
@@ -321,6 +321,7 @@ def shared_hit(journey: Journey, got: Bought | Begun) -> Hit:
     entry = Entry(
         key=journey.keys.exact if journey.keys is not None else b"",
         partition=b"",
+        tenant=journey.caller.tenant if journey.caller is not None else TenantId(""),
         asked="",
         vector=None,
         payload=b"" if told is None or told.body is None else told.body,

@@ -205,11 +205,19 @@ def _lane(policy: Policy, route: Route, known: Mapping[ModelId, Candidate], book
         strategy=strategy,
         baseline=baseline,
         baseline_rates=book.of(baseline),
-        answers=(route.name, *(f"{model}={policy.models[model].name}" for model in route.ladder)),
+        answers=(_standard(route), *(f"{model}={policy.models[model].name}" for model in route.ladder)),
         judge=judged.judge,
         output_ratio=judged.output_ratio,
     )
     return PreparedLane(lane=lane, promise=judged.promise, warnings=tuple(warnings))
+
+
+def _standard(route: Route) -> str:
+    """Return what, beside its models, makes a route's answers its own: in a namespace, only how good they are."""
+    if route.cache.namespace is None:
+        return route.name
+    quality = route.quality
+    return "" if quality is None else f"max_loss={quality.max_loss} confidence={quality.confidence}"
 
 
 _SAME_LENGTH = OutputRatio()

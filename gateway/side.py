@@ -17,6 +17,7 @@ from gateway.compose import Opened, pools_of
 from gateway.errors import KeyRefused, ModelNotFound, NotServed, Refused, problem_of
 from gateway.journey import Caller
 from gateway.ledger.seam import LedgerStatus
+from gateway.side_cache import add_cache_pages
 from policies.keys import Identity
 
 
@@ -80,6 +81,7 @@ def side_door(opened: Opened) -> FastAPI:
             "pools": {name: _pool(pool) for name, pool in pools_of(gateway.parts.catalog).items()},
         }
 
+    add_cache_pages(app, gateway, admin)
     return app
 
 

@@ -68,6 +68,7 @@ def check_references(draft: Draft, calibrations: Callable[[str], Path]) -> Itera
     for index, route in draft.routes.items():
         yield from _check_ladder(index, route, draft)
         yield from _check_quality(index, route, calibrations)
+        yield from _check_cache(index, route)
         yield from _check_match(index, route, draft)
         yield from _check_reach(index, route, draft)
     for index, rule in draft.revenue.items():
@@ -261,6 +262,15 @@ def _check_quality(index: int, route: Route, calibrations: Callable[[str], Path]
         shipped = sorted(path.stem for path in calibrations("any").parent.glob("*.json"))
         message = unknown("calibration", name, shipped, f"there is no file {file}; shipped ones")
         yield Finding((*at, "calibration"), message)
+
+
+def _check_cache(index: int, route: Route) -> Iterator[Finding]:
+    cache = route.cache
+    if cache.exact is not None or cache.semantic is not None:
+        return
+    for key in sorted(cache.model_fields_set & {"namespace", "store_refusals", "max_temperature", "flight_wait_s"}):
+        place: Location = ("routes", index, "cache", key)
+        yield Finding(place, f"`{key}` has no effect without a cache; add `exact` or `semantic`, or delete it")
 
 
 def _check_match(index: int, route: Route, draft: Draft) -> Iterator[Finding]:

@@ -50,6 +50,8 @@ DEFAULT_EXACT_TTL: Final = timedelta(hours=24)
 DEFAULT_SEMANTIC_TTL: Final = timedelta(hours=1)
 DEFAULT_SEMANTIC_MAX_ERROR: Final = 0.03  # the smallest that the shipped calibration can keep
 DEFAULT_MAX_TEMPERATURE: Final = 0.0  # an answer that was meant to vary is not one to repeat
+DEFAULT_SEMANTIC_CHARACTERS: Final = 2_000
+DEFAULT_STORE_REFUSALS: Final = False  # another try may do better, and a stored refusal is repeated for a day
 DEFAULT_FLIGHT_WAIT_S: Final = 60.0  # as long as an upstream may take to begin
 DEFAULT_CONNECT_S: Final = 5.0
 DEFAULT_FIRST_BYTE_S: Final = 60.0
@@ -435,15 +437,33 @@ class ExactCache(Part):
     ttl: Duration = DEFAULT_EXACT_TTL
 
 
+class Bypassed(StrEnum):
+    """What the semantic cache leaves alone unless a route allows it: there, little tells two answers apart."""
+
+    TURNS = "turns"
+    """Conversations; all earlier turns have to be the same."""
+    TOOLS = "tools"
+    """Requests that offer tools."""
+    TIME_SENSITIVE = "time_sensitive"
+    """Wording such as "today" or "latest"."""
+    CODE = "code"
+    MATHS = "maths"
+
+
 class SemanticCache(Part):
     """Answer a request that means the same as an earlier one.
 
     Attributes:
         max_error: wrong answers as a share of the semantic hits served, in (0, 1).
+        allow: what is compared although it is left alone by default: `turns`, `tools`, `time_sensitive`, `code`,
+            `maths`. Only the last user text is compared; all else has to be the same.
+        max_characters: longer last user texts are not compared; the embedding sees some 1,000 characters of them.
     """
 
     max_error: Share = DEFAULT_SEMANTIC_MAX_ERROR
     ttl: Duration = DEFAULT_SEMANTIC_TTL
+    allow: Annotated[frozenset[Bypassed], PlainSerializer(sorted)] = frozenset()
+    max_characters: Annotated[int, Field(ge=1, le=100_000)] = DEFAULT_SEMANTIC_CHARACTERS
 
 
 class Cache(Part):
@@ -453,10 +473,15 @@ class Cache(Part):
         max_temperature: requests above it are never answered from a cache nor stored, in [0, 2].
         flight_wait_s: how long a request waits for the first of the answer that an equal request in flight gets, in
             seconds, before it asks by itself; 0: each asks by itself.
+        namespace: a name under which all tenants that come here share their answers, also with other routes of the same
+            namespace, ladder and quality; left out: each tenant has its own.
+        store_refusals: whether an answer that declines to answer is kept.
     """
 
     exact: ExactCache | None = None
     semantic: SemanticCache | None = None
+    namespace: Name | None = None
+    store_refusals: bool = DEFAULT_STORE_REFUSALS
     flight_wait_s: Annotated[float, Field(ge=0, le=86_400)] = DEFAULT_FLIGHT_WAIT_S
     max_temperature: Annotated[float, Field(ge=0, le=2)] = DEFAULT_MAX_TEMPERATURE
 

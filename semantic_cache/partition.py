@@ -8,6 +8,7 @@ tenant's name is a field of its own, so no prompt can spell another tenant's key
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -51,11 +52,13 @@ class Scope:
 
     Attributes:
         tenant: whose cache it is.
+        namespace: where the route's answers are shared by all its tenants; "" when each tenant has its own.
         answers: what would answer, e.g. the route's name and its models' upstream names: an upgrade changes the key.
     """
 
     tenant: TenantId
     answers: tuple[str, ...]
+    namespace: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +92,9 @@ def keys_of(ask: Ask, scope: Scope, *, max_temperature: float, wants_partition: 
             for name, raw in ask.fields.items()
             if name not in _IRRELEVANT and bytes(raw) != b"null"
         }
-        frame: dict[str, JsonValue] = {"tenant": scope.tenant, "answers": scope.answers, "surface": ask.surface}
+        # Different names for tenant and namespace: a tenant that is called like a namespace is not in it.
+        whose = {"namespace": scope.namespace} if scope.namespace else {"tenant": scope.tenant}
+        frame: dict[str, JsonValue] = {**whose, "answers": scope.answers, "surface": ask.surface}
         exact = hashlib.sha256(_encode({**frame, "fields": fields})).digest()
         if not wants_partition or ask.surface is not Surface.CHAT:
             return Keys(exact=exact, partition=b"")
@@ -99,8 +104,16 @@ def keys_of(ask: Ask, scope: Scope, *, max_temperature: float, wants_partition: 
         return Bypass(reason=BypassReason.UNREADABLE)
 
 
-def semantic_bypass(ask: Ask) -> BypassReason | None:
-    """Tell why only the exact tier may serve this request; None when the semantic tier may."""
+def semantic_bypass(
+    ask: Ask, *, allowed: Collection[str] = (), max_characters: int = TEXT_LIMIT_CHARACTERS
+) -> BypassReason | None:
+    """Tell why only the exact tier may serve this request; None when the semantic tier may.
+
+    Args:
+        ask: the parsed request.
+        allowed: the reasons, by their values, that the route does not mind.
+        max_characters: longer texts are not compared.
+    """
     text = ask.last_user_text
     reasons = {
         BypassReason.SURFACE: ask.surface is not Surface.CHAT,
@@ -108,13 +121,89 @@ def semantic_bypass(ask: Ask) -> BypassReason | None:
         BypassReason.TOOLS: "tools" in ask.fields or "functions" in ask.fields,
         BypassReason.TURNS: sum(message.role not in {"system", "developer"} for message in ask.messages) != 1,
         BypassReason.NOT_PLAIN_TEXT: not text.strip() or not all(message.is_plain for message in ask.messages),
-        BypassReason.LENGTH: len(text) > TEXT_LIMIT_CHARACTERS,
+        BypassReason.LENGTH: len(text) > max_characters,
     }
-    first = next((reason for reason, applies in reasons.items() if applies), None)
+    first = next((reason for reason, applies in reasons.items() if applies and reason not in allowed), None)
     if first is not None:
         return first
-    is_time_sensitive = not _TIME_WORDS.isdisjoint(word.strip(".,;:!?'\"()") for word in text.lower().split())
-    return BypassReason.TIME_SENSITIVE if is_time_sensitive else None
+    return next((reason for reason, tells in _WORDINGS.items() if reason not in allowed and tells(text)), None)
+
+
+def is_time_sensitive(text: str) -> bool:
+    """Tell whether an answer depends on the day it is given."""
+    return not _TIME_WORDS.isdisjoint(word.strip(".,;:!?'\"()") for word in text.lower().split())
+
+
+def is_code(text: str) -> bool:
+    """Tell whether a text holds program code: a fence, or two different marks of it."""
+    return "```" in text or sum(mark in text for mark in _CODE_MARKS) >= 2
+
+
+def is_maths(text: str) -> bool:
+    """Tell whether a text holds a formula or a sum: in those, one character changes the answer and few words do."""
+    if any(mark in text for mark in _MATHS_MARKS):
+        return True
+    return any(_joins_terms(text, at) for sign in _SIGNS for at in _places(text, sign))
+
+
+def _places(text: str, sign: str) -> Iterator[int]:
+    at = text.find(sign)
+    while at >= 0:
+        yield at
+        at = text.find(sign, at + 1)
+
+
+def _joins_terms(text: str, at: int) -> bool:
+    """Tell whether a sign stands between two terms, at least one of them a number: `2+2`, `3x = 9`, `(1+y)^2`.
+
+    With a space on one side only it is no such sign: `call +49 30 1234`.
+    """
+    gap = 1 if text[at - 1 : at] == text[at + 1 : at + 2] == " " else 0
+    before, after = text[at - 1 - gap : at - gap], text[at + 1 + gap : at + 2 + gap]
+    is_between = bool(before) and (before.isalnum() or before == ")") and (after.isalnum() or after in {"(", "-"})
+    return is_between and bool(after) and (before.isdigit() or after.isdigit() or before == ")" or after == "(")
+
+
+_CODE_MARKS = (
+    "def ",
+    "return ",
+    "import ",
+    "class ",
+    "function ",
+    "const ",
+    "var ",
+    "#include",
+    "public ",
+    "SELECT ",
+    " FROM ",
+    "=>",
+    "->",
+    "==",
+    "!=",
+    "&&",
+    "||",
+    "::",
+    "()",
+    "();",
+    "{",
+    "};",
+    "</",
+    "/>",
+    "+=",
+    "[0]",
+    "$(",
+)
+_MATHS_MARKS = ("\\frac", "\\int", "\\sum", "\\sqrt", "\\cdot", "$$", "∫", "∑", "√")
+_SIGNS = "+*^=\u00d7\u00f7"
+"""No minus and no slash: dates, ranges, telephone numbers and units are written with them.
+
+The last two are the signs for times and divided by."""
+
+_WORDINGS: Mapping[BypassReason, Callable[[str], bool]] = {
+    BypassReason.TIME_SENSITIVE: is_time_sensitive,
+    BypassReason.CODE: is_code,
+    BypassReason.MATHS: is_maths,
+}
 
 
 def _blank_last_user_text(messages: list[JsonValue]) -> None:

@@ -4,6 +4,7 @@ Contract of `Store` (tests/contracts/test_store.py runs it against every impleme
 - what `put` returned from is found by `get` until `expires_at`, and after a restart;
 - an entry is found only under its own key, and among neighbours only under its own partition;
 - `expires_at` is absolute: reading an entry never prolongs it;
+- what `drop` returned from is found no more, by no gateway on the same store, restarted or not;
 - over its limits a store drops expired entries first, then the oldest.
 """
 
@@ -18,7 +19,7 @@ from typing import Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.words import ModelId, Usage
+from backends.words import ModelId, TenantId, Usage
 
 Vector: TypeAlias = NDArray[np.float32]
 
@@ -36,6 +37,8 @@ class Entry:
         model: the catalog's name of the model that answered.
         usage: what the answer used when it was made.
         baseline_nusd: what the baseline would have cost, in nano-dollars: what a hit saves.
+        tenant: who paid for it; `namespace` is where it is shared, "" when nowhere.
+        tags: `name=value`, as the request that made it was tagged.
     """
 
     key: bytes
@@ -50,6 +53,52 @@ class Entry:
     baseline_high_nusd: int
     created_at: datetime
     expires_at: datetime
+    tenant: TenantId
+    namespace: str = ""
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selector:
+    """Which entries are meant: those that all of its fields name; without any field, all entries.
+
+    Attributes:
+        key: the exact key; `tag` is `name=value`.
+        model: the catalog's name of the model that answered.
+        tenant: who paid, also inside namespaces.
+    """
+
+    key: bytes | None = None
+    tag: str | None = None
+    model: str | None = None
+    tenant: str | None = None
+    namespace: str | None = None
+
+    def takes(self, entry: Entry) -> bool:
+        """Tell whether an entry is meant."""
+        return (
+            self.key in {None, entry.key}
+            and (self.tag is None or self.tag in entry.tags)
+            and self.model in {None, entry.model}
+            and self.tenant in {None, entry.tenant}
+            and self.namespace in {None, entry.namespace}
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stock:
+    """What a store holds, expired entries that are not dropped yet included.
+
+    Attributes:
+        bytes: of bodies, texts and vectors.
+        with_vectors: entries that the semantic tier may serve.
+        dropped: entries dropped to make room since the store was opened.
+    """
+
+    entries: int
+    bytes: int
+    with_vectors: int
+    dropped: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +122,14 @@ class Store(Protocol):
 
     def neighbours(self, partition: bytes, vector: Vector, *, limit: int, now: datetime) -> Sequence[Neighbour]:
         """Return the nearest entries of a partition that have not expired, nearest first."""
+        ...
+
+    def drop(self, selector: Selector) -> int:
+        """Forget the entries that are meant, for every gateway that uses the store; return how many there were."""
+        ...
+
+    def stock(self) -> Stock:
+        """Count what is there."""
         ...
 
     def close(self) -> None:
@@ -111,6 +168,8 @@ class BypassReason(StrEnum):
     NOT_PLAIN_TEXT = "not_plain_text"
     LENGTH = "length"
     TIME_SENSITIVE = "time_sensitive"
+    CODE = "code"
+    MATHS = "maths"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

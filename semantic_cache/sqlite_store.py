@@ -15,13 +15,16 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from backends.words import ModelId, Usage
-from semantic_cache.seam import Entry, Neighbour, Vector
+from backends.words import ModelId, TenantId, Usage
+from semantic_cache.seam import Entry, Neighbour, Selector, Stock, Vector
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (
   key BLOB PRIMARY KEY,        -- exact key
   partition BLOB NOT NULL,     -- empty: exact tier only
+  tenant TEXT NOT NULL,        -- who paid
+  namespace TEXT NOT NULL,     -- where it is shared; empty: nowhere
+  tags TEXT NOT NULL,          -- name=value, each after and before a line break
   asked TEXT NOT NULL,         -- last user text, for the guard
   vector BLOB,                 -- float32[d], little endian
   payload BLOB NOT NULL,       -- the answer's JSON body
@@ -38,8 +41,12 @@ CREATE INDEX IF NOT EXISTS by_partition ON entries (partition) WHERE partition !
 CREATE INDEX IF NOT EXISTS by_age ON entries (created_at);
 CREATE INDEX IF NOT EXISTS by_expiry ON entries (expires_at);
 """
+_VERSION = 2
+"""Of the tables; a file with others holds nothing but cached answers, and is begun anew."""
+
 _COLUMNS = (
-    "key, partition, asked, vector, payload, model, usage, baseline_nusd, baseline_low_nusd, baseline_high_nusd, "
+    "key, partition, tenant, namespace, tags, asked, vector, payload, model, usage, "
+    "baseline_nusd, baseline_low_nusd, baseline_high_nusd, "
     "created_at, expires_at"
 )
 _SHELVED_ROWS = 200_000
@@ -61,11 +68,12 @@ class SqliteStore:
         self._max_entries = max_entries
         self._max_bytes = max_bytes
         self._writes = _connect(path)
-        self._writes.executescript(_SCHEMA)
+        _begin(self._writes)
         self._reads = _connect(path)
         self._shelves: OrderedDict[bytes, _Shelf] = OrderedDict()
-        count, size = self._writes.execute("SELECT count(*), coalesce(sum(size), 0) FROM entries").fetchone()
-        self._count, self._size = int(count), int(size)
+        self._count = self._size = self._dropped = 0
+        self._seen_version = -1
+        self._recount()
 
     def get(self, key: bytes, now: datetime) -> Entry | None:
         """Return the entry under `key` that has not expired."""
@@ -74,10 +82,11 @@ class SqliteStore:
     def put(self, entry: Entry) -> None:
         """Keep an entry, in place of one under the same key."""
         size = len(entry.payload) + len(entry.asked) * 4 + (0 if entry.vector is None else entry.vector.nbytes)
+        self._recount()
         with self._writes as connection:
             old = connection.execute("SELECT size FROM entries WHERE key = ?", (entry.key,)).fetchone()
             connection.execute(
-                f"INSERT OR REPLACE INTO entries ({_COLUMNS}, size) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",  # noqa: S608 - a constant
+                f"INSERT OR REPLACE INTO entries ({_COLUMNS}, size) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",  # noqa: S608 - a constant
                 (*_row(entry), size),
             )
             self._count += 0 if old else 1
@@ -104,15 +113,47 @@ class SqliteStore:
             shelf.drop(key)
         return found
 
+    def drop(self, selector: Selector) -> int:
+        """Forget the entries that are meant; vectors of theirs that are in memory go when they are next met."""
+        wanted: dict[str, object] = {
+            "key = ?": selector.key,
+            "instr(tags, ?)": None if selector.tag is None else _tagged([selector.tag]),
+            "model = ?": selector.model,
+            "tenant = ?": selector.tenant,
+            "namespace = ?": selector.namespace,
+        }
+        stated = {where: value for where, value in wanted.items() if value is not None}
+        where = " AND ".join(stated) or "TRUE"
+        with self._writes as connection:
+            statement = f"DELETE FROM entries WHERE {where} RETURNING size"  # noqa: S608 - of constants
+            dropped = connection.execute(statement, tuple(stated.values())).fetchall()
+            self._forget(dropped)
+        return len(dropped)
+
+    def stock(self) -> Stock:
+        """Count what is there."""
+        counts = "SELECT count(*), coalesce(sum(size), 0), count(vector) FROM entries"
+        count, size, vectors = self._writes.execute(counts).fetchone()
+        return Stock(entries=count, bytes=size, with_vectors=vectors, dropped=self._dropped)
+
     def close(self) -> None:
         """Close both connections; idempotent."""
         self._reads.close()
         self._writes.close()
 
+    def _recount(self) -> None:
+        """Count again what is there if anybody else, a command for instance, has written to the file."""
+        version = self._writes.execute("PRAGMA data_version").fetchone()[0]
+        if version != self._seen_version:
+            self._seen_version = version
+            count, size = self._writes.execute("SELECT count(*), coalesce(sum(size), 0) FROM entries").fetchone()
+            self._count, self._size = int(count), int(size)
+
     def _make_room(self, connection: sqlite3.Connection, now: datetime) -> None:
         """Drop expired entries, then the oldest, until the limits hold."""
         if self._count <= self._max_entries and self._size <= self._max_bytes:
             return
+        before = self._count
         victims = "DELETE FROM entries WHERE expires_at <= ? RETURNING size"
         self._forget(connection.execute(victims, (now.timestamp(),)).fetchall())
         while self._count > self._max_entries or self._size > self._max_bytes:
@@ -122,8 +163,9 @@ class SqliteStore:
             )
             dropped = connection.execute(oldest).fetchall()
             if not dropped:
-                return
+                break
             self._forget(dropped)
+        self._dropped += before - self._count
 
     def _forget(self, dropped: list[tuple[int]]) -> None:
         self._count -= len(dropped)
@@ -199,6 +241,9 @@ def _row(entry: Entry) -> tuple[object, ...]:
     return (
         entry.key,
         entry.partition,
+        entry.tenant,
+        entry.namespace,
+        _tagged(entry.tags),
         entry.asked,
         None if entry.vector is None else entry.vector.astype("<f4").tobytes(),
         entry.payload,
@@ -222,14 +267,28 @@ def _find(connection: sqlite3.Connection, key: bytes, now: datetime) -> Entry | 
     return Entry(
         key=row[0],
         partition=row[1],
-        asked=row[2],
-        vector=None if row[3] is None else np.frombuffer(row[3], dtype="<f4").astype(np.float32),
-        payload=row[4],
-        model=ModelId(row[5]),
-        usage=msgspec.json.decode(row[6], type=Usage),
-        baseline_nusd=row[7],
-        baseline_low_nusd=row[8],
-        baseline_high_nusd=row[9],
-        created_at=datetime.fromtimestamp(row[10], UTC),
-        expires_at=datetime.fromtimestamp(row[11], UTC),
+        tenant=TenantId(row[2]),
+        namespace=row[3],
+        tags=tuple(filter(None, row[4].split("\n"))),
+        asked=row[5],
+        vector=None if row[6] is None else np.frombuffer(row[6], dtype="<f4").astype(np.float32),
+        payload=row[7],
+        model=ModelId(row[8]),
+        usage=msgspec.json.decode(row[9], type=Usage),
+        baseline_nusd=row[10],
+        baseline_low_nusd=row[11],
+        baseline_high_nusd=row[12],
+        created_at=datetime.fromtimestamp(row[13], UTC),
+        expires_at=datetime.fromtimestamp(row[14], UTC),
     )
+
+
+def _begin(connection: sqlite3.Connection) -> None:
+    if connection.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
+        connection.execute("DROP TABLE IF EXISTS entries")
+        connection.execute(f"PRAGMA user_version = {_VERSION}")
+    connection.executescript(_SCHEMA)
+
+
+def _tagged(tags: Sequence[str]) -> str:
+    return "".join(f"\n{tag}" for tag in tags) + "\n" if tags else ""

@@ -1,4 +1,4 @@
-"""`faregate evaluate`: hold what was fitted against labelled data: a router on outcomes, the semantic cache on pairs."""
+"""`faregate evaluate`: hold a router against outcomes, the semantic cache against labelled pairs."""
 
 from __future__ import annotations
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from backends.words import ModelId, Usage
-from semantic_cache.seam import Entry, Store, Vector
+from backends.words import ModelId, TenantId, Usage
+from semantic_cache.seam import Entry, Selector, Store, Vector
 from semantic_cache.sqlite_store import SqliteStore
 
 NOON = datetime(2026, 11, 2, 12, 0, tzinfo=UTC)
@@ -50,6 +50,7 @@ def entry(name: str, *, vector: Vector | None = None, partition: bytes = b"p", a
         asked=f"What is {name}?" if vector is not None else "",
         vector=vector,
         payload=f'{{"answer":"{name}"}}'.encode(),
+        tenant=TenantId("acme"),
         model=ModelId("large"),
         usage=Usage(input_tokens=7, output_tokens=3),
         baseline_nusd=130,
@@ -76,6 +77,13 @@ def names(store: Store, vector: Vector, *, partition: bytes = b"p", limit: int =
 
 def test_what_was_put_is_found_whole(reopen: Opener):
     store, stored = reopen(), entry("a", vector=unit(1))
+    store.put(stored)
+    assert same(store.get(stored.key, LATER), stored)
+
+
+def test_what_an_entry_is_filed_under_is_kept(reopen: Opener):
+    store = reopen()
+    stored = replace(entry("a"), namespace="all", tags=("a=b", "c=d=e"))
     store.put(stored)
     assert same(store.get(stored.key, LATER), stored)
 
@@ -182,6 +190,55 @@ def test_bytes_are_limited_too(reopen: Opener):
     kept = [n for n in range(64) if store.get(entry(f"e{n}").key, LATER) is not None]
     assert 0 < len(kept) <= 40
     assert kept[-1] == 63
+
+
+ALL = ("plain", "tagged", "small", "theirs", "shared")
+
+
+def a_mixture() -> list[Entry]:
+    return [
+        entry("plain"),
+        replace(entry("tagged"), tags=("feature=search", "team=web")),
+        replace(entry("small", vector=unit(1)), model=ModelId("small")),
+        replace(entry("theirs"), tenant=TenantId("other")),
+        replace(entry("shared"), namespace="all", tenant=TenantId("other")),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("selector", "dropped"),
+    [
+        (Selector(), set(ALL)),
+        (Selector(key=entry("plain").key), {"plain"}),
+        (Selector(tag="team=web"), {"tagged"}),
+        (Selector(tag="team=we"), set()),
+        (Selector(model="small"), {"small"}),
+        (Selector(tenant="other"), {"theirs", "shared"}),
+        (Selector(namespace="all"), {"shared"}),
+        (Selector(tenant="other", namespace="all"), {"shared"}),
+        (Selector(tenant="acme", namespace="all"), set()),
+    ],
+)
+def test_exactly_what_a_selector_names_is_dropped(reopen: Opener, selector: Selector, dropped: set[str]):
+    store = reopen()
+    for stored in a_mixture():
+        store.put(stored)
+    assert store.drop(selector) == len(dropped) == sum(selector.takes(stored) for stored in a_mixture())
+    assert {name for name in ALL if store.get(entry(name).key, LATER) is None} == dropped
+    assert names(store, unit(1)) == ([] if "small" in dropped else ["small"])
+    assert {name for name in ALL if reopen().get(entry(name).key, LATER) is None} == dropped
+
+
+def test_stock_counts_what_is_there(reopen: Opener):
+    store = reopen()
+    for stored in a_mixture():
+        store.put(stored)
+    store.put(a_mixture()[0])
+    stock = store.stock()
+    assert (stock.entries, stock.with_vectors, stock.dropped) == (5, 1, 0)
+    assert stock.bytes > sum(len(stored.payload) for stored in a_mixture())
+    store.drop(Selector())
+    assert (store.stock().entries, store.stock().bytes) == (0, 0)
 
 
 def test_closing_twice_is_closing_once(reopen: Opener):

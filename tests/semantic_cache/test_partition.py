@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from backends.asks import parse_ask
 from backends.words import Ask, JsonValue, Surface, TenantId
+from policies.schema import Bypassed
 from semantic_cache.partition import Keys, Scope, keys_of, semantic_bypass
 from semantic_cache.seam import Bypass, BypassReason
 
@@ -143,6 +144,16 @@ def test_embeddings_and_completions_have_an_exact_key_only():
         (ask("What is the weather today?"), BypassReason.TIME_SENSITIVE),
         (ask("Who is the CURRENT president?"), BypassReason.TIME_SENSITIVE),
         (ask("x" * 2001), BypassReason.LENGTH),
+        (ask("What does ```f(x)``` do?"), BypassReason.CODE),
+        (ask("Explain: def f(x): return x"), BypassReason.CODE),
+        (ask("if (a && b) { f(); }"), BypassReason.CODE),
+        (ask("What is 12 * 7?"), BypassReason.MATHS),
+        (ask("Solve 3x = 9"), BypassReason.MATHS),
+        (ask("What is x^2 at 3?"), BypassReason.MATHS),
+        (ask(r"Evaluate \\int_0^1 x dx"), BypassReason.MATHS),
+        (ask("Is C++ faster than C?"), None),
+        (ask("Call +49 30 1234 on 2026-11-02, 24/7, for $100 - or and/or"), None),
+        (ask("How many m\u00b2 has a class of 30 - 40 children?"), None),
         (ask("  "), BypassReason.NOT_PLAIN_TEXT),
         (ask(n=2), BypassReason.CHOICES),
         (ask(logprobs=True), BypassReason.CHOICES),
@@ -164,3 +175,30 @@ def test_without_a_semantic_tier_no_partition_is_made():
     exact_only = keys_of(ask(), SCOPE, max_temperature=0.0, wants_partition=False)
     assert isinstance(both, Keys)
     assert exact_only == Keys(exact=both.exact, partition=b"")
+
+
+@pytest.mark.parametrize("reason", sorted(set(Bypassed)))
+def test_each_bypass_has_its_switch(reason: Bypassed):
+    asked = {
+        Bypassed.TURNS: ask(messages=[{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]),
+        Bypassed.TOOLS: ask(tools=[{"type": "function"}]),
+        Bypassed.TIME_SENSITIVE: ask("What is on today?"),
+        Bypassed.CODE: ask("What is ```x```?"),
+        Bypassed.MATHS: ask("What is 1+1?"),
+    }[reason]
+    assert semantic_bypass(asked) == reason
+    assert semantic_bypass(asked, allowed={reason}) is None
+    assert semantic_bypass(asked, allowed=set(Bypassed) - {reason}) == reason
+
+
+def test_how_long_a_text_may_be_is_a_switch():
+    assert semantic_bypass(ask("x" * 51), max_characters=50) is BypassReason.LENGTH
+    assert semantic_bypass(ask("x" * 2001), max_characters=2001) is None
+
+
+def test_a_namespace_is_shared_and_is_no_tenant():
+    shared = Scope(tenant=TenantId("acme"), answers=SCOPE.answers, namespace="faq")
+    others = Scope(tenant=TenantId("other"), answers=SCOPE.answers, namespace="faq")
+    called_alike = Scope(tenant=TenantId("faq"), answers=SCOPE.answers)
+    assert keys(ask(), shared) == keys(ask(), others)
+    assert len({keys(ask(), scope).exact for scope in (shared, SCOPE, called_alike)}) == 3

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from semantic_cache.partition import Keys
-from semantic_cache.seam import Hit, Miss, MissReason, Tier
+from semantic_cache.seam import Hit, Miss, MissReason, Selector, Tier
 from semantic_cache.sqlite_store import SqliteStore
 from semantic_cache.tiers import lookup_exact, lookup_semantic
 from tests.contracts.test_store import LATER, entry, names, unit
@@ -86,4 +87,26 @@ def test_a_neighbour_serves_only_when_it_means_the_same(
     assert isinstance(found, outcome)
     if isinstance(found, Miss):
         assert (found.reason, found.detail is None) == (MissReason.DECLINED, False)
+    store.close()
+
+
+def test_a_file_with_other_tables_is_begun_anew(tmp_path: Path):
+    with sqlite3.connect(tmp_path / "cache.db") as db:
+        db.execute("CREATE TABLE entries (key BLOB PRIMARY KEY)")
+    db.close()
+    store = a_store(tmp_path)
+    store.put(entry("a"))
+    assert store.get(entry("a").key, LATER) is not None
+    store.close()
+
+
+def test_what_another_process_dropped_leaves_room(tmp_path: Path):
+    store = SqliteStore(tmp_path / "cache.db", max_entries=2, max_bytes=10**8)
+    store.put(entry("a", age=timedelta(seconds=9)))
+    store.put(entry("b", age=timedelta(seconds=8)))
+    other = a_store(tmp_path)
+    other.drop(Selector(key=entry("a").key))
+    other.close()
+    store.put(entry("c"))
+    assert store.get(entry("b").key, LATER) is not None
     store.close()
