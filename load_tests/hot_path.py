@@ -1,4 +1,4 @@
-"""What a request costs the gateway itself, without sockets: `Gateway.answer` on a backend that has its answer at once.
+"""What a request costs the gateway itself, without sockets: `Gateway.answer` on a transport that answers at once.
 
     hot_path.py            CPU µs a request of the event loop's thread, and of the process (with the folding thread)
     hot_path.py --profile  the same under cProfile: the gateway's functions by the time spent in and below each; the
@@ -17,17 +17,17 @@ import pstats
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
 
 import uvloop
 
 from backends.clock import SystemClock
-from backends.replies import read_whole
-from backends.seam import Outbound
-from backends.words import Event, ModelId, Surface
+from backends.http import HttpBackend
+from backends.pool import Pool
+from backends.seam import Timeouts
+from backends.words import ModelId, Surface
 from gateway.calls import read_call
 from gateway.compose import open_gateway
 from gateway.pipeline import Gateway
@@ -68,6 +68,25 @@ ANSWER = json.dumps(
     }
 ).encode()
 
+TOKENS, TOKENS_A_READ = 64, 32
+
+
+def _stream() -> list[bytes]:
+    """Return the reads of a stream as vLLM sends it: the role, tokens, the end, usage."""
+    head = '{"id":"chatcmpl-1","object":"chat.completion.chunk","created":1790000000,"model":"mock-model",'
+    deltas = ['{"role":"assistant","content":""}', *['{"content":" word"}'] * TOKENS, "{}"]
+    reasons = ["null"] * (TOKENS + 1) + ['"stop"']
+    events = [
+        head + f'"choices":[{{"index":0,"delta":{delta},"logprobs":null,"finish_reason":{reason}}}]}}'
+        for delta, reason in zip(deltas, reasons, strict=True)
+    ]
+    events += [head + '"choices":[],"usage":{"prompt_tokens":21,"completion_tokens":64,"total_tokens":85}}', "[DONE]"]
+    encoded = [f"data: {event}\n\n".encode() for event in events]
+    return [b"".join(encoded[at : at + TOKENS_A_READ]) for at in range(0, len(encoded), TOKENS_A_READ)]
+
+
+STREAM = _stream()
+
 
 class Nothing:
     """A sink that keeps nothing."""
@@ -97,39 +116,38 @@ class Nothing:
         """Do nothing."""
 
 
-class Ready:
-    """A reply that is there."""
+class Canned:
+    """A response that is there: its body comes in the given reads."""
 
-    endpoint = "ready"
+    status = 200
+    is_delimited = True
 
-    def __init__(self) -> None:
-        self._is_read = False
+    def __init__(self, content_type: str, reads: Sequence[bytes]) -> None:
+        self._content_type = content_type
+        self._reads = iter(reads)
 
-    def __aiter__(self) -> Self:
-        """Return itself."""
-        return self
+    def header(self, name: str) -> str | None:
+        """Return the content type, which is the only header."""
+        return self._content_type if name == "content-type" else None
 
-    async def __anext__(self) -> Event:
-        """Return the whole answer, parsed as it would be."""
-        if self._is_read:
-            raise StopAsyncIteration
-        self._is_read = True
-        return read_whole(ANSWER)
+    async def read(self) -> bytes:
+        """Return the next read."""
+        return next(self._reads, b"")
 
-    def ready(self) -> Sequence[Event]:
+    def read_now(self) -> bytes:
         """Return nothing more."""
-        return ()
+        return b""
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         """Do nothing."""
 
 
 class Instant:
-    """A backend without a wire."""
+    """A transport without a wire: it answers with JSON, or with a stream where that was asked for."""
 
-    async def open(self, _outbound: Outbound) -> Ready:
-        """Return the reply."""
-        return Ready()
+    async def post(self, _url: str, *, headers: Mapping[str, str], body: bytes) -> Canned:  # noqa: ARG002
+        """Return the response."""
+        return Canned("text/event-stream", STREAM) if b'"stream":true' in body else Canned("application/json", [ANSWER])
 
     async def aclose(self) -> None:
         """Do nothing."""
@@ -154,10 +172,15 @@ async def _measure(folder: Path, *, requests: int, is_profiled: bool) -> None:
         catalog = opened.gateway.parts.catalog
         if not isinstance(catalog, dict):
             raise SystemExit("hot_path: the catalog cannot be given another backend")
-        catalog[ModelId("mock")] = replace(catalog[ModelId("mock")], backend=Instant())
+        backend = HttpBackend(transport=Instant(), base_url="http://127.0.0.1:9/v1", api_key=None, timeouts=Timeouts())
+        catalog[ModelId("mock")] = replace(catalog[ModelId("mock")], backend=Pool([backend], clock=clock))
         for model, size in (("plain", 30), ("plain", 4_000), ("plain", 32_000), ("exact", 30), ("exact", 32_000)):
             name = f"{'exact hit' if model == 'exact' else model}, prompt of {size:,} characters"
             await _one(opened.gateway, name, secret, _body(model, size), requests=requests, is_profiled=is_profiled)
+        name = f"stream of {TOKENS} tokens in {len(STREAM)} reads"
+        await _one(
+            opened.gateway, name, secret, _body("plain", 30, stream=True), requests=requests, is_profiled=is_profiled
+        )
 
 
 async def _one(gateway: Gateway, name: str, secret: str, body: bytes, *, requests: int, is_profiled: bool) -> None:
@@ -202,13 +225,13 @@ def _print_profile(profile: cProfile.Profile, requests: int) -> None:
         print(f"{total:8.1f} {own:8.1f} own {calls:6.1f} calls  {place}:{function}")
 
 
-def _body(model: str, size: int) -> bytes:
+def _body(model: str, size: int, **more: bool) -> bytes:
     content = ("What is the capital of France? " * (size // 31 + 1))[:size]
     messages = [
         {"role": "system", "content": "You are a helpful assistant."},
         {"role": "user", "content": content},
     ]
-    return json.dumps({"model": model, "messages": messages, "temperature": 0}).encode()
+    return json.dumps({"model": model, "messages": messages, "temperature": 0, **more}).encode()
 
 
 if __name__ == "__main__":
