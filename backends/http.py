@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Self
 
 import msgspec
 
 from backends.codings import plain
+from backends.deadlines import Deadlines
 from backends.errors import (
     AskRejected,
     BackendError,
@@ -25,8 +27,9 @@ from backends.errors import (
 )
 from backends.replies import read_chunk, read_whole
 from backends.restream import spread, usage_event
+from backends.runs import Template
 from backends.sse import DONE, EVENT_LIMIT_BYTES, EventDecoder
-from backends.words import Event, Whole
+from backends.words import Chunk, Event, Run, Whole
 
 if TYPE_CHECKING:
     from backends.seam import Outbound, Timeouts
@@ -60,6 +63,12 @@ _TAIL_S = 0.05
 cannot be used again, and a handshake with a provider costs more than this wait, which the client does not see."""
 
 
+_UNLIMITED = nullcontext()
+
+_RUNS_A_READ = 16
+"""How often one read is searched for runs: each search looks at all that is left of it."""
+
+
 class _UpstreamError(msgspec.Struct):
     message: str | None = None
     type: str | None = None
@@ -78,26 +87,25 @@ class HttpBackend:
         if api_key is not None:
             self._headers["authorization"] = f"Bearer {api_key}"
         self._blot = Blot(api_key)
-        self._timeouts = timeouts
+        self._first_byte = Deadlines(timeouts.first_byte_s)
+        self._idle = Deadlines(timeouts.idle_s)
 
     async def open(self, outbound: Outbound) -> HttpReply:
         """Send an attempt and return its reply once the first event is there; see `Backend.open`."""
         # A whole answer is silent until it is complete, which may take minutes: the request's own deadline ends it.
-        limit_s = self._timeouts.first_byte_s if outbound.is_stream else None
+        limit = self._first_byte.begin() if outbound.is_stream else _UNLIMITED
         response: Response | None = None
         is_open = False
         try:
-            async with asyncio.timeout(limit_s):
+            with limit:
                 response = await self._send(outbound)
                 await self._check(response)
-                reply = HttpReply(
-                    plain(response), outbound, endpoint=self.endpoint, idle_s=self._timeouts.idle_s, blot=self._blot
-                )
+                reply = HttpReply(plain(response), outbound, endpoint=self.endpoint, idle=self._idle, blot=self._blot)
                 await reply.begin()
                 is_open = True
                 return reply
         except TimeoutError as error:
-            raise EndpointTimeout("first_byte", limit_s or 0.0, endpoint=self.endpoint) from error
+            raise EndpointTimeout("first_byte", self._first_byte.seconds, endpoint=self.endpoint) from error
         except StreamCut as error:
             raise ReplyMalformed(
                 "the upstream's answer ended before its first event", endpoint=self.endpoint
@@ -178,13 +186,15 @@ class Blot:
 class HttpReply:
     """A reply on one HTTP response; owns the response."""
 
-    def __init__(self, response: Response, outbound: Outbound, *, endpoint: str, idle_s: float, blot: Blot) -> None:
+    def __init__(self, response: Response, outbound: Outbound, *, endpoint: str, idle: Deadlines, blot: Blot) -> None:
         self.endpoint = endpoint
         self._response = response
         self._is_stream = outbound.is_stream
-        self._idle_s = idle_s
+        self._idle = idle
         self._blot = blot
         self._decoder = EventDecoder()
+        self._template = Template()
+        self._unread = b""
         self._ready: list[Event] = []
         self._failure: BackendError | None = None
         self._is_finished = False
@@ -216,7 +226,10 @@ class HttpReply:
         if received.removeprefix(_MARK).lstrip().startswith(b"{"):
             await self._spread(received)
             return
-        self._take(received)
+        # Only its first event is taken now: the rest may be a run.
+        end = received.find(b"\n\n") + 2
+        self._unread = received[end:] if end > 1 else b""
+        self._take(received[:end] if end > 1 else received)
         self._ready.insert(0, await self._next())
 
     def __aiter__(self) -> Self:
@@ -230,17 +243,32 @@ class HttpReply:
         if self._is_done:
             raise StopAsyncIteration
         try:
-            async with asyncio.timeout(self._idle_s):
+            with self._idle.begin():
                 return await self._next()
         except TimeoutError as error:
-            raise EndpointTimeout("idle", self._idle_s, endpoint=self.endpoint) from error
+            raise EndpointTimeout("idle", self._idle.seconds, endpoint=self.endpoint) from error
         except BackendError as error:
             error.endpoint = self.endpoint
             raise
 
-    def ready(self) -> Sequence[Event]:
-        """Return the events of the last read that have not been iterated."""
-        events, self._ready = self._ready, []
+    async def batch(self) -> Sequence[Event | Run]:
+        """Return all that one read brought; see `Reply.batch`."""
+        events: list[Event | Run] = [*self._ready]
+        self._ready = []
+        if self._unread:
+            events += self._runs(self._received(b""))
+        try:
+            while not events and not self._is_done:
+                if self._failure is not None:
+                    raise self._failure
+                with self._idle.begin():
+                    received = await self._response.read()
+                events = self._runs(received)
+        except TimeoutError as error:
+            raise EndpointTimeout("idle", self._idle.seconds, endpoint=self.endpoint) from error
+        except BackendError as error:
+            error.endpoint = self.endpoint
+            raise
         return events
 
     async def aclose(self) -> None:
@@ -262,7 +290,7 @@ class HttpReply:
         while not self._ready and not self._is_done:
             if self._failure is not None:
                 raise self._failure
-            self._take(await self._response.read())
+            self._take(self._received(b"") or await self._response.read())
         if self._ready:
             return self._ready.pop(0)
         raise StopAsyncIteration
@@ -285,21 +313,59 @@ class HttpReply:
         if usage is not None:
             self._ready.append(read_chunk(usage_event(payloads[0], usage)))
 
+    def _received(self, more: bytes) -> bytes:
+        """Return what was read and not looked at yet, and what follows it."""
+        received, self._unread = self._unread + more, b""
+        return received
+
     def _take(self, received: bytes) -> None:
         """Queue the events in what was read; what breaks after them is raised after them."""
+        self._ready += self._parse(received)
+
+    def _parse(self, received: bytes) -> list[Event]:
+        """Return the events that `received` completes; b"" is the end."""
+        events: list[Event] = []
         try:
             if not received:
                 self._end(is_told=self._response.is_delimited)
-                return
+                return events
             for payload in self._decoder.feed(received):
                 if payload == DONE:
                     self._end(is_told=True)
-                    return
+                    return events
                 chunk = read_chunk(self._blot.json(payload))
                 self._is_finished |= chunk.finish_reason is not None
-                self._ready.append(chunk)
+                events.append(chunk)
         except BackendError as error:
             self._failure = error
+        return events
+
+    def _runs(self, received: bytes) -> list[Event | Run]:
+        """Return the events in what was read, those that differ in their text alone as runs; as `_parse`."""
+        events: list[Event | Run] = []
+        for _ in range(_RUNS_A_READ):
+            if self._template.is_known and self._decoder.is_between_events:
+                run = self._template.find(received)
+                if run is not None and self._blot.json(run.raw) is run.raw:
+                    events.append(run)
+                    received = received[len(run.raw) :]
+            end = received.find(b"\n\n") + 2
+            if end < 2 or end == len(received):
+                break
+            events += self._learned(self._parse(received[:end]))
+            received = received[end:]
+            if self._is_done or self._failure is not None:
+                return events
+        if received or not events:
+            events += self._learned(self._parse(received))
+        return events
+
+    def _learned(self, events: list[Event]) -> list[Event]:
+        if not self._template.is_known:
+            for event in events:
+                if isinstance(event, Chunk):
+                    self._template.learn(event)
+        return events
 
     def _end(self, *, is_told: bool) -> None:
         if not self._is_finished:

@@ -46,7 +46,7 @@ from backends.seam import Backend
 if TYPE_CHECKING:
     from backends.clock import Clock
     from backends.seam import Outbound, Reply
-    from backends.words import Event
+    from backends.words import Event, Run
 
 _LIMITED_S = 1.0
 """How long an endpoint at its rate limit is asked last when it does not say how long it wants."""
@@ -398,8 +398,12 @@ class _PooledReply:
             self._blame(error)
             raise
 
-    def ready(self) -> Sequence[Event]:
-        return self._reply.ready()
+    async def batch(self) -> Sequence[Event | Run]:
+        try:
+            return await self._reply.batch()
+        except BackendError as error:
+            self._blame(error)
+            raise
 
     async def aclose(self) -> None:
         if self._member is not None:

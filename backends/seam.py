@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from backends.words import Event, RequestId, Surface
+from backends.words import Event, RequestId, Run, Surface
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +56,11 @@ class Reply(Protocol):
         """
         ...
 
-    def ready(self) -> Sequence[Event]:
-        """Return the events that have been received and not been iterated, without waiting; often none."""
+    async def batch(self) -> Sequence[Event | Run]:
+        """Return all that one read of the upstream brought; nothing at the end.
+
+        For whoever only relays: events that differ in their text alone may come as one `Run`. Raises as `__anext__`.
+        """
         ...
 
     async def aclose(self) -> None:

@@ -30,6 +30,11 @@ class EventDecoder:
         self._size = 0
         self._is_start = True
 
+    @property
+    def is_between_events(self) -> bool:
+        """Whether all that came is whole events, so that what comes next begins one."""
+        return not (self._rest_size or self._data or self._is_start)
+
     def feed(self, received: bytes) -> list[bytes]:
         """Return the data of every event that `received` completes, in order.
 

@@ -142,6 +142,22 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     tier: str | None = None
 
 
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """Events of a stream, one after another, that differ in their text alone: each is a token and nothing else.
+
+    Attributes:
+        raw: their bytes as they came, from the first one's beginning to the last one's end.
+        content: all their text.
+        token_count: how many of them have text.
+        payload: the JSON of an event like them, whose name, time and model are theirs.
+    """
+
+    raw: bytes
+    content: str
+    token_count: int
+    payload: bytes
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Whole:
     """A complete answer that was not streamed; `payload` is its JSON body as it came.

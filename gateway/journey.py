@@ -14,7 +14,7 @@ from backends.clock import Clock
 from backends.pool import Pool
 from backends.prices import Schedule
 from backends.usage import merge_usage
-from backends.words import Ask, Capability, Chunk, Event, ModelId, RequestId, TenantId, Usage
+from backends.words import Ask, Capability, Chunk, Event, ModelId, RequestId, Run, TenantId, Usage
 from gateway.calls import Call
 from gateway.ledger.budgets import Hold, PotId
 from gateway.ledger.rows import ChargeKind
@@ -133,8 +133,11 @@ class Attempt:
     is_cost_unknown: bool = False
     is_settled: bool = False
 
-    def note(self, event: Event) -> None:
+    def note(self, event: Event | Run) -> None:
         """Take what an event says about the attempt's cost and end."""
+        if isinstance(event, Run):
+            self.seen_tokens += event.token_count
+            return
         if event.usage is not None:
             self.usage = merge_usage(self.usage, event.usage)
             self.tier = event.usage.tier or self.tier

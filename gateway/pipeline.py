@@ -18,6 +18,7 @@ from pydantic import SecretStr
 
 from backends.asks import parse_ask
 from backends.clock import Clock
+from backends.deadlines import Deadlines
 from backends.errors import BackendError
 from backends.sse import encode_event
 from backends.words import Ask, ModelId, RequestId, Surface, TenantId
@@ -94,7 +95,7 @@ class Gateway:
         self._has_no_grace = False
         self._in_flight = 0
         self._ids = RequestIds()
-        self._deadlines: set[asyncio.Timeout] = set()
+        self._deadlines = Deadlines(parts.policy.timeouts.total_s)
         self._flights = Flights()
         self._ladder = Ladder(
             catalog=parts.catalog.__getitem__, cashier=parts.cashier, total_s=parts.policy.timeouts.total_s
@@ -109,12 +110,8 @@ class Gateway:
         self._in_flight += 1
         self.parts.telemetry.in_flight.inc()
         try:
-            async with asyncio.timeout(self.parts.policy.timeouts.total_s) as deadline:
-                self._deadlines.add(deadline)
-                try:
-                    await self._travel(journey, sink)
-                finally:
-                    self._deadlines.discard(deadline)
+            with self._deadlines.begin():
+                await self._travel(journey, sink)
         except asyncio.CancelledError:
             if not journey.is_answered:
                 journey.status, journey.error_code = _CLIENT_GONE, "client_gone"
@@ -129,10 +126,7 @@ class Gateway:
     def end_grace(self) -> None:
         """End every answer that still runs, as when its time is over: its client is told, and it is booked."""
         self.is_stopping = self._has_no_grace = True
-        now = asyncio.get_running_loop().time()
-        for deadline in self._deadlines:
-            if not deadline.expired():
-                deadline.reschedule(now)
+        self._deadlines.expire()
 
     def turn_away(self, surface: Surface, error: Exception) -> tuple[RequestId, Problem]:
         """Book a request that was refused before it could be read; return its id and how its client is told."""

@@ -14,7 +14,7 @@ import msgspec
 
 from backends.prices import usd
 from backends.sse import DONE, encode_comment, encode_event
-from backends.words import Ask, Event, JsonValue, Provenance, Surface, Usage, Whole
+from backends.words import Ask, Event, JsonValue, Provenance, Run, Surface, Usage, Whole
 from gateway.calls import Sink
 from gateway.journey import Journey, tells
 from gateway.ladder import Committed
@@ -112,13 +112,12 @@ async def relay_stream(
             await _write(journey, sink, held)
         while True:
             with journey.waiting():
-                event = await anext(committed.reply, None)
-            if event is None:
+                events = await committed.reply.batch()
+            if not events:
                 break
             # One write for all the events of one read: a fast upstream sends dozens at once.
-            events = (event, *committed.reply.ready())
-            for each in events:
-                attempt.note(each)
+            for event in events:
+                attempt.note(event)
             if data := b"".join(map(editor.edit, events)):
                 await _write(journey, sink, data)
     attempt.end(ChargeKind.ANSWER, journey.clock.monotonic())
@@ -126,7 +125,7 @@ async def relay_stream(
     usage = usage_of(journey, attempt)
     journey.is_answered = True
     told = Told(
-        body=editor.assembled(usage),
+        body=editor.assembled(usage) if journey.keys is not None else None,  # else no cache will want it
         usage=usage,
         finish_reason=editor.finish_reason,
         last_payload=editor.last_payload,
@@ -242,14 +241,14 @@ class _Editor:
         self.last_payload = b"{}"
         self.usage_payload: msgspec.Raw | None = None
 
-    def edit(self, event: Event) -> bytes:
+    def edit(self, event: Event | Run) -> bytes:
         """Return what the client gets of an event; b"" for one that was only for the gateway."""
+        if isinstance(event, Run):
+            self._keep(event.payload, event.content)
+            return event.raw
         if isinstance(event, Whole):
             raise TypeError("a whole answer in a stream")
-        self.last_payload = event.payload
-        self._size += len(event.content)
-        if self._size <= _KEPT_CHARACTERS:
-            self._parts.append(event.content)
+        self._keep(event.payload, event.content)
         self._has_other |= event.has_other
         self.finish_reason = event.finish_reason or self.finish_reason
         has_logprobs = self._strips_logprobs and bool(event.tokens)
@@ -265,6 +264,12 @@ class _Editor:
         if has_logprobs:
             fields["choices"] = msgspec.Raw(_strip(fields["choices"]))
         return encode_event(_encode(fields))
+
+    def _keep(self, payload: bytes, content: str) -> None:
+        self.last_payload = payload
+        self._size += len(content)
+        if self._size <= _KEPT_CHARACTERS:
+            self._parts.append(content)
 
     def assembled(self, usage: Usage) -> bytes | None:
         """Return the answer as one JSON body, None when it holds more than one choice's text, or too much of it."""

@@ -14,7 +14,6 @@ import asyncio
 import cProfile
 import json
 import pstats
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -69,6 +68,9 @@ ANSWER = json.dumps(
 ).encode()
 
 TOKENS, TOKENS_A_READ = 64, 32
+
+ROUNDS = 40
+"""The least of many short rounds is told: what others do to the machine only adds."""
 
 
 def _stream() -> list[bytes]:
@@ -157,7 +159,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--profile", action="store_true", help="show where the time goes")
-    parser.add_argument("--requests", type=int, default=2_000, help="in each of 5 rounds (default: 2000)")
+    parser.add_argument("--requests", type=int, default=2_000, help="in all rounds (default: 2000)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="faregate-hot-path-") as folder:
         uvloop.run(_measure(Path(folder), requests=options.requests, is_profiled=options.profile))
@@ -208,11 +210,12 @@ async def _one(gateway: Gateway, name: str, secret: str, body: bytes, *, request
         _print_profile(profile, requests)
         return
     rounds = []
-    for _ in range(5):
+    count = max(1, requests // ROUNDS)
+    for _ in range(ROUNDS):
         thread, process = time.thread_time(), time.process_time()
-        await burst(requests)
+        await burst(count)
         rounds.append((time.thread_time() - thread, time.process_time() - process))
-    loop_us, process_us = (statistics.median(column) / requests * 1e6 for column in zip(*rounds, strict=True))
+    loop_us, process_us = (min(column) / count * 1e6 for column in zip(*rounds, strict=True))
     print(f"{name:38} {loop_us:8.1f} µs on the loop {process_us:8.1f} µs in the process")
 
 

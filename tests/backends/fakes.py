@@ -92,7 +92,9 @@ class FakeReply:
             raise StopAsyncIteration
         return self._events.pop(0)
 
-    def ready(self) -> list[Event]:
+    async def batch(self) -> list[Event]:
+        if not self._events and self._breaks is not None:
+            raise self._breaks
         events, self._events = self._events, []
         return events
 
