@@ -17,6 +17,8 @@ from gateway.commands.reconcile import reconcile
 from gateway.commands.report import report
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from policies.schema import Policy
 
 DEFAULT_POLICY = Path(__file__).parent.parent / "policies" / "default.yaml"
@@ -52,32 +54,51 @@ def main() -> None:
     help="Listen here instead of the policy's server.port; 0 takes a free port.",
 )
 @click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    help="Answer with so many processes instead of the policy's server.workers; best one a core.",
+)
+@click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
 )
-def serve(policy_file: Path, host: str | None, port: int | None, log_level: str) -> None:
+def serve(policy_file: Path, host: str | None, port: int | None, workers: int | None, log_level: str) -> None:
     """Run the gateway on a policy.
 
     Clients use the printed base URL with a key of `faregate keys create`. SIGTERM and Ctrl-C finish the requests in
     flight, then stop. A second gateway on the same storage folder is refused.
     """
     from gateway.ledger.errors import LedgerError
+    from gateway.listening import PortUnavailable
     from gateway.log import set_up_logging
     from gateway.prepare import PolicyUnusable
-    from gateway.serve import PortUnavailable
-    from gateway.serve import serve as run
-    from gateway.settings import environment
     from policies.errors import PoliciesError
 
     set_up_logging(level=log_level)
-    policy = _load(policy_file, host=host, port=port)
+    policy, text = _load_with_text(policy_file, host=host, port=port, workers=workers)
 
     def on_ready(url: str) -> None:
         click.echo(f"faregate serves {policy_file} at {url}/v1", err=True)
 
     try:
-        run(policy, environ=environment(), on_ready=on_ready)
+        _run(policy, text, policy_file, log_level=log_level, on_ready=on_ready)
     except (PortUnavailable, PolicyUnusable, PoliciesError, LedgerError, OSError) as error:
         _fail(str(error))
+
+
+def _run(policy: Policy, text: str, file: Path, *, log_level: str, on_ready: Callable[[str], None]) -> None:
+    """Serve in this process, or with several workers."""
+    if policy.server.workers > 1:
+        from gateway.workers.begin import WorkerUnfit, serve_with_workers
+
+        try:
+            serve_with_workers(policy, text, file, log_level=log_level, on_ready=on_ready)
+        except WorkerUnfit as error:
+            _fail(str(error))
+        return
+    from gateway.serve import serve as run
+    from gateway.settings import environment
+
+    run(policy, environ=environment(), on_ready=on_ready)
 
 
 @main.command()
@@ -238,17 +259,24 @@ for command in (cache, evaluate, export, ledger, reconcile, report, train):
     main.add_command(command)
 
 
-def _load(file: Path, *, host: str | None = None, port: int | None = None) -> Policy:
+def _load(file: Path) -> Policy:
+    return _load_with_text(file)[0]
+
+
+def _load_with_text(file: Path, **server: str | int | None) -> tuple[Policy, str]:
+    """Return a policy, with what is not None in place of its `server` keys, and the text it was made of."""
     from gateway.settings import environment
     from policies.errors import PolicyError
-    from policies.loader import load_policy
+    from policies.loader import parse_policy, read_policy
 
     try:
-        policy = load_policy(file, environment())
+        text = read_policy(file)
+        policy = parse_policy(text, file, environment())
     except PolicyError as error:
         _fail(str(error))
-    changes = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
-    return policy.model_copy(update={"server": policy.server.model_copy(update=changes)}) if changes else policy
+    changes = {name: value for name, value in server.items() if value is not None}
+    changed = policy.model_copy(update={"server": policy.server.model_copy(update=changes)}) if changes else policy
+    return changed, text
 
 
 def _need(*modules: str, extra: str) -> None:

@@ -16,25 +16,25 @@ from backends.clock import Clock
 from backends.embedder import DIMENSIONS, Embedder, MiniLM
 from backends.http import HttpBackend
 from backends.pool import Pool
-from backends.prices import Schedule
+from backends.prices import PriceBook, Schedule
 from backends.retries import RetryRules
 from backends.seam import Timeouts
 from backends.transport import Transport
 from backends.words import ModelId
 from gateway.caching import Caches
 from gateway.journey import CatalogModel
-from gateway.ledger.budgets import BudgetAuthority, LocalBudgets
+from gateway.ledger.budgets import BudgetAuthority, Budgets, Cap, LocalBudgets
 from gateway.ledger.journal import Files
 from gateway.ledger.journaled import JournaledLedger
 from gateway.ledger.pseudonyms import Pseudonyms
 from gateway.ledger.rows import PoolPrice
 from gateway.ledger.seam import EpochInfo, Ledger, Terms
 from gateway.ledger.spent import read_spent
-from gateway.limits import Limiter
+from gateway.limits import Limiter, Limits, LocalLimits
 from gateway.pipeline import Gateway, Parts
-from gateway.prepare import candidates, lanes, price_book, stated_use
+from gateway.prepare import PreparedLane, candidates, lanes, price_book, stated_use
 from gateway.settlement import Cashier
-from gateway.spending import Spending, caps_of, overspent_warnings, unknown_warnings
+from gateway.spending import Pseudonym, Spending, caps_of, overspent_warnings, unknown_warnings
 from gateway.stores import open_store
 from gateway.telemetry import Telemetry
 from gateway.worker import Worker
@@ -45,14 +45,20 @@ from semantic_cache.acceptance import Acceptance
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from gateway.workers.member import Crew
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opened:
-    """A running gateway and what its other doors (health, metrics, admin) look at."""
+    """A running gateway and what its other doors (health, metrics, admin) look at.
+
+    Attributes:
+        crew: the workers it is one of; None where it is alone.
+    """
 
     gateway: Gateway
     ledger: Ledger
     warnings: tuple[str, ...]
+    crew: Crew | None = None
 
 
 class LazyEmbedder:
@@ -105,59 +111,131 @@ async def open_gateway(
         PolicyUnusable: a model without a price, a calibration for other models.
         LedgerError: the folder cannot be used, or another gateway uses it.
     """
-    book = price_book(policy, clock.now())
-    prepared = lanes(policy, book)
+    prepared = prepare(policy, clock)
     folder = Path(policy.storage.folder)
     ledger = JournaledLedger.open(folder, clock, epoch_of(policy), terms=terms_of(policy), files=files)
     try:
         # After the ledger has closed what a killed gateway left open, before any request: budgets know all or nothing.
         known_as = Pseudonyms(folder).of
-        caps = caps_of(policy, known_as)
-        authority = BudgetAuthority(caps, clock.now())
-        spent = read_spent(folder, caps, clock.now())
-        overspent = authority.rebuild(spent.nusd, clock.now(), carried=spent.carried)
-        store = open_store(policy)
-        worker = Worker()
-        caches = Caches(
-            store=store,
-            acceptance=functools.cache(Acceptance.load) if acceptance is None else lambda: acceptance,
-            embedder=embedder or LazyEmbedder(),
-            worker=worker,
+        authority, warnings = open_authority(policy, known_as, clock)
+        purse = Purse(
+            ledger=ledger,
+            budgets=LocalBudgets(authority),
+            caps=authority.caps,
+            known_as=known_as,
+            limits=LocalLimits(Limiter(policy)),
+            warnings=warnings,
         )
-        telemetry = Telemetry(environ)
-        telemetry.watch_budgets(caps, lambda cap: authority.pot((cap.name, cap.tenant), clock.now()).left_nusd)
-        spending = Spending(
-            caps=caps, budgets=LocalBudgets(authority), notice=telemetry.note_budget, pseudonym=known_as
-        )
-        try:
-            async with open_transport(policy) as transport:
-                catalog = open_catalog(policy, transport, clock, book.schedules)
-                telemetry.watch(pools_of(catalog))
-                parts = Parts(
-                    policy=policy,
-                    tenants=frozenset(policy.tenant_ids),
-                    clock=clock,
-                    keys=KeyRing(folder / FILE_NAME),
-                    catalog=catalog,
-                    lanes={name: lane.lane for name, lane in prepared.items()},
-                    candidates=candidates(policy),
-                    caches=caches,
-                    cashier=Cashier(ledger=ledger, prices=book, policy_digest=policy.digest, spending=spending),
-                    limiter=Limiter(policy),
-                    telemetry=telemetry,
-                )
-                warnings = (
-                    *(warning for lane in prepared.values() for warning in lane.warnings),
-                    *overspent_warnings(overspent),
-                    *unknown_warnings(spent),
-                )
-                caches.warm_up(is_needed=any(_embeds(lane.lane.route) or lane.lane.judge for lane in prepared.values()))
-                yield Opened(gateway=Gateway(parts), ledger=ledger, warnings=warnings)
-        finally:
-            telemetry.close()
-            caches.close()
+        async with open_way(
+            policy, prepared, purse, environ=environ, clock=clock, embedder=embedder, acceptance=acceptance
+        ) as opened:
+            watch_budgets(opened.gateway.parts.telemetry, authority, clock)
+            yield opened
     finally:
         ledger.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """What a policy comes to without opening anything: prices and lanes."""
+
+    book: PriceBook
+    lanes: Mapping[str, PreparedLane]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Purse:
+    """What all workers of a gateway share, as one of them sees it: where it books, what it may spend and admit.
+
+    Attributes:
+        caps: the policy's budgets.
+        known_as: what end users are known by.
+        warnings: what an operator should know of the budgets.
+    """
+
+    ledger: Ledger
+    budgets: Budgets
+    caps: tuple[Cap, ...]
+    known_as: Pseudonym
+    limits: Limits
+    warnings: tuple[str, ...] = ()
+
+
+def prepare(policy: Policy, clock: Clock) -> Prepared:
+    """Return a policy's prices and lanes.
+
+    Raises:
+        PolicyUnusable: a model without a price, a calibration for other models.
+    """
+    book = price_book(policy, clock.now())
+    return Prepared(book=book, lanes=lanes(policy, book))
+
+
+def open_authority(policy: Policy, known_as: Pseudonym, clock: Clock) -> tuple[BudgetAuthority, tuple[str, ...]]:
+    """Return the budgets' state, rebuilt from the ledger, and what an operator should know of it.
+
+    Raises:
+        LedgerError: the ledger cannot be read.
+    """
+    caps = caps_of(policy, known_as)
+    authority = BudgetAuthority(caps, clock.now())
+    spent = read_spent(Path(policy.storage.folder), caps, clock.now())
+    overspent = authority.rebuild(spent.nusd, clock.now(), carried=spent.carried)
+    return authority, (*overspent_warnings(overspent), *unknown_warnings(spent))
+
+
+def watch_budgets(telemetry: Telemetry, authority: BudgetAuthority, clock: Clock) -> None:
+    """Show at every scrape what the budgets have left."""
+    telemetry.watch_budgets(authority.caps, lambda cap: authority.pot((cap.name, cap.tenant), clock.now()).left_nusd)
+
+
+@asynccontextmanager
+async def open_way(
+    policy: Policy,
+    prepared: Prepared,
+    purse: Purse,
+    *,
+    environ: Mapping[str, str],
+    clock: Clock,
+    embedder: Embedder | None = None,
+    acceptance: Acceptance | None = None,
+) -> AsyncIterator[Opened]:
+    """Open what every worker has of its own: caches' connections, upstreams, telemetry; see `open_gateway`."""
+    folder = Path(policy.storage.folder)
+    store = open_store(policy)
+    worker = Worker()
+    caches = Caches(
+        store=store,
+        acceptance=functools.cache(Acceptance.load) if acceptance is None else lambda: acceptance,
+        embedder=embedder or LazyEmbedder(),
+        worker=worker,
+    )
+    telemetry = Telemetry(environ)
+    spending = Spending(caps=purse.caps, budgets=purse.budgets, notice=telemetry.note_budget, pseudonym=purse.known_as)
+    book, ready = prepared.book, prepared.lanes.values()
+    try:
+        async with open_transport(policy) as transport:
+            catalog = open_catalog(policy, transport, clock, book.schedules)
+            telemetry.watch(pools_of(catalog))
+            parts = Parts(
+                policy=policy,
+                tenants=frozenset(policy.tenant_ids),
+                clock=clock,
+                keys=KeyRing(folder / FILE_NAME),
+                catalog=catalog,
+                lanes={name: lane.lane for name, lane in prepared.lanes.items()},
+                candidates=candidates(policy),
+                caches=caches,
+                cashier=Cashier(ledger=purse.ledger, prices=book, policy_digest=policy.digest, spending=spending),
+                limiter=purse.limits,
+                telemetry=telemetry,
+            )
+            warnings = (*(warning for lane in ready for warning in lane.warnings), *purse.warnings)
+            caches.warm_up(is_needed=any(_embeds(lane.lane.route) or lane.lane.judge for lane in ready))
+            yield Opened(gateway=Gateway(parts), ledger=purse.ledger, warnings=warnings)
+    finally:
+        telemetry.close()
+        caches.close()
 
 
 def terms_of(policy: Policy) -> Terms:

@@ -4,7 +4,8 @@
   with a full minute's burst would let nearly twice as much through in its first minute.)
 - Tokens are estimated when a request is admitted (its input, and its own output cap or a usual answer's length) and
   corrected to what it used; a refused request counts nothing, an answer from a cache a request and no tokens.
-- The limits are this process's: several gateways of one policy each admit as much.
+- Several workers of one gateway keep them together: the supervisor has the one `Limiter`, and a worker asks it for each
+  request of a tenant that has limits (`gateway.workers`). Several gateways of one policy each admit as much.
 
 The headers are OpenAI's (`x-ratelimit-*`, https://platform.openai.com/docs/guides/rate-limits): of a tenant's and a
 key's limit they tell the one with less left; `reset` is the time until it is wholly free again.
@@ -15,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from backends.asks import estimate_input_tokens
 from gateway.errors import RateLimited
@@ -118,16 +119,29 @@ class _Gate:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """A request that was let in, to be handed back to `Limiter.finish` once."""
+    """A request that was let in, to be handed back to `finish` once; `number` is its name in another process."""
 
     gates: tuple[_Gate, ...]
     tokens: int
     at_s: int
     headers: Headers
+    number: int = 0
+
+
+class Limits(Protocol):
+    """What the way asks of rate limits: a `Limiter` in one process, the supervisor's in several."""
+
+    async def admit(self, tenant: TenantId, key_id: str, ask: Ask, now: float) -> Admission | None:
+        """Let a request in; see `Limiter.admit`."""
+        ...
+
+    def finish(self, admission: Admission, tokens: int) -> None:
+        """End an admitted request; see `Limiter.finish`."""
+        ...
 
 
 class Limiter:
-    """Admits requests. One per process, used from its event loop.
+    """Admits requests. One for all workers, used from its process's event loop.
 
     Args:
         policy: whose tenants' `limits` and `key_limits` are kept.
@@ -145,12 +159,22 @@ class Limiter:
         self._keys: dict[tuple[TenantId, str], _Gate] = {}
 
     def admit(self, tenant: TenantId, key_id: str, ask: Ask, now: float) -> Admission | None:
+        """Let a request in; None where nothing limits it. As `admit_tokens`, with the tokens a request may take."""
+        if not self.has_limits(tenant):
+            return None
+        return self.admit_tokens(tenant, key_id, expected_tokens(ask), now)
+
+    def has_limits(self, tenant: TenantId) -> bool:
+        """Tell whether anything limits a tenant or its keys."""
+        return tenant in self._tenants or tenant in self._key_limits
+
+    def admit_tokens(self, tenant: TenantId, key_id: str, tokens: int, now: float) -> Admission | None:
         """Let a request in; None where nothing limits it.
 
         Args:
             tenant: who pays.
             key_id: with which key; keys come from the key store, so there are no more of them than were created.
-            ask: the parsed request.
+            tokens: how many it is expected to take (`expected_tokens`).
             now: monotonic seconds.
 
         Raises:
@@ -160,7 +184,6 @@ class Limiter:
         if not gates:
             return None
         now_s = int(now)
-        tokens = estimate_input_tokens(ask) + (ask.max_output_tokens or _USUAL_OUTPUT_TOKENS) * ask.choices
         for gate in gates:
             _check(gate, tokens, now, gates)
         for gate in gates:
@@ -188,6 +211,23 @@ class Limiter:
         if gate is None:
             gate = self._keys[tenant, key_id] = _Gate(limits, f"key {key_id} of tenant {tenant} (key_limits)")
         yield gate
+
+
+class LocalLimits:
+    """A limiter in this process, as `Limits`."""
+
+    def __init__(self, limiter: Limiter) -> None:
+        self._limiter = limiter
+        self.finish = limiter.finish
+
+    async def admit(self, tenant: TenantId, key_id: str, ask: Ask, now: float) -> Admission | None:
+        """Let a request in; see `Limiter.admit`. Never suspends."""
+        return self._limiter.admit(tenant, key_id, ask, now)
+
+
+def expected_tokens(ask: Ask) -> int:
+    """Return how many tokens a request counts as until its usage is known."""
+    return estimate_input_tokens(ask) + (ask.max_output_tokens or _USUAL_OUTPUT_TOKENS) * ask.choices
 
 
 @lru_cache(maxsize=1024)

@@ -51,7 +51,7 @@ from gateway.ids import RequestIds
 from gateway.journey import Caller, CatalogModel, Journey, Lane
 from gateway.ladder import Committed, Ladder
 from gateway.ledger.rows import ChargeKind
-from gateway.limits import Limiter
+from gateway.limits import Limits
 from gateway.relay import JSON_TYPE, Told, answer_headers, relay_flight, relay_hit, relay_stream, relay_whole
 from gateway.settlement import Cashier, baseline_nusd, usage_of
 from gateway.telemetry import Telemetry
@@ -82,7 +82,7 @@ class Parts:
     candidates: Mapping[ModelId, Candidate]
     caches: Caches
     cashier: Cashier
-    limiter: Limiter
+    limiter: Limits
     telemetry: Telemetry
 
 
@@ -160,7 +160,8 @@ class Gateway:
         limit = self.parts.policy.limits.max_in_flight
         if self._in_flight > limit:
             raise Overloaded(limit)
-        journey.admission = self.parts.limiter.admit(caller.tenant, caller.key_id, ask, journey.clock.monotonic())
+        limiter, now = self.parts.limiter, journey.clock.monotonic()
+        journey.admission = await limiter.admit(caller.tenant, caller.key_id, ask, now)
         if journey.lane is not None:
             self.parts.cashier.spending.enlist(journey, caller, ask, journey.lane.route.name)
         hit = self.parts.caches.look_exact(journey, ask)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import math
 import signal
@@ -18,17 +17,16 @@ from typing_extensions import override
 from backends.clock import SystemClock
 from gateway.compose import Opened, open_gateway
 from gateway.connection import protocol_of
+from gateway.listening import PortUnavailable, listen, url_of
 from gateway.side import side_door
 from policies.schema import Policy
+
+__all__ = ["PortUnavailable", "Server", "listen", "serve"]
 
 _log = logging.getLogger("faregate")
 
 _LAST_WORDS_S = 1.0
 """How long an answer that is ended at the end of the grace may take to be read; then its connection is dropped."""
-
-
-class PortUnavailable(Exception):
-    """The address cannot be listened on; the message says why and how to fix it."""
 
 
 def serve(policy: Policy, *, environ: Mapping[str, str], on_ready: Callable[[str], None]) -> None:
@@ -51,28 +49,6 @@ def serve(policy: Policy, *, environ: Mapping[str, str], on_ready: Callable[[str
         listening.close()
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Return a socket bound to an address; port 0 takes a free one.
-
-    Raises:
-        PortUnavailable: the address is taken, not allowed or not this machine's.
-    """
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        bound = socket.socket(family, socket.SOCK_STREAM)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind((host, port))
-    except OSError as error:
-        remedy = {
-            errno.EADDRINUSE: "another program listens there; stop it, or choose another with --port (0: any free one)",
-            errno.EACCES: "ports below 1024 need privileges; choose another with --port",
-        }.get(error.errno or 0, "give an address of this machine with --host")
-        raise PortUnavailable(f"cannot listen on {host}:{port} ({error.strerror or error}): {remedy}") from error
-    bound.listen(2048)
-    bound.setblocking(False)
-    return bound
-
-
 async def _serve(
     policy: Policy, listening: socket.socket, *, environ: Mapping[str, str], on_ready: Callable[[str], None]
 ) -> None:
@@ -80,10 +56,9 @@ async def _serve(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     async with open_gateway(policy, environ=environ, clock=SystemClock()) as opened:
-        host, port = listening.getsockname()[:2]
         for warning in opened.warnings:
             _log.warning("policy_warning", extra={"warning": warning})
-        on_ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+        on_ready(url_of(listening))
         await Server(opened).serve(sockets=[listening])
 
 

@@ -3,27 +3,30 @@
 No postponed annotations here: FastAPI reads the signatures of functions that are local to `side_door`.
 """
 
+from dataclasses import replace
 from typing import Annotated
 
+import msgspec
 from fastapi import Depends, FastAPI, Header, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import SecretStr
 from starlette.exceptions import HTTPException
 
-from backends.pool import Pool
 from backends.words import JsonValue
 from gateway.compose import Opened, pools_of
 from gateway.errors import KeyRefused, ModelNotFound, NotServed, Refused, problem_of
 from gateway.journey import Caller
 from gateway.ledger.seam import LedgerStatus
 from gateway.side_cache import add_cache_pages
+from gateway.workers.figures import page, pools_now
 from policies.keys import Identity
 
 
 def side_door(opened: Opened) -> FastAPI:
     """Return the application for everything but the data paths."""
-    gateway, ledger = opened.gateway, opened.ledger
+    gateway = opened.gateway
     policy = gateway.parts.policy
     app = FastAPI(title="Faregate", summary="An OpenAI-compatible gateway with a bill.", docs_url=None, redoc_url=None)
     app.add_exception_handler(Refused, _refused)
@@ -62,27 +65,53 @@ def side_door(opened: Opened) -> FastAPI:
     @app.get("/health/readiness")
     def readiness() -> JSONResponse:
         """Tell whether requests can be answered and paid for."""
-        told = _readiness(ledger.status(), is_stopping=gateway.is_stopping)
+        told = _readiness(_status(opened), is_stopping=gateway.is_stopping)
         return JSONResponse(told, status_code=200 if told["status"] == "ready" else 503)
 
     @app.get("/metrics")
-    def metrics() -> Response:
-        """Return Prometheus' text format."""
-        return Response(generate_latest(gateway.parts.telemetry.registry), media_type=CONTENT_TYPE_LATEST)
+    async def metrics() -> Response:
+        """Return Prometheus' text format, of all workers together."""
+        return Response(await _metrics(opened), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/admin/status")
-    def admin_status(_who: Annotated[Identity, Depends(admin)]) -> JsonValue:
-        """Tell the operator how the gateway is: ledger, policy, warnings, endpoints."""
-        return {
-            "policy_digest": policy.digest,
-            "routes": [route.name for route in policy.routes],
-            "warnings": list(opened.warnings),
-            "ledger": _readiness(ledger.status(), is_stopping=gateway.is_stopping)["ledger"],
-            "pools": {name: _pool(pool) for name, pool in pools_of(gateway.parts.catalog).items()},
-        }
+    async def admin_status(_who: Annotated[Identity, Depends(admin)]) -> JsonValue:
+        """Tell the operator how the gateway is: ledger, policy, warnings, endpoints, workers."""
+        return await _admin_status(opened)
 
     add_cache_pages(app, gateway, admin)
     return app
+
+
+def _status(opened: Opened) -> LedgerStatus:
+    """Return how the ledger is; of several workers it is well if this one's is and all answer."""
+    status = opened.ledger.status()
+    if opened.crew is None:
+        return status
+    standing = opened.crew.standing
+    error = status.error or standing.error or (None if standing.is_complete else "not all workers answer yet")
+    is_writable = status.is_writable and standing.is_complete and standing.is_folding
+    return replace(status, is_writable=is_writable, error=error)
+
+
+async def _metrics(opened: Opened) -> bytes:
+    if opened.crew is None:
+        return await run_in_threadpool(generate_latest, opened.gateway.parts.telemetry.registry)
+    return await run_in_threadpool(page, await opened.crew.figures())
+
+
+async def _admin_status(opened: Opened) -> JsonValue:
+    parts = opened.gateway.parts
+    told: dict[str, JsonValue] = {
+        "policy_digest": parts.policy.digest,
+        "routes": [route.name for route in parts.policy.routes],
+    }
+    if opened.crew is not None:
+        return told | msgspec.to_builtins(await opened.crew.household())
+    return told | {
+        "warnings": list(opened.warnings),
+        "ledger": _ledger(opened.ledger.status()),
+        "pools": msgspec.to_builtins(pools_now(pools_of(parts.catalog))),
+    }
 
 
 def _bearer(authorization: str) -> SecretStr | None:
@@ -97,28 +126,18 @@ def _model(name: str) -> dict[str, JsonValue]:
 def _readiness(status: LedgerStatus, *, is_stopping: bool) -> dict[str, JsonValue]:
     return {
         "status": "stopping" if is_stopping else "ready" if status.is_writable else "not ready",
-        "ledger": {
-            "is_writable": status.is_writable,
-            "pending": status.pending,
-            "dropped": status.dropped,
-            "unfolded_bytes": status.unfolded_bytes,
-            "error": status.error,
-        },
+        "ledger": _ledger(status),
     }
 
 
-def _pool(pool: Pool) -> dict[str, JsonValue]:
-    endpoints = [
-        {
-            "endpoint": status.endpoint,
-            "state": status.standing,
-            "in_flight": status.in_flight,
-            "openings": status.openings,
-            "failures": dict(status.failures),
-        }
-        for status in pool.endpoints()
-    ]
-    return {"endpoints": endpoints, "retries": pool.retries, "retries_refused": pool.refused_retries}
+def _ledger(status: LedgerStatus) -> dict[str, JsonValue]:
+    return {
+        "is_writable": status.is_writable,
+        "pending": status.pending,
+        "dropped": status.dropped,
+        "unfolded_bytes": status.unfolded_bytes,
+        "error": status.error,
+    }
 
 
 async def _refused(_request: Request, error: Exception) -> Response:

@@ -208,7 +208,7 @@ class _Pools(Collector):
         """Yield the metrics as they are now."""
         place = ["pool", "endpoint"]
         states = GaugeMetricFamily(
-            "faregate_endpoint_state", "1 for the state its breaker is in.", labels=[*place, "state"]
+            "faregate_endpoint_state", "Workers whose breaker is in that state.", labels=[*place, "state"]
         )
         openings = CounterMetricFamily("faregate_endpoint_openings", "Times its breaker opened.", labels=place)
         failures = CounterMetricFamily(

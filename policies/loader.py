@@ -75,10 +75,12 @@ def load_policy(
         PolicyError: the file cannot be read or has mistakes; it lists all of them.
     """
     file = Path(path)
-    return parse_policy(_read(file), file, environ, calibrations_folder=calibrations_folder)
+    return parse_policy(read_policy(file), file, environ, calibrations_folder=calibrations_folder)
 
 
-def parse_policy(text: str, file: Path, environ: Mapping[str, str], *, calibrations_folder: Path) -> Policy:
+def parse_policy(
+    text: str, file: Path, environ: Mapping[str, str], *, calibrations_folder: Path = SHIPPED_CALIBRATIONS
+) -> Policy:
     """Return the policy a text holds; `file` names it in mistakes and is where relative paths start.
 
     Raises:
@@ -100,7 +102,12 @@ def parse_policy(text: str, file: Path, environ: Mapping[str, str], *, calibrati
     return policy.with_calibrations({name: locator.locate(name) for name in names if name is not None})
 
 
-def _read(file: Path) -> str:
+def read_policy(file: Path) -> str:
+    """Return the text of a policy file.
+
+    Raises:
+        PolicyError: it cannot be read, is too large or not UTF-8.
+    """
     try:
         with file.open("rb") as source:
             content = source.read(MAX_BYTES + 1)

@@ -63,6 +63,7 @@ DEFAULT_RETRIES_PER_S: Final = 1.0
 DEFAULT_RETRY_WAIT_S: Final = 2.0  # above it the client, which knows its own patience, had better wait itself
 DEFAULT_REQUEST_S: Final = 60.0
 DEFAULT_NOTICE_S: Final = 1.0
+MOST_WORKERS: Final = 64
 DEFAULT_GRACE_S: Final = 20.0  # most answers are done by then; Kubernetes kills at 30
 DEFAULT_MAX_BODY_BYTES: Final = 20_000_000
 DEFAULT_MAX_IN_FLIGHT: Final = 512
@@ -752,6 +753,8 @@ class Server(Part):
         notice_s: seconds from SIGTERM until the port is closed: readiness is already false, so that a load balancer
             sends its requests elsewhere, and requests are still answered.
         grace_s: seconds that requests in flight have to finish after that.
+        workers: processes that answer, best one a core; with more than one a supervisor beside them keeps the ledger,
+            the budgets and the rate limits, and starts anew whichever dies. From 1 to 64.
     """
 
     host: Annotated[str, StringConstraints(min_length=1, pattern=r"^[A-Za-z0-9.:_-]+$")] = DEFAULT_HOST
@@ -759,6 +762,7 @@ class Server(Part):
     transport: TransportKind = TransportKind.WIRE
     notice_s: Annotated[float, Field(ge=0, le=3_600)] = DEFAULT_NOTICE_S
     grace_s: Seconds = DEFAULT_GRACE_S
+    workers: Annotated[int, Field(ge=1, le=MOST_WORKERS)] = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

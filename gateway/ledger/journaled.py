@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gateway.ledger.errors import LedgerUnavailable
+from gateway.ledger.errors import LedgerError, LedgerUnavailable
 from gateway.ledger.journal import SEGMENT_BYTES, Files, OsFiles
 from gateway.ledger.lock import FolderLock, slot_folder
 from gateway.ledger.seam import LedgerStatus, Terms
@@ -195,6 +195,10 @@ class WorkerLedger:
         ledger = cls(writer=writer, lock=lock, tick_s=tick_s)
         ledger._thread.start()
         return ledger
+
+    def stop(self, reason: LedgerError) -> None:
+        """Hold nothing more, since the store of all workers is damaged; what is in flight is still booked."""
+        self._writer.stop(reason)
 
     def flush(self, timeout_s: float) -> bool:  # noqa: ARG002 - the seam's
         """Write what is pending; True when the journal has all (the store has it a tick later)."""

@@ -595,6 +595,11 @@ class LeaseServer:
             await self._server.wait_closed()
         self._path.unlink(missing_ok=True)
 
+    @property
+    def workers(self) -> frozenset[str]:
+        """Return the names of the workers whose lines stand."""
+        return frozenset(self._lines)
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         line: _Line | None = None
         is_orderly = False

@@ -133,6 +133,11 @@ class FoldService:
         """Return the persistent id of the writer of a slot."""
         return self._store.writer_id(slot)
 
+    def epochs_of(self, slot: int, *, above: int) -> list[int]:
+        """Return the folded epochs above one that a slot's writer began; complete once it is buried."""
+        with self._one_at_a_time:
+            return self._store.epochs_of(slot, above=above)
+
     def unfolded_bytes(self) -> int:
         """Return how many bytes of the journals are not in the store."""
         return self._fold.unfolded_bytes()

@@ -284,6 +284,13 @@ class Store:
         """Return the highest epoch known, 0 when there is none."""
         return int(self._db.execute("SELECT COALESCE(MAX(epoch), 0) FROM epochs").fetchone()[0])
 
+    def epochs_of(self, slot: int, *, above: int) -> list[int]:
+        """Return the epochs above one that a slot's writer began."""
+        rows = self._db.execute(
+            "SELECT epoch FROM epochs WHERE writer = ? AND epoch > ? ORDER BY epoch", (self.writer_id(slot), above)
+        )
+        return [int(epoch) for (epoch,) in rows]
+
     def writer_id(self, slot: int) -> str:
         """Return a writer's persistent id: the folder's, and its slot unless that is 0."""
         folder = str(self._db.execute("SELECT id FROM writer").fetchone()[0])
