@@ -121,12 +121,17 @@ class Crew:
         """Return how all workers are."""
         return await self._survey(Topic.STATUS, Household)
 
-    async def listen(self, answer: Callable[[Topic], bytes], ledger: WorkerLedger, stop: Callable[[int], None]) -> None:
+    async def listen(
+        self,
+        answer: Callable[[Topic], bytes],
+        on_damage: Callable[[JournalCorrupt], None],
+        stop: Callable[[int], None],
+    ) -> None:
         """Hear the supervisor until it is gone, and then stop at once.
 
         Args:
             answer: what this worker tells of itself.
-            ledger: stopped when the store is damaged.
+            on_damage: told that the store is damaged, so that nothing may be bought.
             stop: as a signal of that number would; twice is at once.
         """
         while (said := await self._line.hear()) is not None:
@@ -138,7 +143,7 @@ class Crew:
                 case Standing():
                     self.standing = said
                     if said.damage:
-                        ledger.stop(JournalCorrupt(said.damage))
+                        on_damage(JournalCorrupt(said.damage))
                 case Question():
                     self._line.say(Answer(said.number, msgspec.Raw(answer(said.topic))))
                 case Stop():
@@ -233,7 +238,9 @@ async def _answer(
 
         async with asyncio.TaskGroup() as group:
             leasing = group.create_task(keep_line(budgets, address, worker=begin.name, policy_digest=policy.digest))
-            listening = group.create_task(crew.listen(answer, ledger, lambda number: server.handle_exit(number, None)))
+            listening = group.create_task(
+                crew.listen(answer, ledger.stop, lambda number: server.handle_exit(number, None))
+            )
             await server.serve(sockets=[socket.socket(fileno=begin.listening)])
             leasing.cancel()
             listening.cancel()
