@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Generic, TypeAlias, TypeVar
@@ -201,6 +201,12 @@ class Line(Generic[_Said]):
     def close(self) -> None:
         """Close this end, after what was said."""
         self._writer.close()
+
+    async def aclose(self) -> None:
+        """Close this end, and wait until what was said is out."""
+        self.close()
+        with suppress(ConnectionError):
+            await self._writer.wait_closed()
 
 
 _BUDGETS_SOCKET: Final = "budgets.sock"

@@ -195,7 +195,7 @@ async def _live(end: socket.socket) -> None:
     except (PolicyUnusable, PoliciesError, LedgerError, OSError) as error:
         line.say(Unfit(str(error)))
     finally:
-        line.close()
+        await line.aclose()
 
 
 async def _serve(line: Line[FromSupervisor], begin: Begin) -> None:

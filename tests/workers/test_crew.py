@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -65,15 +65,15 @@ async def watched(place: Path) -> AsyncIterator[Watched]:
     policy = a_policy(["http://127.0.0.1:1/v1"], tenants=[{"id": "limited", "limits": {"rpm": 5}}, {"id": "free"}])
     ours, theirs = socket.socketpair()
     supervisor = await Line.over(ours, member_says)
-    crew = Crew(await Line.over(theirs, supervisor_says), load_policy(write_policy(place, policy), {}))
+    line = await Line.over(theirs, supervisor_says)
+    crew = Crew(line, load_policy(write_policy(place, policy), {}))
     world = Watched(crew=crew, supervisor=supervisor)
-    async with asyncio.TaskGroup() as group:
+    async with aclosing(line), aclosing(supervisor), asyncio.TaskGroup() as group:
         listening = group.create_task(
             crew.listen(lambda topic: json.dumps(topic).encode(), world.stop, world.stops.append)
         )
         yield world
         listening.cancel()
-        supervisor.close()
 
 
 async def test_a_tenant_without_limits_is_not_asked_about(tmp_path: Path):
