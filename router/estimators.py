@@ -29,7 +29,10 @@ Vectors: TypeAlias = NDArray[np.float32]
 """float32[n, 384], rows of unit length: the base embedder's."""
 Rungs: TypeAlias = NDArray[np.int64]
 
-NEIGHBOURS = 80
+SIZES = (8, 20, 80, 200)
+"""Neighbourhoods that are looked at."""
+_AVERAGED = 2
+"""The neighbourhood of 80 stands for all where there are no trees."""
 _NEAREST = 10
 _SHARPNESS = 8.0
 """Weight of a neighbour = exp(8 * cosine); 4 to 12 do equally well."""
@@ -128,23 +131,86 @@ class Neighbours:
     quality: Floats
     cutoff: float
 
-    def predict(self, projected: Floats) -> tuple[Floats, Floats]:
-        """Return float64[n, models], the neighbours' mean quality, and float64[n], the similarity for the gate."""
+    def predict(self, projected: Floats, *, own: Rungs | None = None) -> tuple[Floats, Floats]:
+        """Return the neighbours' mean quality, and how near they are.
+
+        Args:
+            projected: float64[n, 64].
+            own: int64[n], each row's own place in the bank, which does not vouch for itself; None for new prompts.
+
+        Returns:
+            float64[n, SIZES, models + 1]: quality among the nearest 8, 20, 80 and 200, then their mean cosine.
+            float64[n]: the similarity for the gate.
+        """
         lengths = np.linalg.norm(self.bank, axis=1) + 1e-9
-        qualities = np.empty((len(projected), self.quality.shape[1]))
+        found = np.empty((len(projected), len(SIZES), self.quality.shape[1] + 1))
         similarities = np.empty(len(projected))
-        count = min(NEIGHBOURS, len(self.bank))
         for start in range(0, len(projected), 512):
             here = slice(start, start + 512)
             block = projected[here].astype(np.float32)
             dots = block @ self.bank.T
+            if own is not None:
+                dots[np.arange(len(block)), own[here]] = -1
             similarities[here] = _mean_of_largest(dots, min(_NEAREST, len(self.bank)))
-            cosines = dots / lengths / (np.linalg.norm(block, axis=1, keepdims=True) + 1e-9)
-            nearest = np.argpartition(-cosines, count - 1, axis=1)[:, :count]
-            weights = np.exp(_SHARPNESS * np.take_along_axis(cosines, nearest, axis=1)).astype(np.float64)
-            sums = np.einsum("nk,nkm->nm", weights, self.quality[nearest])
-            qualities[here] = sums / weights.sum(axis=1, keepdims=True)
-        return qualities, similarities
+            found[here] = self._around(dots / lengths / (np.linalg.norm(block, axis=1, keepdims=True) + 1e-9))
+        return found, similarities
+
+    def _around(self, cosines: NDArray[np.float32]) -> Floats:
+        count = min(SIZES[-1], cosines.shape[1])
+        nearest = np.argpartition(-cosines, count - 1, axis=1)[:, :count]
+        near = np.take_along_axis(cosines, nearest, axis=1)
+        order = np.argsort(-near, axis=1)
+        nearest, near = np.take_along_axis(nearest, order, axis=1), np.take_along_axis(near, order, axis=1)
+        weights = np.exp(_SHARPNESS * near).astype(np.float64)
+        sums = np.cumsum(weights[:, :, None] * self.quality[nearest], axis=1)
+        totals, cosine_sums = np.cumsum(weights, axis=1), np.cumsum(near, axis=1)
+        ends = np.minimum(SIZES, count) - 1
+        means = sums[:, ends] / totals[:, ends, None]
+        return np.concatenate([means, (cosine_sums[:, ends] / (ends + 1))[:, :, None]], axis=2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trees:
+    """Boosted regression trees, all heads in one table: float64[trees, nodes], short trees padded.
+
+    Attributes:
+        feature: the column that a node asks about.
+        left: the node for values up to the threshold; a leaf names itself.
+        right: the node for values above.
+        value: what a leaf adds.
+        head: float64[trees], the model whose quality the tree adds to.
+        base: float64[models], what the sum starts from.
+        depth: steps from the root to the deepest leaf.
+    """
+
+    feature: Floats
+    threshold: Floats
+    left: Floats
+    right: Floats
+    value: Floats
+    head: Floats
+    base: Floats
+    depth: int
+
+    def predict(self, features: Floats) -> Floats:
+        """Return float64[n, models]."""
+        asked, left, right = (table.astype(np.int64) for table in (self.feature, self.left, self.right))
+        heads = np.eye(len(self.base))[self.head.astype(np.int64)]
+        trees = np.arange(len(asked))
+        rows = np.arange(len(features))[:, None]
+        nodes = np.zeros((len(features), len(asked)), dtype=np.int64)
+        # The trees were fitted on single precision: a value at a threshold must go the same way.
+        features = features.astype(np.float32)
+        for _ in range(self.depth):
+            goes_left = features[rows, asked[trees, nodes]] <= self.threshold[trees, nodes]
+            nodes = np.where(goes_left, left[trees, nodes], right[trees, nodes])
+        return np.asarray(self.value[trees, nodes] @ heads + self.base)
+
+
+def tree_features(projected: Floats, texts: Sequence[str], around: Floats) -> Floats:
+    """Return float64[n, features]: the first 40 directions, the text's shape, what the neighbours came to."""
+    shapes = np.array([shape(text) for text in texts])
+    return np.column_stack([projected[:, :40], shapes, around.reshape(len(around), -1)])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,6 +287,8 @@ class Estimators:
 
     Attributes:
         wording: None where only answers are judged.
+        linear_share: how much of a prediction is the wording's; the rest is the trees' or the neighbours'.
+        trees: None where rows were too few for them.
         opening: None where costs are unknown: then a call of the last rung costs 1 and all others nothing.
         judges: one a rung but the last; empty in mode "route".
         settings: the grid, strictest (keep none) first.
@@ -230,7 +298,9 @@ class Estimators:
     rungs: int
     space: Space
     wording: Wording | None
+    linear_share: float
     neighbours: Neighbours
+    trees: Trees | None
     opening: Opening | None
     judges: tuple[Judging, ...]
     settings: tuple[Setting, ...]
@@ -238,8 +308,8 @@ class Estimators:
     def look(self, vectors: Vectors, texts: Sequence[str]) -> Look:
         """Return what is known of prompts before any call."""
         projected = self.space.project(vectors)
-        near, similarity = self.neighbours.predict(projected)
-        quality = near if self.wording is None else (near + self.wording.predict(vectors, texts)) / 2
+        around, similarity = self.neighbours.predict(projected)
+        quality = self._quality(vectors, texts, projected, around)
         clusters = self.space.cluster(vectors)
         lengths = np.log1p(np.array([len(text) for text in texts], dtype=np.float64))
         features = opening_features(projected, clusters, lengths, len(self.space.clusters))
@@ -258,6 +328,14 @@ class Estimators:
             clusters=clusters,
             lengths=lengths,
         )
+
+    def _quality(self, vectors: Vectors, texts: Sequence[str], projected: Floats, around: Floats) -> Floats:
+        near: Floats = around[:, _AVERAGED, :-1]
+        if self.wording is None:
+            return near
+        if self.trees is not None:
+            near = self.trees.predict(tree_features(projected, texts, around))
+        return self.linear_share * self.wording.predict(vectors, texts) + (1 - self.linear_share) * near
 
     def start(self, look: Look, setting: int) -> Rungs:
         """Return int64[n]: the rung to call first, under one setting of the grid."""
