@@ -170,11 +170,18 @@ def questions(folder: Path) -> None:
             with opened(folder) as db:
                 lines = len(ask(db, question).lines)
             tell(f"by {by}, {turn}", f"{time.perf_counter() - started:.2f} s, {lines} lines")
+    for form in ("table", "html"):
+        timed_command(folder, "the bill" if form == "table" else "the HTML page", "--format", form)
+    timed_command(folder, "by tenant,model as CSV", "--by", "tenant,model", "--format", "csv")
+
+
+def timed_command(folder: Path, what: str, *options: str) -> None:
+    """Time a month's report as a command, its start included."""
     started = time.perf_counter()
-    command = [sys.executable, "-m", "gateway", "report", "--folder", str(folder), "--by", "tenant,model"]
-    window = ["--since", f"{BEGIN:%Y-%m-%d}", "--until", f"{BEGIN + MONTH:%Y-%m-%d}", "--format", "csv"]
+    command = [sys.executable, "-m", "gateway", "report", "--folder", str(folder), *options]
+    window = ["--since", f"{BEGIN:%Y-%m-%d}", "--until", f"{BEGIN + MONTH:%Y-%m-%d}"]
     subprocess.run([*command, *window], check=True, stdout=subprocess.DEVNULL)
-    tell("the whole command", f"{time.perf_counter() - started:.2f} s")
+    tell(f"the whole command: {what}", f"{time.perf_counter() - started:.2f} s")
 
 
 def verify(folder: Path) -> None:

@@ -30,7 +30,7 @@ def unless_archived(what: str) -> str:
     return _JUST_THIS.format(what=what, slot=slot, number=number)
 
 
-SUMMED: Final = ("daily_requests", "daily_charges")
+SUMMED: Final = ("daily_requests", "daily_charges", "daily_savings", "daily_pools", "busy_spans")
 """The rollups whose archived part is kept in a table of its own, named `archived_…`."""
 KEPT: Final = (*(f"archived_{table}" for table in SUMMED), "archived_months", "archived_spent")
 """The tables whose content a tombstone's `sums` is the digest of."""

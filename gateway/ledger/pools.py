@@ -14,31 +14,39 @@ from collections import defaultdict
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
-from itertools import groupby
-from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 from backends.prices import NANO_PER_USD
+from gateway.ledger.derived import DAY_US
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
 _US_PER_HOUR: Final = 3600 * 10**6
 _UPTIME: Final = """
 SELECT pool, usd_per_hour, replicas, started_at_us, last_seen_at_us FROM epoch_pools JOIN epochs USING (epoch)
 WHERE started_at_us < :until AND last_seen_at_us > :since ORDER BY pool, started_at_us, epoch
 """
-# An attempt that began before the period may run into it, and keeps its replica busy there.
+# A span that began before the uptime may run into it: the last one that begins at or before its start.
 _BUSY: Final = """
-SELECT endpoint_label, started_at_us, started_at_us + CAST(ROUND(duration_ms * 1000) AS INTEGER) FROM charges
-WHERE pool = :pool AND started_at_us < :until AND started_at_us + duration_ms * 1000 > :since
-ORDER BY endpoint_label, started_at_us
+SELECT COALESCE(SUM(MIN(end_us, :end) - MAX(start_us, :start)), 0) FROM busy_spans
+WHERE pool = :pool AND endpoint = :endpoint AND start_us < :end AND end_us > :start AND start_us >= COALESCE(
+  (SELECT MAX(start_us) FROM busy_spans WHERE pool = :pool AND endpoint = :endpoint AND start_us <= :start), :start)
 """
-_CHARGED: Final = """
-SELECT pool, endpoint_label, COALESCE(SUM(cost_nusd), 0) FROM charges
-WHERE pool IS NOT NULL AND started_at_us >= :since AND started_at_us < :until GROUP BY pool, endpoint_label
-"""
+_REPLICAS: Final = "SELECT DISTINCT endpoint FROM daily_pools WHERE pool = :pool ORDER BY endpoint"
+_CHARGED: Final = f"""
+SELECT pool, endpoint, SUM(cost_nusd) FROM (
+  SELECT pool, endpoint, cost_nusd FROM daily_pools WHERE day >= :first_day AND day < :last_day
+  UNION ALL
+  SELECT pool, endpoint_label, COALESCE(cost_nusd, 0) FROM charges
+  WHERE pool IS NOT NULL AND started_at_us >= :since AND started_at_us < MIN(:first_day * {DAY_US}, :until)
+  UNION ALL
+  SELECT pool, endpoint_label, COALESCE(cost_nusd, 0) FROM charges
+  WHERE pool IS NOT NULL AND started_at_us >= MAX(:last_day * {DAY_US}, :since) AND started_at_us < :until
+    AND :last_day >= :first_day
+) GROUP BY pool, endpoint
+"""  # noqa: S608 - constants
 _ALARMING: Final = Fraction(5, 100)  # of the bill, in variance: the design's bound
 UNUSED: Final = ""
 """The label of replicas that no attempt ever reached."""
@@ -122,7 +130,8 @@ def pool_lines(
     db: sqlite3.Connection, *, since_us: int, until_us: int, facts: Mapping[str, PoolFacts] | None = None
 ) -> tuple[PoolLine, ...]:
     """Return a line for every pool that was up, charged or billed in the period, by name."""
-    window = {"since": since_us, "until": until_us}
+    days = {"first_day": -(-since_us // DAY_US), "last_day": until_us // DAY_US}
+    window = {"since": since_us, "until": until_us, **days}
     known_facts = facts or {}
     charged: dict[str, dict[str, int]] = defaultdict(dict)
     for pool, endpoint, nusd in db.execute(_CHARGED, window):
@@ -137,24 +146,20 @@ def pool_lines(
         if end > start:
             known.append(_Uptime(start, end, Decimal(price), replicas))
     return tuple(
-        _line(db, pool, uptimes[pool], charged[pool], window, known_facts.get(pool, PoolFacts()))
-        for pool in sorted(uptimes)
+        _line(db, pool, uptimes[pool], charged[pool], known_facts.get(pool, PoolFacts())) for pool in sorted(uptimes)
     )
 
 
-def _line(  # noqa: PLR0917 - the parts of one pool, handed on by the only caller
-    db: sqlite3.Connection,
-    pool: str,
-    uptimes: list[_Uptime],
-    charged: dict[str, int],
-    window: dict[str, int],
-    facts: PoolFacts,
+def _line(
+    db: sqlite3.Connection, pool: str, uptimes: list[_Uptime], charged: dict[str, int], facts: PoolFacts
 ) -> PoolLine:
-    spans = db.execute(_BUSY, {**window, "pool": pool}).fetchall()
-    busy = {label: _union((start, end) for _, start, end in rows) for label, rows in groupby(spans, key=itemgetter(0))}
-    found: dict[str, _Replica] = {label: _Replica() for label in {*busy, *charged}}
+    labels = [label for (label,) in db.execute(_REPLICAS, {"pool": pool})]
+    found: dict[str, _Replica] = {label: _Replica() for label in charged}
     for uptime in uptimes:
-        _share(uptime, busy, found)
+        where = {"pool": pool, "start": uptime.start_us, "end": uptime.end_us}
+        _share(
+            uptime, {label: db.execute(_BUSY, {**where, "endpoint": label}).fetchone()[0] for label in labels}, found
+        )
     up_us = sum(replica.up_us for replica in found.values())
     if facts.billed_nusd is not None:
         _import(found, facts.billed_nusd, up_us)
@@ -179,10 +184,15 @@ def _line(  # noqa: PLR0917 - the parts of one pool, handed on by the only calle
     )
 
 
-def _share(uptime: _Uptime, busy: Mapping[str, list[tuple[int, int]]], found: dict[str, _Replica]) -> None:
-    """Give an uptime's paid time to its replicas: those that worked in it first, the rest to the unused."""
+def _share(uptime: _Uptime, worked: Mapping[str, int], found: dict[str, _Replica]) -> None:
+    """Give an uptime's paid time to its replicas: those that worked in it first, the rest to the unused.
+
+    Args:
+        uptime: of the pool.
+        worked: by replica, microseconds of it with something in flight.
+        found: what the replicas have so far.
+    """
     length = uptime.end_us - uptime.start_us
-    worked = {label: _overlap(spans, uptime) for label, spans in busy.items()}
     labels = sorted((label for label, us in worked.items() if us), key=lambda label: -worked[label])[: uptime.replicas]
     price = Fraction(uptime.usd_per_hour) * NANO_PER_USD / _US_PER_HOUR
     for label, copies in (*((label, 1) for label in labels), (UNUSED, uptime.replicas - len(labels))):
@@ -231,18 +241,3 @@ def _factor(bill: int, charged: int, idle: int) -> Decimal | None:
     if not charged or abs(bill - charged - idle) <= _ALARMING * bill or bill <= idle:
         return None
     return Decimal(bill - idle) / Decimal(charged)
-
-
-def _union(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Join spans that touch; they come ordered by their start."""
-    joined: list[tuple[int, int]] = []
-    for start, end in spans:
-        if joined and start <= joined[-1][1]:
-            joined[-1] = (joined[-1][0], max(joined[-1][1], end))
-        else:
-            joined.append((start, end))
-    return joined
-
-
-def _overlap(spans: list[tuple[int, int]], uptime: _Uptime) -> int:
-    return sum(max(0, min(end, uptime.end_us) - max(start, uptime.start_us)) for start, end in spans)

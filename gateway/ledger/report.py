@@ -1,7 +1,8 @@
 """The bill: what was spent, on what, what the baseline would have cost, and what the pools cost while they idled.
 
 Rules:
-- every number is summed from the rows in integers; Σ charges = the report, to the nano-dollar;
+- every number is summed in integers, from the daily rollups and, for hours around whole days, from the rows;
+  Σ charges = the report, to the nano-dollar;
 - a charge belongs to the period in which its request began, so that a request's money is never split;
 - the pools' lines go by the clock instead: a charge counts in the period in which its attempt began;
 - a charge whose request is not booked yet (it is still running) counts by its own beginning;
@@ -17,92 +18,39 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from gateway.ledger.archived import archived_note
+from gateway.ledger.derived import DAY_US, savings_sql
 from gateway.ledger.errors import LedgerMissing, PeriodInvalid
 from gateway.ledger.journal import JOURNAL_FOLDER, segments
 from gateway.ledger.pools import PoolFacts, PoolLine, pool_lines
+from gateway.ledger.reports.answer import Line, sums
+from gateway.ledger.reports.question import Dimension, Question
 from gateway.ledger.store import FILE_NAME, check_schema, microseconds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from gateway.ledger.reports.question import Question
-
 _FOR_EVER: Final = (datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC))
 _EPOCH_START: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
-# The period is copied once into temporary tables, which every section then adds up.
-# `asked`: its requests. `paid`: their charges, and those whose request is not booked yet (path ''; `is_running`).
-_ASKED: Final = """
-CREATE TEMP TABLE asked AS
-SELECT request_id, tenant, COALESCE(route, '') AS route, path, status, started_at_us, baseline_model, baseline_nusd,
-       baseline_low_nusd, baseline_high_nusd
-FROM requests
-WHERE started_at_us >= :since AND started_at_us < :until AND (:tenant IS NULL OR tenant = :tenant)
-"""
-_PAID: Final = """
-CREATE TEMP TABLE paid AS
-SELECT 0 AS is_running, asked.path, asked.route, asked.started_at_us AS asked_at_us, charges.request_id, attempt, kind,
-       charges.tenant, model, input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens,
-       cost_nusd
-FROM asked CROSS JOIN charges ON charges.request_id = asked.request_id
-UNION ALL
-SELECT 1, '', route, started_at_us, request_id, attempt, kind,
-       tenant, model, input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens,
-       cost_nusd
-FROM waiting_charges CROSS JOIN charges USING (request_id, attempt)
-WHERE started_at_us >= :since AND started_at_us < :until AND (:tenant IS NULL OR tenant = :tenant)
-"""
-_TOTALS: Final = """
-SELECT COUNT(*), COALESCE(SUM(path <> ''), 0), COALESCE(SUM(status >= 400), 0), COALESCE(SUM(baseline_nusd), 0),
-       COALESCE(SUM(baseline_low_nusd), 0), COALESCE(SUM(baseline_high_nusd), 0) FROM asked
-"""
-_BY_KIND: Final = """
-SELECT kind, COUNT(*), COALESCE(SUM(cost_nusd), 0), COUNT(*) - COUNT(cost_nusd) FROM paid GROUP BY kind ORDER BY kind
-"""
-_BY_MODEL: Final = """
-SELECT model, COUNT(*), SUM(input_tokens), SUM(cached_input_tokens), SUM(cache_write_tokens), SUM(output_tokens),
-       SUM(reasoning_tokens), COALESCE(SUM(cost_nusd), 0) FROM paid GROUP BY model ORDER BY SUM(cost_nusd) DESC, model
-"""
-_GROUPED: Final = """
-SELECT key, SUM(requests), SUM(attempts), SUM(cost_nusd), SUM(baseline_nusd) FROM (
-  SELECT {asked} AS key, 1 AS requests, 0 AS attempts, 0 AS cost_nusd, baseline_nusd FROM asked
-  UNION ALL
-  SELECT {paid}, 0, 1, COALESCE(cost_nusd, 0), 0 FROM paid
-) GROUP BY key ORDER BY key
-"""
-_DAY: Final = "strftime('%Y-%m-%d', {} / 1000000, 'unixepoch')"
-_BY: Final = {
-    "tenant": _GROUPED.format(asked="tenant", paid="tenant"),
-    "route": _GROUPED.format(asked="route", paid="route"),
-    "path": _GROUPED.format(asked="path", paid="path"),
-    "day": _GROUPED.format(asked=_DAY.format("started_at_us"), paid=_DAY.format("asked_at_us")),
-}
-# What each request cost, by its committed attempt (the answer, or what was streamed of it before a hang-up) and by the
-# others (waste).
+# By cause; the hours around the whole days from the rows.
 _SAVINGS: Final = """
-WITH ends AS (
-  SELECT request_id, COALESCE(SUM(cost_nusd), 0) AS spent_nusd,
-         COALESCE(SUM(cost_nusd) FILTER (WHERE kind IN ('audit')), 0) AS audit_nusd,
-         COALESCE(SUM(cost_nusd) FILTER (WHERE kind IN ('embedding', 'judge', 'verifier')), 0) AS router_nusd,
-         MAX(attempt) FILTER (WHERE kind = 'answer') AS answered,
-         MAX(attempt) FILTER (WHERE kind = 'cancelled') AS cancelled
-  FROM paid GROUP BY request_id
-), served AS (
-  SELECT asked.path, asked.baseline_model, asked.baseline_nusd, COALESCE(ends.spent_nusd, 0) AS spent_nusd,
-         COALESCE(ends.audit_nusd, 0) AS audit_nusd, COALESCE(ends.router_nusd, 0) AS router_nusd,
-         COALESCE(committed.cost_nusd, 0) AS committed_nusd, committed.model AS committed_model
-  FROM asked LEFT JOIN ends ON ends.request_id = asked.request_id
-  LEFT JOIN charges AS committed ON committed.request_id = asked.request_id AND committed.attempt =
-    COALESCE(ends.answered, CASE WHEN asked.baseline_nusd > 0 THEN ends.cancelled END)
-)
-SELECT CASE WHEN path IN ('cache:exact', 'cache:flight') THEN 'exact' WHEN path = 'cache:semantic' THEN 'semantic'
-            WHEN path <> '' AND committed_model <> baseline_model THEN 'small' ELSE 'other' END,
-       SUM(baseline_nusd - CASE WHEN path = '' THEN spent_nusd - audit_nusd - router_nusd ELSE committed_nusd END),
-       SUM(CASE WHEN path = '' THEN 0 ELSE committed_nusd - (spent_nusd - audit_nusd - router_nusd) END),
-       SUM(-audit_nusd), SUM(-router_nusd)
-FROM served GROUP BY 1
+SELECT cause, SUM(gain_nusd), SUM(waste_nusd), SUM(audit_nusd), SUM(router_nusd) FROM (
+  SELECT * FROM daily_savings
+  WHERE day >= :first_day AND day < :last_day AND (:tenant IS NULL OR tenant = :tenant)
+  UNION ALL {rows}
+) GROUP BY cause
 """
+_OWN: Final = "(:tenant IS NULL OR requests.tenant = :tenant)"
+_BEFORE: Final = ":since", f":first_day * {DAY_US}"
+_AFTER: Final = f":last_day * {DAY_US}", ":until"
+_ALL: Final = ":since", ":until"
+# The first and the last day on which anything was booked, and the day after.
+_SPAN: Final = f"""
+SELECT MIN(day), MAX(day) + 1 FROM (
+  SELECT day FROM daily_requests UNION ALL SELECT day FROM daily_charges
+  UNION ALL SELECT started_at_us / {DAY_US} FROM waiting_charges CROSS JOIN charges USING (request_id, attempt))
+"""  # noqa: S608 - constants
 # A posting is to a whole month: it counts in the period in which that month begins. A charge that came late is posted
 # to the month that was open then, and taken out of its own, which was sealed.
 _POSTED: Final = """
@@ -114,7 +62,10 @@ SELECT COALESCE(SUM(nusd), 0) FROM (
   CROSS JOIN charges USING (request_id, attempt) WHERE books.kind = 'late'
 ) WHERE at_us >= :since AND at_us < :until AND (:tenant IS NULL OR tenant = :tenant)
 """
-_RUNNING: Final = "SELECT COALESCE(SUM(cost_nusd), 0) FROM paid WHERE is_running"
+_RUNNING: Final = """
+SELECT COALESCE(SUM(cost_nusd), 0) FROM waiting_charges CROSS JOIN charges USING (request_id, attempt)
+WHERE started_at_us >= :since AND started_at_us < :until AND (:tenant IS NULL OR tenant = :tenant)
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -326,13 +277,15 @@ def _add_up(
     tenant: str | None,
     pools: Mapping[str, PoolFacts],
 ) -> Bill:
-    db.execute(_ASKED, window)
-    db.execute(_PAID, window)
+    question = _question(db, window)
     kinds = tuple(
-        KindLine(kind=kind, attempts=attempts, cost_nusd=cost, unknown_charges=unknown)
-        for kind, attempts, cost, unknown in db.execute(_BY_KIND)
+        KindLine(
+            kind=line.keys[0], attempts=line.attempts, cost_nusd=line.cost_nusd, unknown_charges=line.unknown_charges
+        )
+        for line in sorted(sums(db, replace(question, by=(Dimension.KIND,))), key=_key)
     )
-    totals = _totals(db, kinds, window)
+    models = sums(db, replace(question, by=(Dimension.MODEL,)))
+    totals = _totals(sums(db, question)[0], kinds, int(db.execute(_POSTED, window).fetchone()[0]))
     since_us, until_us = int(window["since"] or 0), int(window["until"] or 0)
     lines = () if tenant else pool_lines(db, since_us=since_us, until_us=until_us, facts=pools)
     return Bill(
@@ -341,35 +294,51 @@ def _add_up(
         tenant=tenant,
         totals=totals,
         by_kind=kinds,
-        by_model=tuple(_model_line(row) for row in db.execute(_BY_MODEL)),
-        by_tenant=_grouped(db, "tenant"),
-        by_route=_grouped(db, "route"),
-        by_path=_grouped(db, "path"),
-        by_day=_grouped(db, "day"),
-        savings=_savings(db),
+        by_model=tuple(_model_line(line) for line in models if line.attempts),
+        by_tenant=_grouped(db, question, Dimension.TENANT),
+        by_route=_grouped(db, question, Dimension.ROUTE),
+        by_path=_grouped(db, question, Dimension.PATH),
+        by_day=_grouped(db, question, Dimension.DAY),
+        savings=_savings(db, question),
         pools=lines,
         notes=(*_archived(db, window), *_notes(db, totals, tenant=tenant), *_pool_notes(lines)),
     )
 
 
-def _totals(db: sqlite3.Connection, kinds: tuple[KindLine, ...], window: dict[str, int | str | None]) -> Totals:
-    requests, served, refused, baseline, low, high = db.execute(_TOTALS).fetchone()
-    cost = sum(line.cost_nusd for line in kinds)
+def _question(db: sqlite3.Connection, window: Mapping[str, int | str | None]) -> Question:
+    """Return the period as a question, no longer than what is booked."""
+    first, last = (day * DAY_US for day in (db.execute(_SPAN).fetchone() if _is_used(db) else (0, 0)))
+    since = max(first, int(window["since"] or 0))
+    until = max(since, min(last, int(window["until"] or 0)))
+    tenant = window["tenant"]
+    moments = (_EPOCH_START + timedelta(microseconds=at_us) for at_us in (since, until))
+    return Question(since=next(moments), until=next(moments), tenant=None if tenant is None else str(tenant))
+
+
+def _is_used(db: sqlite3.Connection) -> bool:
+    return any(
+        db.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone()  # noqa: S608 - the names stand here
+        for table in ("daily_requests", "daily_charges", "waiting_charges")
+    )
+
+
+def _totals(line: Line, kinds: tuple[KindLine, ...], posted: int) -> Totals:
+    baseline, low, high = (line.baseline_nusd or 0, line.baseline_low_nusd or 0, line.baseline_high_nusd or 0)
     return Totals(
-        requests=requests,
-        served=served,
-        refused=refused,
-        attempts=sum(line.attempts for line in kinds),
-        cost_nusd=cost,
-        rejected_nusd=sum(line.cost_nusd for line in kinds if line.kind == "rejected"),
+        requests=line.requests or 0,
+        served=line.served or 0,
+        refused=line.refused or 0,
+        attempts=line.attempts,
+        cost_nusd=line.cost_nusd,
+        rejected_nusd=sum(kind.cost_nusd for kind in kinds if kind.kind == "rejected"),
         baseline_nusd=baseline,
         baseline_low_nusd=low,
         baseline_high_nusd=high,
-        savings_nusd=baseline - cost,
-        savings_low_nusd=low - cost,
-        savings_high_nusd=high - cost,
-        unknown_charges=sum(line.unknown_charges for line in kinds),
-        posted_nusd=int(db.execute(_POSTED, window).fetchone()[0]),
+        savings_nusd=baseline - line.cost_nusd,
+        savings_low_nusd=low - line.cost_nusd,
+        savings_high_nusd=high - line.cost_nusd,
+        unknown_charges=line.unknown_charges,
+        posted_nusd=posted,
     )
 
 
@@ -379,43 +348,58 @@ def posted_nusd(db: sqlite3.Connection, question: Question) -> int:
     return int(db.execute(_POSTED, window).fetchone()[0])
 
 
-def _model_line(row: tuple[str, int, int, int, int, int, int, int]) -> ModelLine:
-    model, attempts, read, cached, written, output, reasoning, cost = row
+def _key(line: Line) -> tuple[str, ...]:
+    return line.keys
+
+
+def _model_line(line: Line) -> ModelLine:
+    tokens = line.tokens
     return ModelLine(
-        model=model,
-        attempts=attempts,
-        input_tokens=read,
-        cached_input_tokens=cached,
-        cache_write_tokens=written,
-        output_tokens=output,
-        reasoning_tokens=reasoning,
-        cost_nusd=cost,
+        model=line.keys[0],
+        attempts=line.attempts,
+        input_tokens=tokens["input_tokens"],
+        cached_input_tokens=tokens["cached_input_tokens"],
+        cache_write_tokens=tokens["cache_write_tokens"],
+        output_tokens=tokens["output_tokens"],
+        reasoning_tokens=tokens["reasoning_tokens"],
+        cost_nusd=line.cost_nusd,
     )
 
 
-def _grouped(db: sqlite3.Connection, by: str) -> tuple[GroupLine, ...]:
+def _grouped(db: sqlite3.Connection, question: Question, by: Dimension) -> tuple[GroupLine, ...]:
     return tuple(
         GroupLine(
-            key=key,
-            requests=requests,
-            attempts=attempts,
-            cost_nusd=cost,
-            baseline_nusd=baseline,
-            savings_nusd=baseline - cost,
+            key=line.keys[0],
+            requests=line.requests or 0,
+            attempts=line.attempts,
+            cost_nusd=line.cost_nusd,
+            baseline_nusd=line.baseline_nusd or 0,
+            savings_nusd=line.saved_nusd or 0,
         )
-        for key, requests, attempts, cost, baseline in db.execute(_BY[by])
+        for line in sorted(sums(db, replace(question, by=(by,))), key=_key)
     )
 
 
-def _savings(db: sqlite3.Connection) -> Savings:
+def _savings(db: sqlite3.Connection, question: Question) -> Savings:
+    parameters = question.parameters
+    is_rolled_up = question.first_day < question.last_day
+    if not is_rolled_up:
+        parameters |= {"first_day": 0, "last_day": 0}
+    around = (_BEFORE, _AFTER) if is_rolled_up else (_ALL,)
+    rows = " UNION ALL ".join(
+        savings_sql(
+            f"requests.started_at_us >= {since} AND requests.started_at_us < {until} AND {_OWN}", _of(since, until)
+        )
+        for since, until in around
+    )
     gained = dict.fromkeys(("exact", "semantic", "small", "other"), 0)
     waste = audit = router = 0
-    for cause, gain_nusd, waste_nusd, audit_nusd, router_nusd in db.execute(_SAVINGS):
+    for cause, gain_nusd, waste_nusd, audit_nusd, router_nusd in db.execute(_SAVINGS.format(rows=rows), parameters):
         gained[cause] += gain_nusd
         waste += waste_nusd
         audit += audit_nusd
         router += router_nusd
-    gained["other"] -= db.execute(_RUNNING).fetchone()[0]
+    gained["other"] -= db.execute(_RUNNING, parameters).fetchone()[0]
     return Savings(
         exact_nusd=gained["exact"],
         semantic_nusd=gained["semantic"],
@@ -424,6 +408,14 @@ def _savings(db: sqlite3.Connection) -> Savings:
         other_nusd=gained["other"],
         audit_nusd=audit,
         router_nusd=router,
+    )
+
+
+def _of(since: str, until: str) -> str:
+    """Return the condition on charges of requests that began in a window, so that only theirs are added up."""
+    return (
+        "charges.request_id IN (SELECT request_id FROM requests "  # noqa: S608 - this module's own
+        f"WHERE started_at_us >= {since} AND started_at_us < {until})"
     )
 
 

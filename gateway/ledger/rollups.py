@@ -19,11 +19,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from gateway.ledger.archived import SUMMED
+from gateway.ledger.derived import (
+    DAY_US,
+    DERIVED_SCHEMA,
+    POOL_KEYS,
+    POOL_SUMS,
+    SAVINGS_KEYS,
+    SAVINGS_SUMS,
+    joined_spans_sql,
+    savings_sql,
+    spans_sql,
+)
 
 if TYPE_CHECKING:
     import sqlite3
 
-DAY_US: Final = 86_400 * 10**6
 TOKENS: Final = (
     "input_tokens",
     "cached_input_tokens",
@@ -38,7 +48,7 @@ TOKENS: Final = (
     "web_searches",
 )
 """What a charge counts: ten disjoint classes of tokens, and searches."""
-DERIVED: Final = ("daily_requests", "daily_charges", "waiting_charges")
+DERIVED: Final = ("daily_requests", "daily_charges", "waiting_charges", "daily_savings", "daily_pools", "busy_spans")
 """The tables that are sums of others."""
 
 FEATURE: Final = "COALESCE(json_extract({}.tags, '$.feature'), '')"
@@ -165,19 +175,31 @@ CREATE TRIGGER charges_roll_up AFTER INSERT ON charges BEGIN
   INSERT INTO waiting_charges SELECT NEW.request_id, NEW.attempt
     WHERE NOT EXISTS (SELECT 1 FROM requests WHERE request_id = NEW.request_id);
 END;
-"""
-"""The part of the schema that this module owns."""
+{DERIVED_SCHEMA}"""
+"""The part of the schema that this module owns, and that of `derived`."""
 
 _SUMMED: Final = {
     "daily_requests": (
-        f"SELECT {_request_values('requests')} FROM requests",
+        f"SELECT {_request_values('requests')} FROM requests WHERE {{requests}}",
         _REQUEST_KEYS,
         tuple(REQUEST_SUMS),
     ),
     "daily_charges": (
-        f"SELECT {_charge_values('requests', 'charges')} FROM charges JOIN requests USING (request_id)",
+        (
+            f"SELECT {_charge_values('requests', 'charges')} FROM charges JOIN requests USING (request_id)"
+            " WHERE {requests}"
+        ),
         _CHARGE_KEYS,
         tuple(CHARGE_SUMS),
+    ),
+    "daily_savings": (savings_sql("{requests}"), SAVINGS_KEYS, SAVINGS_SUMS),
+    "daily_pools": (
+        (
+            f"SELECT started_at_us / {DAY_US}, pool, endpoint_label, 1, COALESCE(cost_nusd, 0) FROM charges"
+            " WHERE pool IS NOT NULL AND {charges}"
+        ),
+        POOL_KEYS,
+        POOL_SUMS,
     ),
     "waiting_charges": (
         (
@@ -190,46 +212,38 @@ _SUMMED: Final = {
 }
 
 
+_SPANS: Final = "pool, endpoint, start_us, end_us"
+
+
 def rebuild(db: sqlite3.Connection) -> None:
-    """Make the rollups anew from the rows. The caller holds the transaction."""
+    """Make the rollups anew from the rows and from what is archived. The caller holds the transaction."""
     for table in DERIVED:
         db.execute(f"DELETE FROM {table}")
         db.execute(f"INSERT INTO {table} {_from_rows(table)}")
 
 
-def add_archived(db: sqlite3.Connection) -> None:
-    """Add what archived rows were to rollups that were made of the rows alone. The caller holds the transaction."""
-    for table in SUMMED:
-        _, keys, sums = _SUMMED[table]
-        names = ", ".join((*keys, *sums))
-        db.execute(
-            f"INSERT INTO {table} ({names}) SELECT {names} FROM archived_{table} "
-            f"WHERE true {_added(keys, dict.fromkeys(sums, ''))}"
-        )
-
-
 def archived_sums_sql(table: str, among: str) -> str:
-    """Return SQL for the rollup of some requests: the columns of `table`, one of `SUMMED`.
+    """Return SQL for what some requests are in a rollup: the columns of `table`, one of `SUMMED`.
 
     Args:
         table: the rollup.
         among: a table of their `request_id`.
     """
+    chosen = f"IN (SELECT request_id FROM {among})"
+    if table == "busy_spans":
+        return joined_spans_sql(spans_sql(f"charges.request_id {chosen}"))
     rows, keys, sums = _SUMMED[table]
-    names = ", ".join((*keys, *sums))
-    summed = ", ".join((*keys, *(f"SUM({name})" for name in sums)))
-    chosen = f"{rows} WHERE requests.request_id IN (SELECT request_id FROM {among})"
-    return f"WITH facts({names}) AS ({chosen}) SELECT {summed} FROM facts GROUP BY {', '.join(keys)}"
+    return _summed(rows.format(requests=f"requests.request_id {chosen}", charges=f"request_id {chosen}"), keys, sums)
 
 
 def mismatches(db: sqlite3.Connection) -> list[str]:
     """Return a line for every rollup that differs from the sum of its rows; empty when all agree."""
     found = []
     for table in DERIVED:
-        rows = _from_rows(table)
+        rows = f"SELECT * FROM ({_from_rows(table)})"
         query = (
-            f"SELECT (SELECT COUNT(*) FROM (SELECT * FROM {table} EXCEPT {rows})),"
-            f" (SELECT COUNT(*) FROM (SELECT * FROM ({rows}) EXCEPT SELECT * FROM {table}))"
+            f"SELECT (SELECT COUNT(*) FROM (SELECT * FROM {_kept(table)} EXCEPT {rows})),"
+            f" (SELECT COUNT(*) FROM (SELECT * FROM ({rows}) EXCEPT SELECT * FROM {_kept(table)}))"
         )
         too_many, missing = db.execute(query).fetchone()
         if too_many or missing:
@@ -238,9 +252,27 @@ def mismatches(db: sqlite3.Connection) -> list[str]:
 
 
 def _from_rows(table: str) -> str:
+    if table == "busy_spans":
+        return joined_spans_sql(f"{spans_sql()} UNION ALL SELECT {_SPANS} FROM archived_busy_spans")
     rows, keys, sums = _SUMMED[table]
+    rows = rows.format(requests="true", charges="true")
     if table in SUMMED:
         rows += f" UNION ALL SELECT {', '.join((*keys, *sums))} FROM archived_{table}"
+    return _summed(rows, keys, sums)
+
+
+def _summed(rows: str, keys: tuple[str, ...], sums: tuple[str, ...]) -> str:
     names = ", ".join((*keys, *sums))
     summed = ", ".join((*keys, *(f"SUM({name})" for name in sums)))
-    return f"SELECT {summed} FROM (WITH facts({names}) AS ({rows}) SELECT * FROM facts) GROUP BY {', '.join(keys)}"
+    # A savings line whose late charge moved it to another cause may be left at nothing.
+    having = " HAVING " + " OR ".join(f"SUM({name}) <> 0" for name in sums) if "cause" in keys else ""
+    return (
+        f"SELECT {summed} FROM (WITH facts({names}) AS ({rows}) SELECT * FROM facts) GROUP BY {', '.join(keys)}{having}"
+    )
+
+
+def _kept(table: str) -> str:
+    """Return a rollup as it compares: without savings that are nothing."""
+    if table != "daily_savings":
+        return table
+    return f"(SELECT * FROM daily_savings WHERE {' OR '.join(f'{name} <> 0' for name in SAVINGS_SUMS)})"

@@ -23,7 +23,7 @@ from gateway.ledger.chain import BOOKS, GENESIS, Head, Root, link
 from gateway.ledger.errors import FolderUnusable, PeriodInvalid, SchemaMismatch
 from gateway.ledger.journal import Position, Segment
 from gateway.ledger.migrate import OLDEST_MIGRATED, migrate
-from gateway.ledger.rollups import add_archived
+from gateway.ledger.rollups import rebuild
 from gateway.ledger.rows import (
     CRASHED,
     CRASHED_STATUS,
@@ -318,7 +318,8 @@ class Store:
 
         They are chained as the books', in the order in which they were booked.
         """
-        add_archived(self._db)
+        if self._db.execute("SELECT 1 FROM archived_ranges LIMIT 1").fetchone():
+            rebuild(self._db)
         if self._db.execute("SELECT 1 FROM chain LIMIT 1").fetchone():
             return
         for table, columns in (("charges", CHARGE_COLUMNS), ("requests", REQUEST_COLUMNS)):

@@ -33,7 +33,7 @@ from gateway.ledger.rollups import TOKENS, mismatches, rebuild
 from gateway.ledger.rows import ChargeKind, CostProvenance
 from gateway.ledger.store import Row
 from gateway.ledger.verify import verify
-from tests.ledger.test_report import LARGE, books, ledgers
+from tests.ledger.test_report import LARGE, an_epoch, books, ledgers
 from tests.ledger.world import NOON, a_charge, a_request
 
 MONTH = Question(since=NOON.replace(day=1, hour=0), until=NOON.replace(month=12, day=1, hour=0))
@@ -72,6 +72,38 @@ def test_rollups_and_rows_give_the_same_answer(
 
         assert (rolled_up.lines, rolled_up.total) == (from_rows.lines, from_rows.total)
         assert sum(line.cost_nusd for line in rolled_up.lines) == rolled_up.total.cost_nusd
+        assert mismatches(db) == []
+
+
+@given(
+    spans=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 90), st.sampled_from("ab")), min_size=1, max_size=12)
+)
+@settings(max_examples=25, deadline=None)
+def test_spans_in_any_order_join_to_the_same_busy_time(
+    spans: list[tuple[int, int, str]], tmp_path_factory: pytest.TempPathFactory
+):
+    rows: list[Row] = [
+        a_charge(number, started_at=NOON + timedelta(seconds=start), duration_ms=length * 1000, endpoint_label=label)
+        for number, (start, length, label) in enumerate(spans)
+    ]
+    folder = tmp_path_factory.mktemp("ledger")
+    busy = {(label, at) for start, length, label in spans for at in range(start, start + length)}
+
+    (pool,) = books(folder, [*rows, an_epoch(1, 0, 500, replicas=2)]).bill().pools
+
+    assert pool.busy_us == len(busy) * 10**6
+    with opened(folder) as db:
+        assert mismatches(db) == []
+
+
+@pytest.mark.parametrize("kind", [ChargeKind.FAILED, ChargeKind.ANSWER, ChargeKind.CANCELLED])
+def test_a_charge_that_comes_after_its_request_moves_its_savings(folder: Path, kind: ChargeKind):
+    rows = [a_charge(1, kind=ChargeKind.REJECTED, cost_nusd=7), a_request(1), a_charge(1, 1, kind=kind, model=LARGE)]
+
+    bill = books(folder, rows).bill()
+
+    assert bill.savings.total_nusd == bill.totals.savings_nusd == 20_000 - 5_007
+    with opened(folder) as db:
         assert mismatches(db) == []
 
 

@@ -128,7 +128,7 @@ def test_a_newer_ledger_is_refused_and_left_alone(ledger: JournaledLedger, folde
     with closing(sqlite3.connect(folder / "ledger.db")) as connection:
         connection.execute("PRAGMA user_version = 99")
 
-    with pytest.raises(SchemaMismatch, match="version 99, this Faregate reads version 4; install"):
+    with pytest.raises(SchemaMismatch, match="version 99, this Faregate reads version 5; install"):
         JournaledLedger.open(folder, clock, INFO)
     with pytest.raises(SchemaMismatch, match="version 99"):
         Books(folder).bill()

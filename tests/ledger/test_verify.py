@@ -83,7 +83,7 @@ def test_a_row_that_was_changed_deleted_or_put_in_is_named(folder: Path, stateme
 
 
 def test_one_flipped_bit_is_one_broken_entry(folder: Path):
-    verdict = by_hand(folder, "UPDATE charges SET endpoint_label = 'cpu-1' WHERE request_id = 'req_2'")
+    verdict = by_hand(folder, "UPDATE charges SET finish_reason = 'length' WHERE request_id = 'req_2'")
 
     assert [(problem.check, problem.row) for problem in verdict.problems] == [("chain", "charges req_2/0")]
 

@@ -144,10 +144,17 @@ def ask(db: sqlite3.Connection, question: Question) -> Answer:
     )
 
 
-def _lines(db: sqlite3.Connection, question: Question, sql: str | None) -> tuple[Line, ...]:
+def sums(db: sqlite3.Connection, question: Question) -> tuple[Line, ...]:
+    """Return a question's lines without its sessions, which are never rolled up."""
+    return _lines(db, question, None, with_sessions=False)
+
+
+def _lines(
+    db: sqlite3.Connection, question: Question, sql: str | None, *, with_sessions: bool = True
+) -> tuple[Line, ...]:
     width = len(question.by)
     sessions = {}
-    if question.has_requests:
+    if question.has_requests and with_sessions:
         for row in db.execute(question.sessions_sql(), question.parameters):
             sessions[row[:width]] = row[width:]
     return tuple(

@@ -14,8 +14,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from gateway.ledger.derived import DAY_US
 from gateway.ledger.errors import PeriodInvalid, QuestionInvalid
-from gateway.ledger.rollups import CHARGE_SUMS, DAY_US, FEATURE, REQUEST_SUMS
+from gateway.ledger.rollups import CHARGE_SUMS, FEATURE, REQUEST_SUMS
 from gateway.ledger.store import microseconds
 
 if TYPE_CHECKING:
@@ -130,16 +131,18 @@ class Question:
         return (
             not self.from_rows
             and not _NOT_ROLLED_UP.intersection(self.by)
-            and self._first_day < self._last_day
+            and self.first_day < self.last_day
             and (not set(_TIMES).intersection(self.by) or self._offsets() == [(0, 0)])
         )
 
     @property
-    def _first_day(self) -> int:
+    def first_day(self) -> int:
+        """The first whole UTC day of the period, counted from 1970."""
         return -(-microseconds(self.since) // DAY_US)
 
     @property
-    def _last_day(self) -> int:
+    def last_day(self) -> int:
+        """The day after its last whole one; not above `first_day` when it has none."""
         return microseconds(self.until) // DAY_US
 
     @property
@@ -149,8 +152,8 @@ class Question:
             "since": microseconds(self.since),
             "until": microseconds(self.until),
             "tenant": self.tenant,
-            "first_day": self._first_day,
-            "last_day": self._last_day,
+            "first_day": self.first_day,
+            "last_day": self.last_day,
         }
 
     def sql(self) -> str:
@@ -197,7 +200,7 @@ class Question:
         if self.has_requests:
             keys = self._keys("daily_requests")
             parts.append(f"SELECT {keys}{asked}, {self._zeros(CHARGE_SUMS)} FROM daily_requests WHERE {window}")
-        before, after = self._first_day * DAY_US, self._last_day * DAY_US
+        before, after = self.first_day * DAY_US, self.last_day * DAY_US
         ragged = []
         if microseconds(self.since) < before:
             ragged.append(f"{{0}}.started_at_us >= :since AND {{0}}.started_at_us < :first_day * {DAY_US}")
