@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
+
 from backends.words import Event, RequestId, Run, Surface
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outbound:
+class Outbound(msgspec.Struct, frozen=True, kw_only=True):
     """What is sent upstream for one attempt; `model` is the name in the body, by which rate limits are kept apart."""
 
     surface: Surface

@@ -16,11 +16,12 @@ Perplexity "Pricing"; Groq and Cohere API references; Amazon Bedrock "TokenUsage
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final, TypeAlias
 
 import msgspec
+from msgspec.structs import replace
 
 from backends.words import JsonValue, Provenance, Usage
 

@@ -5,7 +5,7 @@ Everything that flows between the packages is one of these frozen values. Nothin
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NewType, TypeAlias
 
@@ -48,8 +48,9 @@ class Provenance(StrEnum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
+# No dataclasses from here on: these are made for every request, some for every token, and a frozen dataclass takes six
+# times as long to make.
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens of one attempt in disjoint classes: they sum to the provider's total.
 
     Attributes:
@@ -119,7 +120,6 @@ class TokenLogprob:
     top: tuple[float, ...] = ()
 
 
-# No dataclass: one is made for every token, and a frozen dataclass takes six times as long to make.
 class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     """One event of a streamed answer.
 
@@ -158,8 +158,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Whole:
+class Whole(msgspec.Struct, frozen=True, kw_only=True):
     """A complete answer that was not streamed; `payload` is its JSON body as it came.
 
     `has_answer` tells that it holds what was asked for: a choice, or embeddings.
@@ -178,8 +177,7 @@ class Whole:
 Event: TypeAlias = Chunk | Whole
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(msgspec.Struct, frozen=True):
     """One turn: its role, its text (parts joined by newlines), and whether it carries anything but text."""
 
     role: str
@@ -188,8 +186,7 @@ class Message:
     is_plain: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
+class Ask(msgspec.Struct, frozen=True, kw_only=True):
     """A parsed request body. `fields` keeps every top-level field's bytes exactly as they were sent.
 
     Attributes:
@@ -210,7 +207,7 @@ class Ask:
     max_output_tokens: int | None = None
     json_schema: JsonValue | None = None
     wants_json: bool = False
-    needs: frozenset[Capability] = field(default_factory=frozenset)
+    needs: frozenset[Capability] = msgspec.field(default_factory=frozenset)
     input_bytes: int = 0
 
     @property

@@ -7,7 +7,7 @@ early tells no usage, but the next rung's usage tells how many tokens the prompt
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from backends.asks import estimate_input_tokens
 from backends.prices import STANDARD_TIERS, PriceBook, Rates

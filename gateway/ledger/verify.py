@@ -38,7 +38,7 @@ _PAGE: Final = 1_000
 _COLUMNS: Final = {"requests": REQUEST_COLUMNS, "charges": CHARGE_COLUMNS, "books": BOOKS_COLUMNS}
 _CLASSES: Final = tuple(
     field.name
-    for field in dataclasses.fields(Usage)
+    for field in msgspec.structs.fields(Usage)
     if field.name in CHARGE_COLUMNS.replace(",", "").split()
     and (field.name.endswith("_tokens") or field.name == "web_searches")
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from backends.breaker import Standing
@@ -37,7 +38,7 @@ def a_pool(
 
 
 def asking(text: str, *, model: str = "m") -> Outbound:
-    return replace(OUT, body=text.encode(), model=model)
+    return msgspec.structs.replace(OUT, body=text.encode(), model=model)
 
 
 async def ask(pool: Pool, out: Outbound = OUT, *, until: float = float("inf")) -> str | BackendError:
