@@ -25,6 +25,10 @@ __all__ = ["PortUnavailable", "Server", "listen", "serve"]
 
 _log = logging.getLogger("faregate")
 
+_KEEP_ALIVE_S = 75
+"""How long a connection may be idle: nginx's default. Clients keep theirs for 5 s (httpx) to 60 s; a server that closes
+earlier than its client closes on requests that are under way."""
+
 _LAST_WORDS_S = 1.0
 """How long an answer that is ended at the end of the grace may take to be read; then its connection is dropped."""
 
@@ -88,6 +92,7 @@ class Server(uvicorn.Server):
                 server_header=False,
                 date_header=False,
                 proxy_headers=False,
+                timeout_keep_alive=_KEEP_ALIVE_S,
                 timeout_graceful_shutdown=math.ceil(self._settings.grace_s + 2 * _LAST_WORDS_S),
             )
         )
