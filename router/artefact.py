@@ -26,6 +26,9 @@ FORMAT = "faregate-router/1"
 ANY_LADDER = ("any-small", "any-large")
 """The ladder of the artefact that ships: it speaks of any two models, one weak and one strong, and promises nothing."""
 
+SHIPPED = Path(__file__).parent / "artefacts" / "default.json"
+"""The artefact that ships; its model card lies beside it."""
+
 _AGAIN = "make it again with `faregate train`"
 _HALF_ABOVE = 20_000
 _Array: TypeAlias = NDArray[np.float64] | NDArray[np.float32]

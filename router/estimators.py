@@ -122,12 +122,14 @@ class Neighbours:
     """The training prompts and what they came to.
 
     Attributes:
-        bank: float32[n, 64], projected prompts (not scaled: a stranger's projection is short, so it is near to none).
+        bank: float32[n, 64], projected prompts, scaled to length 1.
+        lengths: float32[n], before scaling: a stranger's projection is short, which the gate goes by.
         quality: float64[n, models].
         cutoff: a prompt whose ten nearest are less similar than this on average is outside.
     """
 
     bank: NDArray[np.float32]
+    lengths: NDArray[np.float32]
     quality: Floats
     cutoff: float
 
@@ -142,17 +144,17 @@ class Neighbours:
             float64[n, SIZES, models + 1]: quality among the nearest 8, 20, 80 and 200, then their mean cosine.
             float64[n]: the similarity for the gate.
         """
-        lengths = np.linalg.norm(self.bank, axis=1) + 1e-9
         found = np.empty((len(projected), len(SIZES), self.quality.shape[1] + 1))
         similarities = np.empty(len(projected))
         for start in range(0, len(projected), 512):
             here = slice(start, start + 512)
             block = projected[here].astype(np.float32)
-            dots = block @ self.bank.T
+            cosines = (block @ self.bank.T) / (np.linalg.norm(block, axis=1, keepdims=True) + 1e-9)
             if own is not None:
-                dots[np.arange(len(block)), own[here]] = -1
+                cosines[np.arange(len(block)), own[here]] = -1
+            dots = cosines * self.lengths * np.linalg.norm(block, axis=1, keepdims=True)
             similarities[here] = _mean_of_largest(dots, min(_NEAREST, len(self.bank)))
-            found[here] = self._around(dots / lengths / (np.linalg.norm(block, axis=1, keepdims=True) + 1e-9))
+            found[here] = self._around(cosines)
         return found, similarities
 
     def _around(self, cosines: NDArray[np.float32]) -> Floats:

@@ -33,6 +33,11 @@ if TYPE_CHECKING:
 )
 @vectors_file
 @click.option(
+    "--any-ladder",
+    is_flag=True,
+    help="Let the artefact speak of any small and large model, as the shipped one does; it can then promise nothing.",
+)
+@click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False, writable=True), required=True, help="The artefact."
 )
 def train(  # noqa: PLR0917 - click passes options by name
@@ -42,6 +47,7 @@ def train(  # noqa: PLR0917 - click passes options by name
     max_loss: float | None,
     confidence: float,
     vectors: Path | None,
+    any_ladder: bool,
     out: Path,
 ) -> None:
     """Fit the estimators of a ladder on outcome records (see `faregate evaluate --help`) and write them to an artefact.
@@ -49,16 +55,21 @@ def train(  # noqa: PLR0917 - click passes options by name
     With --max-loss the threshold is chosen on scores of rows that their estimators had not seen, so that the loss stays
     below it in 9 of 10 calibrations (--confidence). Where no threshold can keep it, nothing is written.
     """
+    if any_ladder and (max_loss is not None or len(ladder) != 2):
+        raise click.UsageError("--any-ladder is for two models and without --max-loss: no promise holds for all models")
     need_training()
+    from dataclasses import replace
+
     from rich.console import Console
 
+    from router.artefact import ANY_LADDER
     from router.train_outcomes import TrainingError
 
     console = Console(stderr=True)
     try:
         artefact = _fitted(console, outcomes, ladder, mode=mode, vectors=vectors, promise=(max_loss, confidence))
-        text = artefact.dump()
-        out.write_text(text, encoding="utf-8")
+        artefact = replace(artefact, ladder=ANY_LADDER) if any_ladder else artefact
+        out.write_text(artefact.dump(), encoding="utf-8")
     except TrainingError as error:
         fail(str(error))
     except OSError as error:
