@@ -10,6 +10,8 @@ Rooms:
     artefact               the file that holds such estimators and the threshold that keeps a promise
     train_records, train_vectors, train_estimators, train_replay, train_metrics, train_certify, train_artefact,
     train_report           `faregate train` and `faregate evaluate`: outcome records to artefact, figures and plot
+    train_promise          counts how often promises break, on populations whose true loss is known
+    artefacts/             the default artefact and its model card
     calibrations/          shipped artefacts, by the two models' names
 
 Decided here, other than the design to start from:

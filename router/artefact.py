@@ -1,6 +1,6 @@
 """A router's artefact: the estimators of one ladder with the threshold that keeps a promise, as one JSON file.
 
-Rules: the digest is checked before anything is believed; arrays are base64 of little-endian numbers (half precision
+Rules: the digest is checked before anything is believed; arrays are packed little-endian numbers (half precision
 where a prediction moves by less than .001); nothing in it is code. What was made for another embedder or ladder is
 refused, with the reason: its numbers would mean nothing.
 """
@@ -10,6 +10,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -111,7 +113,7 @@ class Artefact:
             )
         try:
             artefact = msgspec.convert(row, cls, dec_hook=_array)
-        except (msgspec.ValidationError, ValueError) as error:
+        except (msgspec.ValidationError, ValueError, zlib.error) as error:
             raise ArtefactError(f"artefact {path} has another version's shape: {error}; {_AGAIN}") from error
         return artefact
 
@@ -139,15 +141,18 @@ def _text(value: object) -> JsonValue:
     if not isinstance(value, np.ndarray):
         raise NotImplementedError(f"{type(value).__name__} has no place in an artefact")
     kind = "<f2" if value.size > _HALF_ABOVE else "<f4"
-    content = base64.b64encode(np.ascontiguousarray(value.astype(kind)).tobytes()).decode()
-    return {"shape": list(value.shape), "kind": kind, "base64": content}
+    packed = zlib.compress(np.ascontiguousarray(value.astype(kind)).tobytes(), 9)
+    return {"shape": list(value.shape), "kind": kind, "zlib85": base64.b85encode(packed).decode()}
 
 
 def _array(wanted: type, value: JsonValue) -> _Array:
     """Return an array as its field's type says; `wanted` is an alias of numpy.ndarray."""
     if not isinstance(value, dict) or value.get("kind") not in {"<f2", "<f4"}:
-        raise ValueError("an array is {shape, kind, base64}")
-    flat = np.frombuffer(base64.b64decode(value["base64"]), dtype=value["kind"])
+        raise ValueError("an array is {shape, kind, zlib85}")
+    size = math.prod(value["shape"]) * np.dtype(value["kind"]).itemsize
+    # Unpacked to no more than its shape says, and one byte that tells when there would be more.
+    content = zlib.decompressobj().decompress(base64.b85decode(value["zlib85"]), size + 1)
+    flat = np.frombuffer(content, dtype=value["kind"])
     if not np.isfinite(flat).all():
         raise ValueError("an array holds numbers that are not finite")
     shaped = flat.reshape(value["shape"])

@@ -123,7 +123,7 @@ class Neighbours:
 
     Attributes:
         bank: float32[n, 64], projected prompts, scaled to length 1.
-        lengths: float32[n], before scaling: a stranger's projection is short, which the gate goes by.
+        lengths: float32[n], before scaling.
         quality: float64[n, models].
         cutoff: a prompt whose ten nearest are less similar than this on average is outside.
     """
@@ -133,16 +133,17 @@ class Neighbours:
     quality: Floats
     cutoff: float
 
-    def predict(self, projected: Floats, *, own: Rungs | None = None) -> tuple[Floats, Floats]:
+    def predict(self, projected: Floats, central: Floats, *, own: Rungs | None = None) -> tuple[Floats, Floats]:
         """Return the neighbours' mean quality, and how near they are.
 
         Args:
             projected: float64[n, 64].
+            central: float64[n], the prompts' similarity to the centre of all training prompts.
             own: int64[n], each row's own place in the bank, which does not vouch for itself; None for new prompts.
 
         Returns:
             float64[n, SIZES, models + 1]: quality among the nearest 8, 20, 80 and 200, then their mean cosine.
-            float64[n]: the similarity for the gate.
+            float64[n]: the similarity for the gate: about the mean cosine of the ten nearest, before centring.
         """
         found = np.empty((len(projected), len(SIZES), self.quality.shape[1] + 1))
         similarities = np.empty(len(projected))
@@ -153,7 +154,8 @@ class Neighbours:
             if own is not None:
                 cosines[np.arange(len(block)), own[here]] = -1
             dots = cosines * self.lengths * np.linalg.norm(block, axis=1, keepdims=True)
-            similarities[here] = _mean_of_largest(dots, min(_NEAREST, len(self.bank)))
+            # Centring hides how far a stranger is from everything: its similarity to the centre is added again.
+            similarities[here] = central[here] + _mean_of_largest(dots, min(_NEAREST, len(self.bank)))
             found[here] = self._around(cosines)
         return found, similarities
 
@@ -310,7 +312,7 @@ class Estimators:
     def look(self, vectors: Vectors, texts: Sequence[str]) -> Look:
         """Return what is known of prompts before any call."""
         projected = self.space.project(vectors)
-        around, similarity = self.neighbours.predict(projected)
+        around, similarity = self.neighbours.predict(projected, vectors @ self.space.centre)
         quality = self._quality(vectors, texts, projected, around)
         clusters = self.space.cluster(vectors)
         lengths = np.log1p(np.array([len(text) for text in texts], dtype=np.float64))

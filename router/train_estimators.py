@@ -14,6 +14,7 @@ How, and why so:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -98,10 +99,10 @@ def fit(
     space = _space(vectors)
     projected = space.project(vectors)
     clusters = space.cluster(vectors)
-    neighbours = _neighbours(projected, outcomes.quality)
+    neighbours = _neighbours(projected, vectors @ space.centre, outcomes.quality)
     is_route, has_trees = mode is Mode.ROUTE, mode is Mode.ROUTE and len(outcomes) >= _TREE_ROWS
     wording = _wording(vectors, outcomes, is_averaged=not has_trees) if is_route else None
-    trees = _trees(projected, outcomes, neighbours) if has_trees else None
+    trees = _trees(projected, vectors @ space.centre, outcomes, neighbours) if has_trees else None
     lengths = np.log1p(np.array([len(text) for text in outcomes.prompts], dtype=np.float64))
     opening = None
     usd = np.zeros_like(outcomes.quality)
@@ -150,21 +151,17 @@ def _space(vectors: Vectors) -> Space:
     return Space(centre=centre, basis=np.asarray(basis, dtype=np.float64), clusters=np.asarray(units, np.float64))
 
 
-def _neighbours(projected: Floats, quality: Floats) -> Neighbours:
+def _neighbours(projected: Floats, central: Floats, quality: Floats) -> Neighbours:
     lengths = np.linalg.norm(projected, axis=1) + 1e-9
-    bank = projected.astype(np.float32)
-    draw = np.random.default_rng(_SEED)
-    some = draw.permutation(len(bank))[:1500]
-    dots = bank[some] @ bank.T
-    dots[np.arange(len(some)), some] = -1  # a prompt does not vouch for itself
-    count = min(10, len(bank) - 1)
-    similarity = np.partition(dots, dots.shape[1] - count, axis=1)[:, -count:].mean(axis=1)
-    return Neighbours(
+    bank = Neighbours(
         bank=(projected / lengths[:, None]).astype(np.float32),
         lengths=lengths.astype(np.float32),
         quality=quality.copy(),
-        cutoff=float(np.quantile(similarity, _OUTSIDE)),
+        cutoff=0.0,
     )
+    some = np.random.default_rng(_SEED).permutation(len(projected))[:1500]
+    similarity = bank.predict(projected[some], central[some], own=some)[1]
+    return replace(bank, cutoff=float(np.quantile(similarity, _OUTSIDE)))
 
 
 def _wording(vectors: Vectors, outcomes: Outcomes, *, is_averaged: bool) -> Wording:
@@ -202,9 +199,9 @@ def _wording(vectors: Vectors, outcomes: Outcomes, *, is_averaged: bool) -> Word
     )
 
 
-def _trees(projected: Floats, outcomes: Outcomes, neighbours: Neighbours) -> Trees:
+def _trees(projected: Floats, central: Floats, outcomes: Outcomes, neighbours: Neighbours) -> Trees:
     own = np.arange(len(projected))
-    features = tree_features(projected, outcomes.prompts, neighbours.predict(projected, own=own)[0])
+    features = tree_features(projected, outcomes.prompts, neighbours.predict(projected, central, own=own)[0])
     tables: list[tuple[Floats, ...]] = []
     heads: list[int] = []
     bases: list[float] = []
@@ -420,16 +417,12 @@ def _log_usd(usd: Floats) -> Floats:
 
 
 def _replace_values(judge: Judging, values: Floats, means: Floats) -> Judging:
-    from dataclasses import replace
-
     return replace(judge, values=values, value_means=means)
 
 
 def _rebuilt(
     base: Estimators, judges: Sequence[Judging], grid: tuple[Setting, ...], *, opening: Opening | None = None
 ) -> Estimators:
-    from dataclasses import replace
-
     return replace(base, judges=tuple(judges), settings=grid, opening=opening or base.opening)
 
 

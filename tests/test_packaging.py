@@ -44,6 +44,8 @@ def test_the_wheel_holds_the_five_packages_and_nothing_else(wheel: zipfile.ZipFi
         "backends/minilm/tokenizer.json",
         "policies/default.yaml",
         "policies/demo.yaml",
+        "router/artefacts/MODEL_CARD.md",
+        "router/artefacts/default.json",
         "router/calibrations/qwen2.5-coder-0.5b-1.5b.json",
         "semantic_cache/calibrations/acceptance.json",
         "gateway/cli.py",
