@@ -110,7 +110,8 @@ def _warnings(policy: Policy, prepared: dict[str, PreparedLane]) -> list[str]:
         if semantic is not None and acceptance.threshold(semantic.max_error) is None:
             warnings.append(
                 f"route {route.name}: the shipped calibration of the semantic cache cannot keep max_error "
-                f"{semantic.max_error:g}, so that tier answers nothing; the smallest it can keep is 0.03"
+                f"{semantic.max_error:g}, so that tier answers nothing; the smallest it can keep is "
+                f"{_smallest(acceptance)}"
             )
     return [*warnings, *_budget_warnings(policy)]
 
@@ -125,6 +126,12 @@ def _budget_warnings(policy: Policy) -> tuple[str, ...]:
     except LedgerError as error:
         return (f"the budgets cannot be compared with what is spent: {error}",)
     return (*overspent_warnings(BudgetAuthority(caps, now).rebuild(spent.nusd, now)), *unknown_warnings(spent))
+
+
+def _smallest(acceptance: Acceptance) -> str:
+    """Return the smallest max_error with a threshold, in steps of 0.005."""
+    kept = (count / 200 for count in range(1, 200) if acceptance.threshold(count / 200) is not None)
+    return f"{next(kept, 1.0):g}"
 
 
 def _per_million(femto_per_token: int) -> str:

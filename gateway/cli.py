@@ -8,10 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-<<<<<<< HEAD
 from gateway.commands.cache import cache
-=======
->>>>>>> 591f11a (Ship a default router with its model card, and gate by true similarity)
 from gateway.commands.evaluate import evaluate
 from gateway.commands.export import export
 from gateway.commands.ledger import ledger

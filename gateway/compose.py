@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.clock import Clock
-from backends.embedder import DIMENSIONS, Embedder, MiniLM
+from backends.embedder import DIMENSIONS, Embedder, MiniLM, WordStates
 from backends.http import HttpBackend
 from backends.pool import Pool
 from backends.prices import PriceBook, Schedule
@@ -80,6 +80,10 @@ class LazyEmbedder:
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return float32[n, 384], rows of unit length."""
         return self._model().embed(texts)
+
+    def states(self, text: str) -> WordStates:
+        """Return the states of a text's words."""
+        return self._model().states(text)
 
     def _model(self) -> MiniLM:
         if self._loaded is None:
@@ -204,10 +208,11 @@ async def open_way(
     folder = Path(policy.storage.folder)
     store = open_store(policy)
     worker = Worker()
+    shipped = LazyEmbedder()
     caches = Caches(
         store=store,
-        acceptance=functools.cache(Acceptance.load) if acceptance is None else lambda: acceptance,
-        embedder=embedder or LazyEmbedder(),
+        acceptance=functools.cache(lambda: acceptance or Acceptance.load(states=shipped.states)),
+        embedder=embedder or shipped,
         worker=worker,
     )
     telemetry = Telemetry(environ)

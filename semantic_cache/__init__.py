@@ -8,6 +8,7 @@ Rooms:
     acceptance             the calibrated score and the threshold that keeps `max_error`
     sqlite_store           the embedded store
     replay                 a stored answer as JSON or as a stream
+    verifier               the question to a model of the catalog, and the score read from its reply
     evaluate, evaluate_report  how well acceptance does on labelled pairs (offline)
     train_acceptance       fits the acceptance from labelled pairs (scikit-learn; never when serving)
     calibrations/          the shipped artefact

@@ -6,13 +6,12 @@ calibrated score, chosen by fixed-sequence testing (Angelopoulos et al., "Learn 
 Clopper and Pearson at the artefact's confidence, and the first that fails ends the sequence. Where even the strictest
 testable one fails there is no threshold, and the semantic tier stays silent.
 
-The shipped artefact is fitted by `semantic_cache.train_acceptance` on 395 pairs of the fow-cache data set (CC BY 4.0,
-attributed in the artefact). It is a prior, fitted on other people's traffic: its bound holds where near neighbours
-are traps as often as there (half of them) and of those kinds. Elsewhere it may not hold. At max_error 0.05, on pairs
-that nothing was fitted on: cachesafety_golden, 30 of 131 repeats and 0 of 100 traps served; 1,500 random Quora pairs,
-171 of 543 repeats and 51 of 957 traps, 23 % of the served (the labels are noisy: 8 % of near-identical pairs are
-labelled different; but the prior does not carry over to such traffic). Only verdicts on a route's own traffic make
-the prior a promise. Serving needs numpy only.
+The shipped artefact is fitted by `semantic_cache.train_acceptance` on 626 public pairs (fow-cache, CC BY 4.0, and
+CacheSafety-Bench, Apache-2.0; attributed in the artefact). It is a prior, fitted on other people's traffic: its bound
+holds where two of five near neighbours are traps, of those kinds. Out of fold, at max_error 0.01: 160 served, none
+wrong, 50 % of repeats; at 0.05: 200 served, 8 wrong, 60 %. The guard's word tables were written with these pairs in
+view, so fresh pairs fare worse; random Quora pairs much worse (the prior does not carry over to such traffic). Only
+verdicts on a route's own traffic make the prior a promise. Serving needs numpy only, and the embedder's word states.
 """
 
 from __future__ import annotations
@@ -27,16 +26,17 @@ from typing import TYPE_CHECKING, TypeAlias
 import msgspec
 import numpy as np
 
-from backends.embedder import known_words
+from backends.embedder import MiniLM, WordStates, known_words
 from semantic_cache.guard import Difference, Objection, Reading, canonical, difference, read, without_shared_ending
+from semantic_cache.lexicon import STOPWORDS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
 SHIPPED = Path(__file__).parent / "calibrations" / "acceptance.json"
-FORMAT = 1
+FORMAT = 2
 FEATURES = (
     "cosine",
     "jaccard",
@@ -47,8 +47,10 @@ FEATURES = (
     "in_frame",
     "length_ratio",
     "trigrams",
+    "worst_word",
+    "mean_word",
 )
-SIGNS = (1, 1, 1, -1, -1, -1, -1, 1, 1)
+SIGNS = (1, 1, 1, -1, -1, -1, -1, 1, 1, 1, 1)
 """Which way each feature may move the score. Free signs fit how a data set was made: traps in fow_pairs are minimal
 edits and repeats are not, so a free fit *rewards* texts for sharing fewer letters."""
 MOST_COUNTED = 4
@@ -82,7 +84,10 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declined:
-    """The stored answer may not serve. `difference` is set when the guard objected; it holds pieces of prompts."""
+    """The stored answer may not serve. `difference` is set when the guard objected; it holds pieces of prompts.
+
+    `score` is an upper bound where that was enough to decline: the words' states were not read.
+    """
 
     reason: Reason
     score: float
@@ -97,7 +102,9 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
         threshold: lowest score served.
         served: pairs served at it.
         wrong: how many of those were traps.
-        upper_bound: of the share of wrong among served, one-sided, at the artefact's confidence.
+        upper_bound: of the share of wrong among served, in the traffic of the artefact's `assumption`; one-sided, at
+            its confidence, with the rate of repeats served as measured.
+        least_bound: what it would be had no trap been served: above `max_error` no outcome could pass.
         repeats_served: share of all true repeats that it serves, in [0, 1].
     """
 
@@ -105,6 +112,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     served: int
     wrong: int
     upper_bound: float
+    least_bound: float
     repeats_served: float
 
 
@@ -155,24 +163,32 @@ class Sealed(msgspec.Struct, frozen=True, kw_only=True):
 class Acceptance:
     """Judges candidates; immutable after loading, callable from any thread."""
 
-    __slots__ = ("_centre", "_scale", "_weights", "_words", "calibration")
+    __slots__ = ("_centre", "_scale", "_states", "_weights", "_words", "calibration")
 
-    def __init__(self, calibration: Calibration, *, words: frozenset[str]) -> None:
+    def __init__(
+        self, calibration: Calibration, *, words: frozenset[str], states: Callable[[str], WordStates] | None = None
+    ) -> None:
         self.calibration = calibration
         self._words = words
+        self._states = states
         self._centre, self._scale, self._weights = (
             np.array(values) for values in (calibration.centre, calibration.scale, calibration.weights)
         )
 
     @classmethod
-    def load(cls, path: Path | None = None) -> Acceptance:
+    def load(cls, path: Path | None = None, *, states: Callable[[str], WordStates] | None = None) -> Acceptance:
         """Read and check an artefact, the shipped one when `path` is None.
+
+        Args:
+            path: the artefact.
+            states: `MiniLM.states` of the embedder that makes the vectors, which then reads each text once; None loads
+                another when a pair is first judged.
 
         Raises:
             AcceptanceError: the file is missing, is not an artefact, was damaged, or is of other features.
             EmbedderError: the embedder's vocabulary is missing or not the pinned one.
         """
-        return cls(_unsealed(path or SHIPPED), words=known_words())
+        return cls(_unsealed(path or SHIPPED), words=known_words(), states=states or _own_states())
 
     def judge(self, *, asked: str, stored: str, similarity: float, max_error: float) -> Accepted | Declined:
         """Tell whether the answer to `stored` may serve `asked` at a route's `max_error`.
@@ -187,19 +203,24 @@ class Acceptance:
         if objection is not None and objection.objection is Objection.TOO_LONG:
             # Not read, so not scored either.
             return Declined(reason=Objection.TOO_LONG, score=0.0, similarity=similarity, difference=objection)
-        score = self.score(asked=asked, stored=stored, similarity=similarity)
+        score = self._score(asked, stored, similarity, None)
         if objection is not None:
             return Declined(reason=objection.objection, score=score, similarity=similarity, difference=objection)
         threshold = self.threshold(max_error)
         if threshold is None:
             return Declined(reason=Refusal.NO_THRESHOLD, score=score, similarity=similarity)
+        if score >= threshold:
+            score = self.score(asked=asked, stored=stored, similarity=similarity)
         if score < threshold:
             return Declined(reason=Refusal.BELOW_THRESHOLD, score=score, similarity=similarity)
         return Accepted(score=score, similarity=similarity)
 
     def score(self, *, asked: str, stored: str, similarity: float) -> float:
         """Return the fitted probability, in [0, 1], that one answer serves both, for pairs the guard lets pass."""
-        values = features(asked=asked, stored=stored, similarity=similarity, words=self._words)
+        return self._score(asked, stored, similarity, self._states)
+
+    def _score(self, asked: str, stored: str, similarity: float, states: Callable[[str], WordStates] | None) -> float:
+        values = features(asked=asked, stored=stored, similarity=similarity, words=self._words, states=states)
         logit = float((values - self._centre) / self._scale @ self._weights) + self.calibration.intercept
         return 1 / (1 + math.exp(-max(-50.0, min(50.0, logit))))
 
@@ -207,7 +228,7 @@ class Acceptance:
         """Return the loosest threshold whose bound is within `max_error`, None when there is none."""
         chosen: Step | None = None
         for step in self.calibration.steps:
-            if bound_without_errors(step.served, self.calibration.confidence) > max_error:
+            if step.least_bound > max_error:
                 # Too few pairs for any outcome to pass: not a test, so the sequence has not begun.
                 continue
             if step.upper_bound > max_error:
@@ -221,13 +242,26 @@ class Acceptance:
         return step.threshold if step else None
 
 
-def bound_without_errors(served: int, confidence: float) -> float:
-    """Return the Clopper-Pearson upper bound after `served` right answers and no wrong one: 1 - delta^(1/n)."""
-    return 1.0 - (1.0 - confidence) ** (1.0 / served) if served else 1.0
+def _own_states() -> Callable[[str], WordStates]:
+    loaded: list[MiniLM] = []
+
+    def states(text: str) -> WordStates:
+        if not loaded:
+            loaded.append(MiniLM.load())
+        return loaded[0].states(text)
+
+    return states
 
 
-def features(*, asked: str, stored: str, similarity: float, words: frozenset[str]) -> NDArray[np.float64]:
-    """Return float64[9], in the order of FEATURES; symmetric in the two texts.
+def features(
+    *,
+    asked: str,
+    stored: str,
+    similarity: float,
+    words: frozenset[str],
+    states: Callable[[str], WordStates] | None,
+) -> NDArray[np.float64]:
+    """Return float64[11], in the order of FEATURES; symmetric in the two texts.
 
     `in_frame` is 1 where one word of meaning was exchanged for one other, or where the texts are equal but for words
     that only one of them has ("the late fee for rent", "… for books"): who repeats the rest means the difference.
@@ -237,7 +271,10 @@ def features(*, asked: str, stored: str, similarity: float, words: frozenset[str
         stored: the other.
         similarity: cosine of their vectors.
         words: known words, to tell a misspelling ("statment") from another word ("diary" for "dairy").
+        states: reads the words of a text in their context. Without it both features of words are 1, the most they can
+            be; as their weights are not negative, the score is then an upper bound.
     """
+    worst_word, mean_word = aligned(states(asked), states(stored)) if states else (1.0, 1.0)
     asked, stored = without_shared_ending(asked, stored)
     readings = read(asked), read(stored)
     left, right = (set(reading.content) for reading in readings)
@@ -257,8 +294,31 @@ def features(*, asked: str, stored: str, similarity: float, words: frozenset[str
             float(_is_in_frame(readings, only_left, only_right)),
             min(len(asked), len(stored)) / max(len(asked), len(stored), 1),
             _dice(_trigrams(asked), _trigrams(stored)),
+            worst_word,
+            mean_word,
         ]
     )
+
+
+def aligned(one: WordStates, other: WordStates) -> tuple[float, float]:
+    """Return how well each word of meaning is matched in the other text: the worst match, and the mean; in [-1, 1].
+
+    A word's match is its highest cosine with any word of the other text (late interaction: Khattab and Zaharia,
+    "ColBERT", arXiv:2004.12832, section 3.1). A cosine of whole texts hides one exchanged word; the worst match is it.
+    """
+    if not one.pieces or not other.pieces:
+        return (1.0, 1.0) if one.pieces == other.pieces else (-1.0, -1.0)
+    cosines = one.states.astype(np.float32) @ other.states.astype(np.float32).T
+    left, right = (
+        matches[chosen] if (chosen := _meaning(text)).any() else matches
+        for text, matches in ((one, cosines.max(axis=1)), (other, cosines.max(axis=0)))
+    )
+    return float(min(left.min(), right.min())), float((left.mean() + right.mean()) / 2)
+
+
+def _meaning(text: WordStates) -> NDArray[np.bool_]:
+    """Return bool[n]: the pieces that are neither punctuation nor words without meaning of their own."""
+    return np.array([piece.strip("#").isalnum() and piece not in STOPWORDS for piece in text.pieces])
 
 
 def _is_in_frame(readings: tuple[Reading, Reading], only_left: set[str], only_right: set[str]) -> bool:

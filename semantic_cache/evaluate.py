@@ -237,7 +237,12 @@ def evaluate(
         else None
         for case in track(cases, "judging", console=console, transient=True)
     ]
-    scores = np.array([_score(judgement) for judgement in judged])
+    scores = np.array(
+        [
+            _score(acceptance, case, judgement)
+            for case, judgement in zip(cases, track(judged, "scoring", console=console, transient=True), strict=True)
+        ]
+    )
     return measure(
         scores,
         np.array([case.is_same for case in cases]),
@@ -255,10 +260,13 @@ def _embedded(cases: Sequence[Case], embedder: Embedder, console: Console) -> Ma
     return {text: embedder.embed([text])[0] for text in track(texts, "embedding", console=console, transient=True)}
 
 
-def _score(judgement: Judged | None) -> float:
+def _score(acceptance: Acceptance, case: Case, judgement: Judged | None) -> float:
     if judgement is None or (isinstance(judgement, Declined) and judgement.difference is not None):
         return _NEVER
-    return judgement.score
+    if isinstance(judgement, Accepted):
+        return judgement.score
+    # What was declined may carry a bound only; the curve needs the score.
+    return acceptance.score(asked=case.asked, stored=case.stored, similarity=judgement.similarity)
 
 
 def _reason(judgement: Judged | None) -> str | None:

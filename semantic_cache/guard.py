@@ -52,6 +52,7 @@ class Objection(StrEnum):
     QUESTION = "question"
     FORMAT = "format"
     LENGTH = "length"
+    LANGUAGE = "language"
     PASSAGE = "passage"
 
 
@@ -120,6 +121,9 @@ def difference(asked: str, stored: str) -> Difference | None:
         return Difference(objection=Objection.TOO_LONG, asked=f"{len(asked)} characters", stored=f"{len(stored)}")
     asked, stored = without_shared_ending(asked, stored)
     left, right = read(asked), read(stored)
+    languages = _language(asked, left), _language(stored, right)
+    if languages[0] != languages[1]:
+        return Difference(objection=Objection.LANGUAGE, asked=languages[0], stored=languages[1])
     for objection, check in _CHECKS:
         values = check(left, right)
         if values is not None:
@@ -159,7 +163,49 @@ def _sentences(text: str) -> list[str]:
             sentences.append(text[start : at + 1].strip())
             start = at + 1
     sentences.append(text[start:].strip())
-    return [sentence for sentence in sentences if sentence]
+    said = [sentence for sentence in sentences if sentence]
+    return [sentence for sentence in said if not _is_manners(sentence)] or said
+
+
+def _is_manners(sentence: str) -> bool:
+    words = ["".join(filter(str.isalpha, word)).lower() for word in sentence.split()]
+    return all(not word or word in lex.CLOSINGS for word in words)
+
+
+def _language(text: str, reading: Reading) -> str:
+    """Return the language the answer will be in: the one asked for, else that of the text; "" when it is not clear."""
+    words = reading.words
+    asked_for = [
+        lex.LANGUAGES[word]
+        for at, word in enumerate(words)
+        # One word may stand between: "into natural English".
+        if word in lex.LANGUAGES and lex.LANGUAGE_LEADS & set(words[max(0, at - 2) : at])
+    ]
+    # Without spaces between words the name stands inside: "\u7528\u4e2d\u6587\u89e3\u91ca" asks for Chinese.
+    asked_for += [
+        language
+        for name, language in lex.LANGUAGES.items()
+        if not name.isascii() and any("\u7528" + name in word for word in words)
+    ]
+    return asked_for[0] if asked_for else _language_of(text, words)
+
+
+def _language_of(text: str, words: Sequence[str]) -> str:
+    letters = [character for character in text if character.isalpha()]
+    scripts = Counter(_script(character) for character in letters if not character.isascii())
+    if scripts:
+        script, count = scripts.most_common(1)[0]
+        if script != "latin" and count > 0.3 * len(letters):
+            return script
+    counts = {language: sum(word in known for word in words) for language, known in lex.FUNCTION_WORDS.items()}
+    language = max(counts, key=lambda name: counts[name])
+    # Two function words more than English has are no loan words.
+    return language if counts[language] >= counts["english"] + 2 else ""
+
+
+def _script(character: str) -> str:
+    point = ord(character)
+    return next((name for first, last, name in lex.SCRIPTS if first <= point <= last), "latin")
 
 
 # Reading ------------------------------------------------------------------------------------------------------------
@@ -212,7 +258,15 @@ def _tokens(text: str) -> list[_Token]:
         starts = starts or character in '.?!:;\n"\N{LEFT DOUBLE QUOTATION MARK}'
         at += 1
     shouted = _is_shouted([piece for piece, _ in pieces if piece[0].isalpha()])
-    return [_Token(piece.lower(), not starts and not shouted and _has_capital(piece)) for piece, starts in pieces]
+    return [
+        _Token(_singular_acronym(piece).lower(), not starts and not shouted and _has_capital(piece))
+        for piece, starts in pieces
+    ]
+
+
+def _singular_acronym(word: str) -> str:
+    """Read "APIs" as "API": the endings of stems are those of words in small letters."""
+    return word[:-1] if len(word) > 2 and word[-1] == "s" and word[:-1].isalpha() and word[:-1].isupper() else word
 
 
 def _end_of_word(text: str, at: int) -> int:
@@ -507,16 +561,20 @@ def _date(left: Reading, right: Reading) -> _Values:
 
 
 def _negation(left: Reading, right: Reading) -> _Values:
-    asked, stored = (_negations(reading) for reading in (left, right))
+    asked, stored = _negations(left, right), _negations(right, left)
     if len(asked) != len(stored):
         return _shown(asked), _shown(stored)
     return _negating_prefix(left, right) or _swapped(_negating_prefix(right, left))
 
 
-def _negations(reading: Reading) -> list[str]:
-    """Return the words that turn a meaning around; "stop" does so before what is no longer to be done."""
+def _negations(reading: Reading, other: Reading) -> list[str]:
+    """Return the words that turn a meaning around; "stop" does so before what is no longer to be done.
+
+    "non" turns one word around ("non-members"), so it counts only where the other text has that word.
+    """
     words = reading.words
-    found = [word for word in words if word in lex.NEGATORS or lex.stem(word) in lex.PREVENTERS]
+    found = [word for word in words if (word in lex.NEGATORS and word != "non") or lex.stem(word) in lex.PREVENTERS]
+    found += [word for word, negated in pairwise(words) if word == "non" and canonical(negated) in other.stems]
     return found + [word for word, doing in pairwise(words) if word == "stop" and doing.endswith("ing")]
 
 
@@ -629,14 +687,36 @@ def _turned_around(asked: Sequence[str], stored: Sequence[str]) -> bool:
     )
 
 
+def kinds(asked: Reading, stored: Reading) -> tuple[str, str]:
+    """Return what kind of answer each text asks for; "" where it does not say (a command, a statement)."""
+    return _kind(asked.words), _kind(stored.words)
+
+
 def _question(left: Reading, right: Reading) -> _Values:
-    asked, stored = _kind(left.words), _kind(right.words)
+    asked, stored = kinds(left, right)
     if asked == stored or not asked or not stored:
         return None
-    # "What …" may ask for a person, place, time or amount; it never asks for a reason, a manner, or yes or no.
-    if "what" in (asked, stored) and not {asked, stored} & {"why", "how", "yes or no"}:
-        return None
-    return asked, stored
+    return None if frozenset({asked, stored}) in _COMPATIBLE_KINDS else (asked, stored)
+
+
+def _only_describes(words: Sequence[str], at: int) -> bool:
+    """Tell that a question word follows a noun: "someone who is allergic" asks for nobody."""
+    if at == 0 or words[at] not in lex.RELATIVE:
+        return False
+    before = words[at - 1]
+    asks = before in lex.STOPWORDS or before in lex.ASKING or before in _FILLERS
+    return not asks or before in {"someone", "those", "anyone"}
+
+
+_COMPATIBLE_KINDS = frozenset(
+    frozenset(pair)
+    for pair in (
+        # "What …" may ask for a person, place, time or amount, and one answer tells what to do and how.
+        *(("what", kind) for kind in ("who", "where", "when", "how", "how many", "how much", "how often", "how long")),
+        # "Can I pay by card?", "How do I pay by card?": the score decides (feature `kinds`).
+        ("how", "yes or no"),
+    )
+)
 
 
 _AMOUNTS = {
@@ -661,7 +741,7 @@ def _kind(words: Sequence[str]) -> str:
     if opening[:1] and opening[0] in lex.AUXILIARIES and not is_request:
         return "how" if "way" in opening[2:] else "yes or no"
     for at, word in enumerate(words):
-        if word in lex.QUESTIONS:
+        if word in lex.QUESTIONS and not _only_describes(words, at):
             return _kind_of(word, words[at + 1 : at + 9])
     return ""
 
@@ -688,8 +768,10 @@ def _form(words: Sequence[str]) -> frozenset[str]:
     found = {lex.FORMATS[word] for word in words if word in lex.FORMATS}
     found |= {lex.STYLES[word] for word in words if word in lex.STYLES}
     for at, word in enumerate(words):
-        if word.removesuffix("s") in lex.WEAK_FORMATS and lex.FORMAT_LEADS & set(words[max(0, at - 4) : at]):
-            found.add(word.removesuffix("s"))
+        before = words[max(0, at - 4) : at]
+        if word.removesuffix("s") in lex.WEAK_FORMATS and lex.FORMAT_LEADS & set(before):
+            # "Make this sentence shorter" names what is given, "make a sentence" what is wanted.
+            found |= set() if lex.POINTERS & set(before[-2:]) else {word.removesuffix("s")}
     return frozenset(found)
 
 

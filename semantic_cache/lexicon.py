@@ -133,6 +133,26 @@ PHRASES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("what", "day"): ("when",),
     ("for", "what", "reason"): ("why",),
     ("what", "is", "the", "reason"): ("why",),
+    ("what", "should", "i", "do", "to"): ("how", "do", "i"),
+    ("what", "do", "i", "do", "to"): ("how", "do", "i"),
+    ("what", "do", "i", "need", "to", "do", "to"): ("how", "do", "i"),
+    ("what", "must", "i", "do", "to"): ("how", "do", "i"),
+    ("what", "can", "i", "do", "to"): ("how", "can", "i"),
+    ("can", "not", "remember"): ("forgot",),
+    ("do", "not", "remember"): ("forgot",),
+    ("do", "not", "know", "how", "to"): ("how", "to"),
+    ("am", "not", "sure", "how", "to"): ("how", "to"),
+    ("say", "no", "to"): ("decline",),
+    ("json", "web", "token"): ("jwt",),
+    ("json", "web", "tokens"): ("jwt",),
+    ("yes", "or", "no"): ("yesno",),
+    ("true", "or", "false"): ("yesno",),
+    ("pass", "fail"): ("yesno",),
+    ("step", "by", "step"): ("stepwise",),
+    ("in", "a", "nutshell"): ("briefly",),
+    ("in", "short"): ("briefly",),
+    ("one", "liner"): ("briefly",),
+    ("tl", "dr"): ("briefly",),
     ("what", "causes"): ("why",),
     ("which", "person"): ("who",),
     ("what", "person"): ("who",),
@@ -643,6 +663,7 @@ FORMATS: dict[str, str] = {
         "numbered",
         "tabular",
         "spreadsheet",
+        "yesno",
     )
     for name in group.split()
 }
@@ -657,18 +678,21 @@ FORMAT_LEADS = frozenset(
     "as in into format write make produce create draft return output compose generate give".split()
 )
 
+POINTERS = frozenset("the this that these those my your our his her their its".split())
+"""Before a weak format they point at something given ("make this sentence shorter"); a form is asked for with "a"."""
+
 STYLES: dict[str, str] = {
     name: group.split()[0]
     for group in (
-        "brief briefly short shortly concise concisely succinct succinctly",
-        "detailed detail details thorough thoroughly depth comprehensive lengthy",
+        "brief briefly short shortly shorter concise concisely succinct succinctly tldr",
+        "detailed detail details thorough thoroughly depth comprehensive lengthy longer",
         "simple simply plain layman laymans eli5",
-        "formal formally professional professionally",
-        "informal informally casual casually",
+        "formal formally professional professionally businesslike official officially",
+        "informal informally casual casually conversational conversationally colloquial colloquially spoken",
         "technical technically expert experts",
         "beginner beginners novice",
         "funny humorous joke jokes sarcastic",
-        "polite politely",
+        "polite politely courteous courteously",
         "only",
         "stepwise",
     )
@@ -703,3 +727,86 @@ TASKS: dict[str, str] = {
     for name in group.split()
 }
 """Verbs that, at the head of a request, say what to do with the rest."""
+
+CLOSINGS = frozenset(
+    "thanks thank you cheers please hi hello hey so much very many in advance kind regards best".split()
+)
+"""Sentences of these words alone are manners."""
+
+RELATIVE = frozenset("who whom whose which where when".split())
+"""Questions at the head of one; after a noun ("someone who", "the day when") they only describe it."""
+
+ASKING = frozenset(
+    "know tell out explain ask asking wonder wondering describe understand find see check learn show say sure".split()
+)
+"""After these an inner "who" or "where" still asks."""
+
+LANGUAGES: dict[str, str] = {
+    name: group.split()[0]
+    for group in (
+        "english englisch anglais ingl\u00e9s \u82f1\u6587 \u82f1\u8bed",
+        "french fran\u00e7ais franz\u00f6sisch franc\u00e9s \u6cd5\u8bed",
+        "german deutsch allemand alem\u00e1n \u5fb7\u8bed",
+        "spanish espa\u00f1ol spanisch espagnol \u897f\u73ed\u7259\u8bed",
+        "italian italiano italienisch",
+        "portuguese portugu\u00eas",
+        "dutch nederlands",
+        "polish polski",
+        "swedish svenska",
+        "danish dansk",
+        "norwegian norsk",
+        "finnish suomi",
+        "czech",
+        "hungarian magyar",
+        "romanian",
+        "greek",
+        "turkish t\u00fcrk\u00e7e",
+        "russian \u0440\u0443\u0441\u0441\u043a\u043e\u043c",
+        "ukrainian",
+        "arabic",
+        "hebrew",
+        "hindi",
+        "urdu",
+        "bengali",
+        "tamil",
+        "thai",
+        "vietnamese",
+        "indonesian",
+        "japanese \u65e5\u672c\u8a9e \u65e5\u8bed",
+        "korean \ud55c\uad6d\uc5b4",
+        "chinese mandarin \u4e2d\u6587 \u6c49\u8bed",
+        "latin",
+        "swahili",
+    )
+    for name in group.split()
+}
+"""Names of languages, in English and some in their own tongue, that an answer may be asked for in."""
+
+LANGUAGE_LEADS = frozenset("in into to auf en \u7528".split())
+"""What stands before the language that an answer shall be in."""
+
+SCRIPTS: tuple[tuple[int, int, str], ...] = (
+    (0x0370, 0x03FF, "greek"),
+    (0x0400, 0x052F, "cyrillic"),
+    (0x0590, 0x05FF, "hebrew"),
+    (0x0600, 0x06FF, "arabic"),
+    (0x0900, 0x097F, "devanagari"),
+    (0x0980, 0x09FF, "bengali"),
+    (0x0B80, 0x0BFF, "tamil"),
+    (0x0E00, 0x0E7F, "thai"),
+    (0x3040, 0x30FF, "kana"),
+    (0x3400, 0x9FFF, "han"),
+    (0xAC00, 0xD7AF, "hangul"),
+)
+"""First and last code point of scripts; letters of no other are read as Latin."""
+
+FUNCTION_WORDS: dict[str, frozenset[str]] = {
+    "english": frozenset("the is are of and to in what how do does can you for my it with".split()),
+    "spanish": frozenset("el la los las de que y en es por para con como una cu\u00e1l c\u00f3mo qu\u00e9 mi".split()),
+    "french": frozenset("le la les des de et est que dans pour une comment quel quelle je mon du".split()),
+    "german": frozenset("der die das und ist wie ich ein eine nicht zu den mit f\u00fcr was kann mein".split()),
+    "italian": frozenset("il la di che e per un una come sono mio gli del qual \u00e8".split()),
+    "portuguese": frozenset("o a os de que e para um uma como \u00e9 meu do da qual n\u00e3o".split()),
+    "dutch": frozenset("de het een van en is hoe ik mijn wat niet voor met".split()),
+}
+"""The commonest words of languages in Latin letters; a text is of the one that clearly has most of its words."""

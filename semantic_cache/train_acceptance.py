@@ -1,21 +1,22 @@
 """Fit and calibrate acceptance: `python -m semantic_cache.train_acceptance --pairs FILE --test FILE --out ARTEFACT`.
 
 Pairs are JSON lines with `a`, `b`, `same` (1: one stored answer serves both) and optionally `category` and `ambiguous`.
-The shipped artefact was fitted on fow_pairs alone: pairs of fow-cache 0.1.0, copyright 2026 Mabon ap Gwyn, licensed
-CC BY 4.0 (https://creativecommons.org/licenses/by/4.0/). Test files only report; nothing is ever chosen by them.
+The shipped artefact was fitted on fow_pairs (fow-cache 0.1.0, copyright 2026 Mabon ap Gwyn, CC BY 4.0) and
+cachesafety_golden (CacheSafety-Bench, Apache-2.0); SOURCES has the addresses, and the artefact the digests. Test
+files only report; nothing is ever chosen by them.
 
 How: pairs that the guard rejects are never served, so the score is fitted on the others. Pairs that share a question
 (through any chain) stay in one fold; the thresholds are tested on out-of-fold scores, averaged over several splits, and
 the score that ships is fitted on all. That the shipped score does as well as the out-of-fold ones is an approximation.
 `ambiguous` pairs are left out of fitting and count as wrong when served.
 
-The bound is about traffic with the calibration's mix: the share of traps among near neighbours is that of the file.
+The bound is about a stated mix (TRAP_SHARE): the rate of traps served has a confidence bound, the rate of repeats
+served is as measured, and both together give the share of wrong answers among those served.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,10 +34,11 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from backends.embedder import MiniLM, known_words
 from semantic_cache.acceptance import FEATURES, FORMAT, SIGNS, Acceptance, Calibration, Source, Step, features, seal
+from semantic_cache.evaluate import groups_of
 from semantic_cache.guard import Objection, object_to
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -45,13 +47,23 @@ FOLDS = 10
 SPLITS = 5
 GRID = 5
 """Thresholds are tested after every fifth pair served: chosen before any label is seen, as the sequence requires."""
+TRAP_SHARE = 0.4
+"""Near neighbours that are traps, in the traffic that the bound is about: most of the errors come from them, so the
+share is stated rather than taken from how many of each kind somebody collected."""
 REGULARISATION = 1.0
 """C of the usual formulation, at its usual default: there are too few pairs to choose it by."""
-ATTRIBUTION = (
-    "pairs of fow-cache 0.1.0, copyright 2026 Mabon ap Gwyn, https://github.com/Maby0/fow-cache; "
-    "used here to fit and calibrate a score, no pair is included"
-)
-LICENCE = "CC BY 4.0, https://creativecommons.org/licenses/by/4.0/"
+USED = "used here to fit and calibrate a score, no pair is included"
+SOURCES = {
+    "fow_pairs.jsonl": (
+        f"pairs of fow-cache 0.1.0, copyright 2026 Mabon ap Gwyn, https://github.com/Maby0/fow-cache; {USED}",
+        "CC BY 4.0, https://creativecommons.org/licenses/by/4.0/",
+    ),
+    "cachesafety_golden.jsonl": (
+        f"golden pairs of CacheSafety-Bench 8f4a95c, https://github.com/bianjiefilm/CacheSafety-Bench; {USED}",
+        "Apache-2.0, https://www.apache.org/licenses/LICENSE-2.0",
+    ),
+}
+"""Whose the pairs of the shipped artefact are, and under what they may be used."""
 SHOWN_ERRORS = (0.01, 0.02, 0.03, 0.05, 0.08, 0.10, 0.15)
 
 
@@ -70,7 +82,7 @@ class Measured:
     """Pairs with what serving would see of them; rows of all arrays are the pairs'.
 
     Attributes:
-        values: float64[n, 9], the features.
+        values: float64[n, 11], the features.
         objections: the guard's, None where it lets pass.
         is_right: bool[n], that one answer serves both.
     """
@@ -98,8 +110,14 @@ def measure(pairs: Sequence[Pair], embedder: MiniLM, console: Console) -> Measur
     texts = list(dict.fromkeys(text for pair in pairs for text in (pair.a, pair.b)))
     vectors = {text: embedder.embed([text])[0] for text in track(texts, "embedding", console=console, transient=True)}
     values = [
-        features(asked=pair.a, stored=pair.b, similarity=float(vectors[pair.a] @ vectors[pair.b]), words=words)
-        for pair in pairs
+        features(
+            asked=pair.a,
+            stored=pair.b,
+            similarity=float(vectors[pair.a] @ vectors[pair.b]),
+            words=words,
+            states=embedder.states,
+        )
+        for pair in track(pairs, "reading", console=console, transient=True)
     ]
     return Measured(
         pairs=pairs,
@@ -107,24 +125,6 @@ def measure(pairs: Sequence[Pair], embedder: MiniLM, console: Console) -> Measur
         objections=[object_to(pair.a, pair.b) for pair in pairs],
         is_right=np.array([pair.same == 1 and not pair.ambiguous for pair in pairs]),
     )
-
-
-def groups_of(pairs: Iterable[Pair]) -> NDArray[np.int64]:
-    """Return a number per pair, the same for pairs that share a question through any chain."""
-    parents: dict[str, str] = {}
-
-    def root(text: str) -> str:
-        parents.setdefault(text, text)
-        while parents[text] != text:
-            parents[text] = parents[parents[text]]
-            text = parents[text]
-        return text
-
-    listed = list(pairs)
-    for pair in listed:
-        parents[root(pair.a.strip().lower())] = root(pair.b.strip().lower())
-    numbers: dict[str, int] = defaultdict(lambda: len(numbers))
-    return np.array([numbers[root(pair.a.strip().lower())] for pair in listed])
 
 
 def fit(values: NDArray[np.float64], is_right: NDArray[np.bool_]) -> Calibration:
@@ -180,7 +180,7 @@ def scores_of(calibration: Calibration, values: NDArray[np.float64]) -> NDArray[
 
 def out_of_fold(measured: Measured, console: Console) -> NDArray[np.float64]:
     """Return every pair's score from fits that saw none of its group, averaged over SPLITS random splits."""
-    groups = groups_of(measured.pairs)
+    groups = groups_of((pair.a, pair.b) for pair in measured.pairs)
     is_fitted = measured.passed & np.array([not pair.ambiguous for pair in measured.pairs])
     total = np.zeros(len(groups))
     for seed in track(range(SPLITS), "cross-fitting", console=console, transient=True):
@@ -191,36 +191,45 @@ def out_of_fold(measured: Measured, console: Console) -> NDArray[np.float64]:
     return total / SPLITS
 
 
-def upper_bound(wrong: int, served: int) -> float:
+def upper_bound(wrong: int, of: int) -> float:
     """Return the one-sided Clopper-Pearson bound of a share at CONFIDENCE (Biometrika 26, 1934)."""
-    return 1.0 if wrong >= served else float(beta.ppf(CONFIDENCE, wrong + 1, served - wrong))
+    return 1.0 if wrong >= of else float(beta.ppf(CONFIDENCE, wrong + 1, of - wrong))
 
 
-def steps_of(scores: NDArray[np.float64], is_right: NDArray[np.bool_], repeats: int) -> tuple[Step, ...]:
+def wrong_among_served(trap_rate: float, hit_rate: float) -> float:
+    """Return the share of wrong answers among those served, where TRAP_SHARE of the near neighbours are traps."""
+    wrong, right = TRAP_SHARE * trap_rate, (1 - TRAP_SHARE) * hit_rate
+    return wrong / (wrong + right) if wrong + right else 1.0
+
+
+def steps_of(scores: NDArray[np.float64], is_right: NDArray[np.bool_], *, repeats: int, traps: int) -> tuple[Step, ...]:
     """Return the sequence of thresholds, strictest first, over the pairs that the guard lets pass.
 
     Args:
         scores: float64[n], out of fold.
         is_right: bool[n].
         repeats: true repeats in all, those that the guard rejects included.
+        traps: as `repeats`.
     """
     steps = []
     descending = np.sort(scores)[::-1]
     for threshold in dict.fromkeys(float(value) for value in descending[GRID - 1 :: GRID]):
         is_served = scores >= threshold
         served, wrong = int(is_served.sum()), int((is_served & ~is_right).sum())
+        hit_rate = (served - wrong) / repeats
         step = Step(
             threshold=threshold,
             served=served,
             wrong=wrong,
-            upper_bound=upper_bound(wrong, served),
-            repeats_served=(served - wrong) / repeats,
+            upper_bound=wrong_among_served(upper_bound(wrong, traps), hit_rate),
+            least_bound=wrong_among_served(upper_bound(0, traps), hit_rate),
+            repeats_served=hit_rate,
         )
         steps.append(step)
     return tuple(steps)
 
 
-def train(paths: Sequence[Path], *, attribution: str, licence: str, console: Console) -> Calibration:
+def train(paths: Sequence[Path], *, attribution: str | None, licence: str | None, console: Console) -> Calibration:
     """Fit on all pairs of `paths`, calibrate out of fold, and return the complete artefact."""
     embedder = MiniLM.load()
     pairs = [pair for path in paths for pair in read_pairs(path)]
@@ -236,20 +245,21 @@ def train(paths: Sequence[Path], *, attribution: str, licence: str, console: Con
         made=datetime.now(UTC).date().isoformat(),
         pairs=len(pairs),
         traps=traps,
-        assumption=f"{traps / len(pairs):.0%} of the near neighbours are traps, of the calibration's kinds",
+        assumption=f"{TRAP_SHARE:.0%} of the near neighbours are traps, of the calibration's kinds",
         sources=tuple(_source(path, attribution=attribution, licence=licence) for path in paths),
-        steps=steps_of(scores[passed], is_right[passed], int(is_right.sum())),
+        steps=steps_of(scores[passed], is_right[passed], repeats=int(is_right.sum()), traps=traps),
     )
 
 
-def _source(path: Path, *, attribution: str, licence: str) -> Source:
+def _source(path: Path, *, attribution: str | None, licence: str | None) -> Source:
     content = path.read_bytes()
+    known_attribution, known_licence = SOURCES.get(path.name, ("not stated", "not stated"))
     return Source(
         file=path.name,
         sha256=hashlib.sha256(content).hexdigest(),
         rows=len(content.splitlines()),
-        licence=licence,
-        attribution=attribution,
+        licence=licence or known_licence,
+        attribution=attribution or known_attribution,
     )
 
 
@@ -307,9 +317,11 @@ def test_table(name: str, measured: Measured, acceptance: Acceptance) -> Table:
 @click.option("--pairs", "pairs", type=click.Path(path_type=Path, exists=True), multiple=True, required=True)
 @click.option("--test", "tests", type=click.Path(path_type=Path, exists=True), multiple=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="the artefact to write")
-@click.option("--attribution", default=ATTRIBUTION, show_default=True, help="whose pairs these are")
-@click.option("--licence", default=LICENCE, show_default=True, help="under what they may be used")
-def main(pairs: tuple[Path, ...], tests: tuple[Path, ...], out: Path, attribution: str, licence: str) -> None:
+@click.option("--attribution", help="whose pairs these are; known for those of the shipped artefact")
+@click.option("--licence", help="under what they may be used; as above")
+def main(
+    pairs: tuple[Path, ...], tests: tuple[Path, ...], out: Path, attribution: str | None, licence: str | None
+) -> None:
     """Fit acceptance on --pairs, write --out, and report on --test."""
     console = Console()
     calibration = train(pairs, attribution=attribution, licence=licence, console=console)

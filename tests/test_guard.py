@@ -46,7 +46,7 @@ DIFFERENT = [
     (Objection.FORMAT, "Give me the planets", "Give me the planets in JSON"),
     (Objection.FORMAT, "Explain the theory", "Translate the theory"),
     (Objection.FORMAT, "Explain rain briefly", "Explain rain in detail"),
-    (Objection.ENTITY, "Explain rain in French", "Explain rain in German"),
+    (Objection.LANGUAGE, "Explain rain in French", "Explain rain in German"),
     (Objection.LENGTH, "Explain rain in one sentence", "Explain rain in three sentences"),
     (Objection.LENGTH, "What is rain? Answer in one word.", "What is rain? Answer in one short sentence."),
     (Objection.LENGTH, "What is rain?", "What is rain? Answer in one short sentence."),

@@ -53,7 +53,9 @@ def cache(pairs: tuple[Path, ...], max_error: float, artefact: Path | None, as_j
     console = Console(stderr=True)
     try:
         cases = read_cases(pairs)
-        report = evaluate(cases, Acceptance.load(artefact), MiniLM.load(), max_error=max_error, console=console)
+        embedder = MiniLM.load()
+        acceptance = Acceptance.load(artefact, states=embedder.states)
+        report = evaluate(cases, acceptance, embedder, max_error=max_error, console=console)
         if plot is not None:
             draw(report, plot)
     except (EvaluationError, AcceptanceError, EmbedderError) as error:

@@ -300,7 +300,9 @@ def an_acceptance() -> Acceptance:
         scale=ones,
         weights=tuple(50.0 if name == "cosine" else 0.0 for name in ACCEPTED),
         intercept=-40.0,
-        steps=(AcceptanceStep(threshold=0.5, served=500, wrong=0, upper_bound=0.01, repeats_served=0.8),),
+        steps=(
+            AcceptanceStep(threshold=0.5, served=500, wrong=0, upper_bound=0.01, least_bound=0.01, repeats_served=0.8),
+        ),
     )
     return Acceptance(calibration, words=frozenset())
 
