@@ -5,8 +5,8 @@ Everything here fails open: a cache or an embedder that fails is a counted miss,
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import sqlite3
 from collections import deque
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -20,6 +20,7 @@ from gateway.worker import Worker, WorkerFull
 from policies.schema import Cache
 from semantic_cache.acceptance import Acceptance, AcceptanceError
 from semantic_cache.partition import Keys, Scope, keys_of, semantic_bypass
+from semantic_cache.reach import DEADLINE_S
 from semantic_cache.refusals import is_refusal
 from semantic_cache.seam import (
     Bypass,
@@ -34,9 +35,12 @@ from semantic_cache.seam import (
     Store,
     Vector,
 )
-from semantic_cache.tiers import lookup_exact, lookup_semantic
+from semantic_cache.tiers import FAILURES, lookup_exact, lookup_semantic
 
 _log = logging.getLogger("faregate")
+
+_REMOTE_QUEUE_LIMIT = 256
+"""At 50 µs a question to a server on the same host, a longer queue would miss its deadline."""
 
 _STORED_FINISHES = frozenset({"stop", "tool_calls", "function_call"})
 """Answers that ended of themselves; one cut at its length or by a filter is not the answer to a question."""
@@ -50,19 +54,29 @@ class Caches:
         acceptance: gives what decides whether a neighbour's answer may be served; loaded at its first use.
         embedder: turns the last user text into a vector; its first use loads it.
         worker: runs what would hold up the event loop.
+        deadline_s: how long a question to a store in a server may take.
     """
 
     def __init__(
-        self, *, store: Store, acceptance: Callable[[], Acceptance], embedder: Embedder, worker: Worker
+        self,
+        *,
+        store: Store,
+        acceptance: Callable[[], Acceptance],
+        embedder: Embedder,
+        worker: Worker,
+        deadline_s: float = DEADLINE_S,
     ) -> None:
         self._store = store
         self._acceptance = acceptance
         self._embedder = embedder
         self._worker = worker
+        self._deadline_s = deadline_s
+        # A store in a server has a thread of its own: what waits for a network must not hold up embeddings.
+        self._storing = worker if store.is_local else Worker(queue_limit=_REMOTE_QUEUE_LIMIT)
         # As many as can matter: older ones than the longest request could be forgotten, and nobody makes so many.
         self._invalidations: deque[tuple[float, Selector]] = deque(maxlen=256)
 
-    def look_exact(self, journey: Journey, ask: Ask) -> Hit | None:
+    async def look_exact(self, journey: Journey, ask: Ask) -> Hit | None:
         """Return the answer to the very same request if it may be served; leave keys and lookups on the journey."""
         settings = _lane(journey).route.cache
         bypass = self._bypass(journey, ask, _lane(journey))
@@ -72,7 +86,7 @@ class Caches:
         if settings.exact is None or journey.keys is None:
             return None
         with journey.step("cache.exact"):
-            exact = self._fresh(journey, lookup_exact(self._store, journey.keys.exact, now=journey.clock.now()))
+            exact = self._fresh(journey, await self._find(journey.keys.exact, now=journey.clock.now()))
         journey.lookups["exact"] = exact
         return exact if isinstance(exact, Hit) else None
 
@@ -97,6 +111,16 @@ class Caches:
             found = await self._semantic(journey, ask, journey.vector, max_error=settings.semantic.max_error)
         journey.lookups["semantic"] = found
         return found if isinstance(found, Hit) else None
+
+    async def _find(self, key: bytes, *, now: datetime) -> Hit | Miss:
+        """Look an exact key up: at once where that takes microseconds, else on the store's thread, with a deadline."""
+        if self._store.is_local or self._store.is_resting:
+            return lookup_exact(self._store, key, now=now)
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                return await self._storing.run(lookup_exact, self._store, key, now=now)
+        except (TimeoutError, WorkerFull):
+            return Miss(reason=MissReason.STORE_FAILED)
 
     def is_fresh(self, journey: Journey, hit: Hit) -> bool:
         """Tell whether a stored answer that was found for an equal request may be served to this one as well."""
@@ -136,7 +160,7 @@ class Caches:
         )
         # Bought before somebody said that such answers are not good any more, and not yet in the store to be dropped.
         if not any(journey.started <= moment and selector.takes(entry) for moment, selector in self._invalidations):
-            self._worker.put(_put, self._store, entry)
+            self._storing.put(_put, self._store, entry)
 
     async def invalidate(self, selector: Selector, *, now: float) -> int:
         """Forget stored answers, and store none that are being made now; return how many there were.
@@ -150,8 +174,8 @@ class Caches:
         """
         self._invalidations.append((now, selector))
         try:
-            return await self._worker.run(self._store.drop, selector)
-        except (sqlite3.Error, WorkerFull) as error:
+            return await self._storing.run(self._store.drop, selector)
+        except (*FAILURES, WorkerFull) as error:
             raise StoreFailed from error
 
     async def stock(self) -> Stock:
@@ -161,18 +185,21 @@ class Caches:
             StoreFailed: the store could not be asked.
         """
         try:
-            return await self._worker.run(self._store.stock)
-        except (sqlite3.Error, WorkerFull) as error:
+            return await self._storing.run(self._store.stock)
+        except (*FAILURES, WorkerFull) as error:
             raise StoreFailed from error
 
     def warm_up(self, *, is_needed: bool) -> None:
-        """Load the embedder behind the first requests' backs; a broken one is found at its first real use."""
+        """Load the embedder and reach the store behind the first requests' backs; a broken one is found in real use."""
         if is_needed:
             self._worker.put(self._embedder.embed, ["warm up"])
+        if not self._store.is_local:
+            self._storing.put(self._store.stock)  # connects, which the first request's deadline would not bear
 
     def close(self) -> None:
         """Finish what is queued and close the store."""
         self._worker.close()
+        self._storing.close()
         self._store.close()
 
     def _bypass(self, journey: Journey, ask: Ask, lane: Lane) -> Bypass | None:
@@ -214,15 +241,16 @@ class Caches:
         if journey.keys is None:
             raise AssertionError("a semantic lookup needs a partition")
         try:
-            found = await self._worker.run(
-                self._search,
-                partition=journey.keys.partition,
-                asked=ask.last_user_text,
-                vector=vector,
-                max_error=max_error,
-                now=journey.clock.now(),
-            )
-        except WorkerFull:
+            async with asyncio.timeout(None if self._store.is_local else self._deadline_s):
+                found = await self._storing.run(
+                    self._search,
+                    partition=journey.keys.partition,
+                    asked=ask.last_user_text,
+                    vector=vector,
+                    max_error=max_error,
+                    now=journey.clock.now(),
+                )
+        except (TimeoutError, WorkerFull):
             return Miss(reason=MissReason.STORE_FAILED)
         except AcceptanceError as error:
             _log.error("acceptance_failed", extra={"error": str(error)})
@@ -265,5 +293,5 @@ def _age(entry: Entry, now: datetime) -> timedelta:
 def _put(store: Store, entry: Entry) -> None:
     try:
         store.put(entry)
-    except sqlite3.Error as error:
+    except FAILURES as error:
         _log.warning("cache_store_failed", extra={"error": type(error).__name__})

@@ -214,6 +214,7 @@ async def open_way(
         acceptance=functools.cache(lambda: acceptance or Acceptance.load(states=shipped.states)),
         embedder=embedder or shipped,
         worker=worker,
+        deadline_s=policy.storage.cache.deadline_ms / 1e3,
     )
     telemetry = Telemetry(environ)
     spending = Spending(caps=purse.caps, budgets=purse.budgets, notice=telemetry.note_budget, pseudonym=purse.known_as)

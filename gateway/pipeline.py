@@ -164,7 +164,7 @@ class Gateway:
         journey.admission = await limiter.admit(caller.tenant, caller.key_id, ask, now)
         if journey.lane is not None:
             self.parts.cashier.spending.enlist(journey, caller, ask, journey.lane.route.name)
-        hit = self.parts.caches.look_exact(journey, ask)
+        hit = await self.parts.caches.look_exact(journey, ask)
         if hit is not None:
             await self._serve_hit(journey, ask, hit, sink)
             return

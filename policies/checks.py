@@ -10,14 +10,25 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from backends.prices import STANDARD_TIERS
-from policies.schema import AUTO, BackendKind
+from policies.schema import AUTO, EMBEDDED, BackendKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from policies.document import Location
-    from policies.schema import BudgetRule, Model, Pool, Price, Retries, RevenueRule, Route, Tenant, Timeouts
+    from policies.schema import (
+        BudgetRule,
+        CacheStore,
+        Model,
+        Pool,
+        Price,
+        Retries,
+        RevenueRule,
+        Route,
+        Tenant,
+        Timeouts,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +51,7 @@ class Draft:
     has_all_routes: bool
     timeouts: Timeouts | None
     retries: Retries | None
+    cache_store: CacheStore | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +90,8 @@ def check_references(draft: Draft, calibrations: Callable[[str], Path]) -> Itera
     for index, budget in draft.budgets.items():
         yield from _check_budget(index, budget, draft)
     yield from _check_unique(("budgets", "name"), {i: b.name for i, b in draft.budgets.items()})
+    if draft.cache_store is not None:
+        yield from _check_cache_store(draft.cache_store, draft)
     if draft.timeouts is not None:
         yield from _check_timeouts(draft.timeouts)
         if draft.retries is not None:
@@ -271,6 +285,20 @@ def _check_cache(index: int, route: Route) -> Iterator[Finding]:
     for key in sorted(cache.model_fields_set & {"namespace", "store_refusals", "max_temperature", "flight_wait_s"}):
         place: Location = ("routes", index, "cache", key)
         yield Finding(place, f"`{key}` has no effect without a cache; add `exact` or `semantic`, or delete it")
+
+
+def _check_cache_store(store: CacheStore, draft: Draft) -> Iterator[Finding]:
+    at: Location = ("storage", "cache")
+    has_vectors = store.vectors != EMBEDDED
+    if has_vectors and not store.is_shared:
+        message = "`vectors` in a server go with answers in one: set `at` to a Redis or Valkey, or leave both embedded"
+        yield Finding((*at, "vectors"), message)
+    if store.vectors_key is not None and not has_vectors:
+        yield Finding((*at, "vectors_key"), "`vectors_key` opens a Qdrant server, and `vectors` names none; delete it")
+    semantic = [route.name for route in draft.routes.values() if route.cache.semantic is not None]
+    if semantic and store.is_shared and not has_vectors:
+        message = f"the semantic cache of {semantic[0]} needs shared vectors: give `vectors` a Qdrant server's address"
+        yield Finding(at, message)
 
 
 def _check_match(index: int, route: Route, draft: Draft) -> Iterator[Finding]:

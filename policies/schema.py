@@ -69,6 +69,7 @@ DEFAULT_MAX_BODY_BYTES: Final = 20_000_000
 DEFAULT_MAX_IN_FLIGHT: Final = 512
 DEFAULT_FOLDER: Final = Path("faregate-data")
 DEFAULT_CACHE_ENTRIES: Final = 50_000
+DEFAULT_CACHE_DEADLINE_MS: Final = 20  # a cache that is slower than that is no help
 DEFAULT_CACHE_BYTES: Final = 512_000_000
 DEFAULT_LEDGER_BUFFER_BYTES: Final = 64_000_000  # the rows of some 30,000 requests
 DEFAULT_HOST: Final = "127.0.0.1"  # reachable from this machine only, until the operator says otherwise
@@ -162,6 +163,26 @@ def _url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _cache_address(value: SecretStr) -> SecretStr:
+    address = value.get_secret_value()
+    try:
+        url = urlsplit(address)
+        is_good = (url.scheme in {"redis", "rediss"} and bool(url.hostname)) or (
+            url.scheme == "unix" and bool(url.path)
+        )
+    except ValueError:
+        is_good = False
+    if address != "embedded" and not is_good:
+        raise ValueError(
+            "expected `embedded`, or an address such as redis://:${REDIS_PASSWORD}@host:6379/0 or unix:///path"
+        )
+    return value
+
+
+def _vectors_address(value: str) -> str:
+    return value if value == "embedded" else _url(value)
+
+
 def _header_safe(value: SecretStr) -> SecretStr:
     if re.fullmatch(r"[\x21-\x7e]+", value.get_secret_value()) is None:
         raise ValueError("expected a key of visible ASCII characters without blanks (it is sent in a header)")
@@ -200,6 +221,8 @@ Duration = Annotated[timedelta, BeforeValidator(_duration)]
 Size = Annotated[int, BeforeValidator(_size), Field(gt=0)]
 Url = Annotated[str, AfterValidator(_url)]
 Secret = Annotated[SecretStr, AfterValidator(_header_safe)]
+CacheAddress = Annotated[SecretStr, AfterValidator(_cache_address)]
+VectorsAddress = Annotated[str, AfterValidator(_vectors_address)]
 Usd = Annotated[Decimal, Field(ge=0, le=1_000_000)]
 Moment = Annotated[datetime, BeforeValidator(_moment)]
 BudgetUsd = Annotated[Decimal, Field(ge=0, le=1_000_000_000, decimal_places=9)]
@@ -687,18 +710,45 @@ class Limits(Part):
     max_in_flight: Annotated[int, Field(ge=1, le=1_000_000)] = DEFAULT_MAX_IN_FLIGHT
 
 
-class CacheStore(Part):
-    """How much the caches of all routes together may keep."""
+EMBEDDED: Final = "embedded"
+"""In the gateway's own process, in its folder."""
 
+
+class CacheStore(Part):
+    """Where the caches of all routes are, and how much they may keep together.
+
+    Attributes:
+        at: `embedded`, or the address of a Redis or Valkey that several gateways share: `redis://`, `rediss://`,
+            `unix://`. A cache written as an address alone has the other keys' defaults.
+        vectors: `embedded`, or the address of a Qdrant server: the semantic cache of gateways that share a Redis.
+        vectors_key: the Qdrant server's API key.
+        deadline_ms: how long a question to a server may take, in milliseconds; then it is a miss.
+        max_entries: entries kept; over it expired ones go first, then the oldest.
+        max_bytes: bytes of bodies, texts and embedded vectors kept, likewise.
+    """
+
+    at: CacheAddress = SecretStr(EMBEDDED)
+    vectors: VectorsAddress = EMBEDDED
+    vectors_key: Secret | None = None
+    deadline_ms: Annotated[int, Field(ge=1, le=1_000)] = DEFAULT_CACHE_DEADLINE_MS
     max_entries: Annotated[int, Field(ge=1, le=100_000_000)] = DEFAULT_CACHE_ENTRIES
     max_bytes: Size = DEFAULT_CACHE_BYTES
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether it is in a server."""
+        return self.at.get_secret_value() != EMBEDDED
+
+
+def _as_cache_store(value: JsonValue) -> JsonValue:
+    return {"at": value} if isinstance(value, str) else value
 
 
 class Storage(Part):
     """Where the gateway keeps its keys, journal and ledger."""
 
     folder: Path = DEFAULT_FOLDER
-    cache: CacheStore = CacheStore()
+    cache: Annotated[CacheStore, BeforeValidator(_as_cache_store)] = CacheStore()
 
 
 class TransportKind(StrEnum):

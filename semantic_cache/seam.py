@@ -5,6 +5,7 @@ Contract of `Store` (tests/contracts/test_store.py runs it against every impleme
 - an entry is found only under its own key, and among neighbours only under its own partition;
 - `expires_at` is absolute: reading an entry never prolongs it;
 - what `drop` returned from is found no more, by no gateway on the same store, restarted or not;
+- a store that cannot be asked raises `StoreUnavailable` (the embedded one: `sqlite3.Error`) within 20 ms, or at once;
 - over its limits a store drops expired entries first, then the oldest.
 """
 
@@ -109,8 +110,22 @@ class Neighbour:
     similarity: float
 
 
+class StoreUnavailable(Exception):
+    """A store could not be asked, or not in time. For a request that is a miss, never an error."""
+
+
 class Store(Protocol):
-    """Keeps entries across restarts."""
+    """Keeps entries across restarts. What it returns may lack the vector, which nobody reads again."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether `get` takes microseconds, and may be called by the event loop."""
+        ...
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether it failed a moment ago and would fail at once: nobody need wait to hear that."""
+        ...
 
     def get(self, key: bytes, now: datetime) -> Entry | None:
         """Return the entry under `key` that has not expired."""

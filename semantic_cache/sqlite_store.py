@@ -64,6 +64,9 @@ class SqliteStore:
         max_bytes: bytes of bodies, texts and vectors kept.
     """
 
+    is_local = True
+    is_resting = False
+
     def __init__(self, path: Path, *, max_entries: int, max_bytes: int) -> None:
         self._max_entries = max_entries
         self._max_bytes = max_bytes

@@ -6,7 +6,10 @@ import sqlite3
 from datetime import datetime
 
 from semantic_cache.acceptance import Acceptance, Accepted
-from semantic_cache.seam import Hit, Miss, MissReason, Store, Tier, Vector
+from semantic_cache.seam import Hit, Miss, MissReason, Store, StoreUnavailable, Tier, Vector
+
+FAILURES = (sqlite3.Error, StoreUnavailable)
+"""What a store raises when it cannot be asked."""
 
 _NEIGHBOURS = 5
 """Candidates judged: the nearest is often a near-miss while the true repeat is second (numbers, entities)."""
@@ -16,7 +19,7 @@ def lookup_exact(store: Store, key: bytes, *, now: datetime) -> Hit | Miss:
     """Return the answer to the very same request."""
     try:
         entry = store.get(key, now)
-    except sqlite3.Error:
+    except FAILURES:
         return Miss(reason=MissReason.STORE_FAILED)
     return Hit(tier=Tier.EXACT, entry=entry) if entry is not None else Miss(reason=MissReason.ABSENT)
 
@@ -44,7 +47,7 @@ def lookup_semantic(
     """
     try:
         neighbours = store.neighbours(partition, vector, limit=_NEIGHBOURS, now=now)
-    except sqlite3.Error:
+    except FAILURES:
         return Miss(reason=MissReason.STORE_FAILED)
     first_refusal: str | None = None
     for neighbour in neighbours:

@@ -36,9 +36,13 @@ def stats(policy_file: Path, as_json: bool) -> None:
     import dataclasses
     import json
 
+    from semantic_cache.seam import StoreUnavailable
+
     store, limits = _open(policy := _load(policy_file)), policy.storage.cache
     try:
         stock = store.stock()
+    except StoreUnavailable as error:
+        _fail(f"the cache's server cannot be asked ({error})")
     finally:
         store.close()
     if as_json:
@@ -69,6 +73,7 @@ def invalidate(policy_file: Path, *, everything: bool, as_json: bool, **named: s
     from pydantic import ValidationError
 
     from gateway.side_cache import Invalidation
+    from semantic_cache.seam import StoreUnavailable
 
     policy = _load(policy_file)
     try:
@@ -79,6 +84,8 @@ def invalidate(policy_file: Path, *, everything: bool, as_json: bool, **named: s
     store = _open(policy)
     try:
         dropped = store.drop(wanted.selector())
+    except StoreUnavailable as error:
+        _fail(f"the cache's server cannot be asked ({error}); what was to be forgotten may still be there")
     finally:
         store.close()
     click.echo(json.dumps({"dropped": dropped}) if as_json else f"{dropped} answers forgotten")
@@ -126,13 +133,14 @@ def _load(file: Path) -> Policy:
 
 def _open(policy: Policy) -> Store:
     from gateway.ledger.errors import FolderUnusable
+    from gateway.prepare import PolicyUnusable
     from gateway.stores import open_store
 
-    if not policy.storage.folder.is_dir():
+    if not policy.storage.cache.is_shared and not policy.storage.folder.is_dir():
         _fail(f"there is no folder {policy.storage.folder}; start the gateway once, or name its policy with --policy")
     try:
         return open_store(policy)
-    except FolderUnusable as error:
+    except (FolderUnusable, PolicyUnusable) as error:
         _fail(str(error))
 
 

@@ -174,7 +174,7 @@ class Served:
 
     async def stored(self) -> None:
         """Wait until the answers given so far are in the cache: they are stored by a thread, after the answer."""
-        await self.opened.gateway.parts.caches._worker.run(lambda: None)
+        await self.opened.gateway.parts.caches._storing.run(lambda: None)
 
     async def rows_of(self, *answers: Seen) -> Rows:
         """Return the ledger's rows of these answers' requests once they are booked, in the answers' order."""
