@@ -61,6 +61,16 @@ async def test_a_landed_flight_is_found_no_more_and_read_to_its_end():
         assert [await follower.read(), await follower.read()] == [b"all", LANDED]
 
 
+async def test_who_follows_an_answer_that_is_not_shared_comes_back():
+    flights = Flights()
+    with flights.lead(KEY) as flight, flight.follow() as follower:
+        flight.decline()
+        with pytest.raises(FlightFailed):
+            await follower.first(is_stream=True)
+        flight.land(LANDED)
+        assert (flight.landing, flights.find(KEY)) == (None, None)
+
+
 async def test_a_second_leader_under_a_key_is_found_by_nobody():
     flights = Flights()
     with flights.lead(KEY) as first:

@@ -91,6 +91,30 @@ budgets:
     assert 'unknown route "suport"; the routes of the policy: support, rest; did you mean "support"?' in found[5]
 
 
+@pytest.mark.parametrize(
+    ("storage", "said"),
+    [
+        ("{cache: memcached://a}", "expected `embedded`, or an address such as redis://"),
+        ("{cache: redis://a}", "the semantic cache of support needs shared vectors"),
+        ("{cache: {vectors: http://q:6333}}", "`vectors` in a server go with answers in one"),
+        ("{cache: {at: redis://a, vectors: http://q:6333, vectors_key: k}}", None),
+        ("{cache: {vectors_key: k}}", "`vectors_key` opens a Qdrant server"),
+    ],
+)
+def test_where_the_caches_are_is_checked(storage: str, said: str | None):
+    text = GOOD + f"storage: {storage}\n"
+    if said is None:
+        assert parse(text).storage.cache.is_shared
+    else:
+        (found,) = mistakes(text)
+        assert said in found
+
+
+def test_a_namespace_without_a_cache_has_no_effect():
+    found = mistakes(GOOD.replace("ladder: [large]", "ladder: [large]\n    cache: {namespace: faq}"))
+    assert "`namespace` has no effect without a cache" in found[0]
+
+
 def test_what_is_left_out_is_filled_in():
     policy = parse(GOOD)
 

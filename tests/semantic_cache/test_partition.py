@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -202,3 +203,58 @@ def test_a_namespace_is_shared_and_is_no_tenant():
     called_alike = Scope(tenant=TenantId("faq"), answers=SCOPE.answers)
     assert keys(ask(), shared) == keys(ask(), others)
     assert len({keys(ask(), scope).exact for scope in (shared, SCOPE, called_alike)}) == 3
+
+
+words = st.text(max_size=5)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | words,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3),
+    max_leaves=6,
+)
+crafted = st.dictionaries(
+    st.sampled_from(["tenant", "namespace", "answers", "fields", "surface", "blank", "key", "x"]) | words,
+    values,
+    max_size=4,
+).map(lambda fields: {name: value for name, value in fields.items() if name not in _READ})
+_READ = {"model", "messages", "temperature", "stream", "stream_options", "n", "tools", "functions", "logprobs"}
+_READ |= {"prompt", "input", "max_tokens", "max_completion_tokens", "response_format"}
+
+
+def shuffled(value: JsonValue, random: Random) -> JsonValue:
+    """Return the same value with the keys of all its objects in another order."""
+    if isinstance(value, list):
+        return [shuffled(each, random) for each in value]
+    if not isinstance(value, dict):
+        return value
+    items = list(value.items())
+    random.shuffle(items)
+    return {name: shuffled(each, random) for name, each in items}
+
+
+@given(crafted, words, st.randoms(use_true_random=False), st.sampled_from([None, 1, 3]))
+def test_neither_key_order_nor_blanks_nor_irrelevant_fields_change_a_key(
+    fields: JsonValue, question: str, random: Random, indent: int | None
+):
+    body = {"model": "m", "messages": [{"role": "user", "content": question}], "temperature": 0, **fields}
+    irrelevant = {"user": "u", "stream": True, "metadata": {"a": ["b"]}, "store": False, "model": "another"}
+    other = json.dumps(shuffled(body | irrelevant, random), indent=indent).encode()
+    assert keys(parse_ask(Surface.CHAT, other)) == keys(parse_ask(Surface.CHAT, json.dumps(body).encode()))
+
+
+full_scopes = st.builds(
+    Scope, tenant=names.map(TenantId), answers=st.lists(names, max_size=2).map(tuple), namespace=st.just("") | names
+)
+
+
+requests = st.tuples(full_scopes, crafted, st.text(max_size=20))
+
+
+@given(requests, requests)
+def test_no_body_finds_another_tenants_entries_or_neighbours(
+    mine: tuple[Scope, JsonValue, str], theirs: tuple[Scope, JsonValue, str]
+):
+    (scope, fields, question), (other, crafted_fields, crafted_question) = mine, theirs
+    first, second = keys(ask(question, **fields), scope), keys(ask(crafted_question, **crafted_fields), other)
+    owner, others = (each.namespace or (each.tenant,) for each in (scope, other))
+    if owner != others or scope.answers != other.answers:
+        assert {first.exact, first.partition}.isdisjoint({second.exact, second.partition})
