@@ -12,6 +12,7 @@ Rooms, in the order a request meets them:
     settlement, ledger/    holds, charges, request rows; the journal and the store under them
     journey                the record of one request that all of these write
     telemetry, log         metrics, spans, events
+    stores, side_cache     which store a policy names, opened; the caches' admin pages
     prepare, compose       from a policy to lanes and rates; opening and closing everything
     serve, cli, check, keys_command, calibrate, demo/
                            the commands

@@ -6,7 +6,7 @@ import json
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backends.asks import parse_ask
@@ -231,6 +231,7 @@ def shuffled(value: JsonValue, random: Random) -> JsonValue:
     return {name: shuffled(each, random) for name, each in items}
 
 
+@settings(max_examples=40)
 @given(crafted, words, st.randoms(use_true_random=False), st.sampled_from([None, 1, 3]))
 def test_neither_key_order_nor_blanks_nor_irrelevant_fields_change_a_key(
     fields: JsonValue, question: str, random: Random, indent: int | None
@@ -249,6 +250,7 @@ full_scopes = st.builds(
 requests = st.tuples(full_scopes, crafted, st.text(max_size=20))
 
 
+@settings(max_examples=40)
 @given(requests, requests)
 def test_no_body_finds_another_tenants_entries_or_neighbours(
     mine: tuple[Scope, JsonValue, str], theirs: tuple[Scope, JsonValue, str]
