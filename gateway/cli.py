@@ -12,6 +12,7 @@ from gateway.commands.cache import cache
 from gateway.commands.evaluate import evaluate
 from gateway.commands.export import export
 from gateway.commands.ledger import ledger
+from gateway.commands.pools import pools
 from gateway.commands.quality import train
 from gateway.commands.reconcile import reconcile
 from gateway.commands.report import report
@@ -255,7 +256,7 @@ def demo(as_json: bool, keep: bool, calibration: Path | None, fresh: Path | None
     sys.exit(run_demo(as_json=as_json, keep=keep))
 
 
-for command in (cache, evaluate, export, ledger, reconcile, report, train):
+for command in (cache, evaluate, export, ledger, pools, reconcile, report, train):
     main.add_command(command)
 
 
