@@ -40,6 +40,39 @@ async def test_a_full_disk_is_bridged_and_booked_later_with_on_failure_buffer(tm
     assert [row["kind"] for row in rows.charges] == ["answer"]
 
 
+class ReadOnlyDisk(SmallDisk):
+    """A disk that was remounted read-only, until told otherwise."""
+
+    is_read_only = False
+
+    @override
+    def write(self, fd: int, line: bytes) -> int:
+        if self.is_read_only:
+            raise OSError(errno.EROFS, "Read-only file system")
+        return super().write(fd, line)
+
+
+@pytest.mark.parametrize(("on_failure", "status", "paid"), [("refuse", 503, 0), ("buffer", 200, 1)])
+async def test_a_disk_that_becomes_read_only_refuses_or_buffers_and_nothing_is_unbooked(
+    tmp_path: Path, on_failure: str, status: int, paid: int
+):
+    disk = ReadOnlyDisk()
+    async with (
+        Upstream({"What is it?": says("A cat.")}) as upstream,
+        serving(tmp_path, a_policy([upstream.url], ledger={"on_failure": on_failure}), files=disk) as served,
+    ):
+        disk.is_read_only = True
+        answer = await served.ask()
+        ready = await served.send("/health/readiness", method="GET")
+        disk.is_read_only = False
+
+        rows = await served.rows_of(answer)
+
+    assert (answer.status, len(upstream.requests), len(rows.charges)) == (status, paid, paid)
+    assert [row["status"] for row in rows.requests] == [status]
+    assert "Read-only file system" in ready.json["ledger"]["error"]
+
+
 @pytest.mark.parametrize("can_sync", [True, False])
 async def test_with_durability_power_the_upstream_is_asked_only_when_the_disk_has_the_hold(
     tmp_path: Path, can_sync: bool

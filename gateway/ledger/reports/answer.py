@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from backends.prices import round_half_even
 from gateway.ledger.errors import LedgerMissing
-from gateway.ledger.rollups import CHARGE_SUMS, REQUEST_SUMS
+from gateway.ledger.rollups import CHARGE_SUMS, REQUEST_SUMS, TOKENS
 from gateway.ledger.store import FILE_NAME, check_schema
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class Line:
         cost_nusd: the sum of the known charges.
         baseline_nusd: what the baseline would have cost; with its interval for the length of answers nobody saw.
         revenue_nusd: what the requests brought in, where that was stated.
+        posted_nusd: what the books post to this line: corrections, adjustments, late charges. Not part of `cost_nusd`.
     """
 
     keys: tuple[str, ...]
@@ -56,6 +57,12 @@ class Line:
     baseline_low_nusd: int | None = None
     baseline_high_nusd: int | None = None
     revenue_nusd: int | None = None
+    posted_nusd: int = 0
+
+    @property
+    def billed_nusd(self) -> int:
+        """Cost and what the books post: what the line comes to by what is known today."""
+        return self.cost_nusd + self.posted_nusd
 
     @property
     def saved_nusd(self) -> int | None:
@@ -133,15 +140,30 @@ def opened(folder: Path) -> Iterator[sqlite3.Connection]:
 
 def ask(db: sqlite3.Connection, question: Question) -> Answer:
     """Answer a question."""
-    from dataclasses import replace
-
     sql = question.sql()
+    posted: dict[tuple[str, ...], int] = {}
+    for *keys, nusd in db.execute(question.postings_sql(), question.parameters) if question.by else ():
+        posted[tuple(str(key) for key in keys)] = nusd
+    whole = replace(question, by=())
+    (amount,) = db.execute(whole.postings_sql(), whole.parameters).fetchone()
     return Answer(
         question=question,
-        lines=_lines(db, question, sql),
-        total=_lines(db, replace(question, by=()), None)[0],
+        lines=_with_postings(_lines(db, question, sql), posted, has_requests=question.has_requests),
+        total=replace(_lines(db, whole, None)[0], posted_nusd=amount),
         sql=question.runnable(sql),
     )
+
+
+def _with_postings(
+    lines: tuple[Line, ...], posted: dict[tuple[str, ...], int], *, has_requests: bool
+) -> tuple[Line, ...]:
+    """Return the lines with what the books post to each, and a line of its own for what stands on none."""
+    if not posted:
+        return lines
+    known = tuple(replace(line, posted_nusd=posted.pop(line.keys, 0)) for line in lines)
+    counted = dict.fromkeys((*REQUEST_SUMS, "sessions", "sessions_nusd"), 0) if has_requests else {}
+    nothing = Line(keys=(), attempts=0, unknown_charges=0, cost_nusd=0, tokens=dict.fromkeys(TOKENS, 0), **counted)
+    return (*known, *(replace(nothing, keys=keys, posted_nusd=nusd) for keys, nusd in sorted(posted.items()) if nusd))
 
 
 def sums(db: sqlite3.Connection, question: Question) -> tuple[Line, ...]:

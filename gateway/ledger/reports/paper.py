@@ -32,6 +32,8 @@ _ROWS_A_PAGE: Final = 500
 _COUNTS: Final = ("requests", "served", "answered", "refused", "sessions", "attempts", "unknown_charges")
 _MONEY: Final = (
     "cost_nusd",
+    "posted_nusd",
+    "billed_nusd",
     "baseline_nusd",
     "baseline_low_nusd",
     "baseline_high_nusd",
@@ -74,7 +76,7 @@ def notes_of(answer: Answer, posted_nusd: int = 0) -> tuple[str, ...]:
     if posted_nusd:
         notes.append(
             f"the books post {short(posted_nusd)} USD to this period (corrections, adjustments, late charges); "
-            "the lines are the charges alone"
+            "they stand apart from the cost, on the lines they belong to"
         )
     if answer.total.unknown_charges:
         notes.append(
@@ -274,6 +276,8 @@ _COLUMNS: Final = (
     _Column("attempts", lambda line: line.attempts, is_money=False),
     _Column("unknown", lambda line: line.unknown_charges or None, is_money=False),
     _Column("USD", lambda line: line.cost_nusd),
+    _Column("posted", lambda line: line.posted_nusd or None),
+    _Column("billed", lambda line: line.billed_nusd if line.posted_nusd else None),
     _Column("per 1,000 req.", lambda line: line.per_thousand_nusd),
     _Column("per answer", lambda line: line.per_answer_nusd),
     _Column("per session", lambda line: line.per_session_nusd),

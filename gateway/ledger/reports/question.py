@@ -85,6 +85,14 @@ _SOURCES: Final = {
 }
 
 
+_POSTED: Final = """
+  SELECT amount_nusd AS nusd, unixepoch(period || '-01') * 1000000 AS at_us, tenant, model, request_id, attempt
+  FROM books WHERE kind IN ('correction', 'adjustment', 'late')
+  UNION ALL
+  SELECT -charges.cost_nusd, charges.started_at_us, charges.tenant, charges.model, request_id, attempt
+  FROM books CROSS JOIN charges USING (request_id, attempt) WHERE books.kind = 'late'"""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
     """What is asked.
@@ -178,6 +186,30 @@ class Question:
             f"WHERE session IS NOT NULL AND started_at_us >= :since AND started_at_us < :until\n"
             f"  AND (:tenant IS NULL OR tenant = :tenant){group}"
         )
+
+    def postings_sql(self) -> str:
+        """Return the query of what the books post: the dimensions, then nano-dollars.
+
+        A posting is to a whole month and counts where that month begins (UTC); a charge that came late is taken out of
+        the sealed month in which it began. What names a charge stands on that charge's line, an adjustment on its
+        tenant's and model's.
+        """
+        keys = ", ".join(f"{self._posted_key(dimension)} AS {dimension.value}" for dimension in self.by)
+        group = f" GROUP BY {', '.join(str(number + 1) for number in range(len(self.by)))}" if keys else ""
+        return (
+            f"SELECT {keys}{', ' if keys else ''}COALESCE(SUM(posted.nusd), 0) FROM ({_POSTED}) AS posted\n"
+            "  LEFT JOIN charges USING (request_id, attempt)\n"
+            "  LEFT JOIN requests ON requests.request_id = posted.request_id\n"
+            "WHERE posted.at_us >= :since AND posted.at_us < :until"
+            f" AND (:tenant IS NULL OR posted.tenant = :tenant){group}"
+        )
+
+    def _posted_key(self, dimension: Dimension) -> str:
+        if dimension in _TIMES:
+            return _TIMES[dimension].format(self._local("posted.at_us / 1000000"))
+        if dimension in {Dimension.TENANT, Dimension.MODEL}:
+            return f"COALESCE(posted.{dimension.value}, '')"
+        return f"COALESCE({_SOURCES[dimension].charges}, '')"
 
     def request_keys(self) -> tuple[str, ...]:
         """Return SQL for each dimension of a row of `requests`."""
