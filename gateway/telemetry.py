@@ -74,6 +74,9 @@ class Telemetry:
         self._cost = Counts(
             "faregate_cost_usd", "Charges (the ledger has them exactly).", ["model", "kind"], registry=registry
         )
+        self._unknown = Counts(
+            "faregate_unknown_cost_charges", "Charges whose cost nobody knows.", ["model", "kind"], registry=registry
+        )
         self._tokens = Counts("faregate_tokens", "Tokens by class.", ["model", "class"], registry=registry)
         self._lookups = Counts(
             "faregate_cache_lookups", "Cache lookups by result.", ["tier", "result"], registry=registry
@@ -158,6 +161,8 @@ class Telemetry:
             return
         usage = usage_of(journey, attempt)
         self._cost.labels(attempt.model.id, attempt.kind).inc(attempt.cost_nusd / NANO_PER_USD)
+        if attempt.is_cost_unknown:
+            self._unknown.labels(attempt.model.id, attempt.kind).inc()
         classes = {
             "input": usage.input_tokens,
             "cached_input": usage.cached_input_tokens,
