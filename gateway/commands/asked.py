@@ -15,7 +15,7 @@ import click
 from gateway.ledger.archived import archived_note
 from gateway.ledger.errors import LedgerError, QuestionInvalid
 from gateway.ledger.report import posted_nusd
-from gateway.ledger.reports.answer import Answer, ask, opened
+from gateway.ledger.reports.answer import Answer, ask, opened, sums
 from gateway.ledger.reports.baselines import Baseline, baseline
 from gateway.ledger.reports.forecast import forecasts
 from gateway.ledger.reports.hours import read_hours
@@ -151,11 +151,11 @@ def _page(asked: Asked, db: sqlite3.Connection, question: Question) -> str:
     from gateway.ledger.reports.page import PageParts, page
 
     asked_by = question if question.by else replace(question, by=(Dimension.TENANT, Dimension.MODEL))
-    daily = ask(db, replace(question, by=(Dimension.DAY,))).lines
+    daily = sums(db, replace(question, by=(Dimension.DAY,)))
     parts = PageParts(
         report=report_on(asked, db, asked_by),
         daily=sorted(daily, key=lambda line: line.keys),
-        spenders={by.value: ask(db, replace(question, by=(by,))).lines for by in _SPENDERS},
+        spenders={by.value: sums(db, replace(question, by=(by,))) for by in _SPENDERS},
         bill=Books(asked.place()).bill(question.since, question.until, asked.tenant, pools=pool_facts(asked, question)),
     )
     return page(parts)

@@ -16,7 +16,8 @@ Rules:
 The way of a row: `seam.Ledger` (what the pipeline calls) → `writer` (encodes, appends, keeps what a full disk refused)
 → `journal` (segments) → `service` (a thread, in this process or another) → `fold` → `store` (SQLite) → `report`.
 `journaled` joins the two sides in one process, and has the writer's side alone for a worker.
-Beside it: `rollups` (daily sums, kept by triggers), `reports` (any question, on paper), `focus` (export), `invoices`
+Beside it: `rollups` and `derived` (daily sums, savings, busy time; kept by triggers), `archive` (retention: files and a
+tombstone; `archived` is what stays, `archive_walk` verifies the files), `reports` (any question, on paper), `focus` (export), `invoices`
 and `reconcile` (a provider's file against the rows), `dictionary` and `views` (the schema explained).
 
 Decided here:
@@ -26,4 +27,15 @@ Decided here:
 - Slot 0 writes into `journal/` itself, further workers into `journal/<slot>/`: a single gateway's folder is as it was.
 - Charges that come into a sealed month (a clock that went back) stay dated as they are, and post to the open month by a
   row `late` in `books`.
+- Prompts are never stored here, nor answers: no row has a place for them, and there is no option for it. What keeps
+  answers is the cache, where a route asks for one (`cache.exact`, `cache.semantic`), for its TTL and in its own folder.
+- Only requests older than every budget's window, of sealed months, are archived; those the books name stay. Journal
+  files put back from a copy after that would be booked again: what was archived is no longer known by its id.
+
+Left out on purpose:
+- Hours as rollups (see `rollups`): by day, week or month of another zone than UTC, reports read the rows, and so do
+  sessions, users and tasks: seconds a million requests, not a second for all.
+- NVML (`measured` joules): it tells of one machine's cards, the gateway runs elsewhere; joules are `watts` x busy time.
+- A hold does not hold fees for web searches: how many there will be is the provider's choice. They are charged.
+- Prices of single replicas inside one pool: replicas that cost differently are pools of their own.
 """

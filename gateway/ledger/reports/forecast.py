@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from gateway.ledger.reports.answer import ask
+from gateway.ledger.reports.answer import ask, sums
 from gateway.ledger.reports.question import Dimension, Question, zone_named
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def forecasts(db: sqlite3.Connection, question: Question, budgets_nusd: Mapping[
         zone="UTC",
     )
     daily: dict[str | None, dict[date, int]] = defaultdict(lambda: defaultdict(int))
-    for line in ask(db, lately).lines:
+    for line in sums(db, lately):
         tenant, day = line.keys
         for whose in (tenant, None):
             daily[whose][date.fromisoformat(day)] += line.cost_nusd
