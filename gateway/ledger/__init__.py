@@ -17,7 +17,8 @@ The way of a row: `seam.Ledger` (what the pipeline calls) → `writer` (encodes,
 → `journal` (segments) → `service` (a thread, in this process or another) → `fold` → `store` (SQLite) → `report`.
 `journaled` joins the two sides in one process, and has the writer's side alone for a worker.
 Beside it: `rollups` and `derived` (daily sums, savings, busy time; kept by triggers), `archive` (retention: files and a
-tombstone; `archived` is what stays, `archive_walk` verifies the files), `reports` (any question, on paper), `focus` (export), `invoices`
+tombstone; `archived` is what stays, `archive_walk` verifies the files),
+`reports` (any question, on paper), `focus` (export), `invoices`
 and `reconcile` (a provider's file against the rows), `dictionary` and `views` (the schema explained).
 
 Decided here:
