@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 from typing import TYPE_CHECKING, Final
 
-from gateway.ledger.rollups import DERIVED
+from gateway.ledger.rollups import DERIVED, rebuild
 from gateway.ledger.schema import SCHEMA, VERSION
 
 if TYPE_CHECKING:
@@ -51,17 +51,23 @@ def migrate(db: sqlite3.Connection, *, finish: Callable[[], None]) -> None:
             "SELECT type, name FROM sqlite_master WHERE type <> 'table' AND sql IS NOT NULL ORDER BY type = 'index'"
         ).fetchall():
             db.execute(f'DROP {kind} "{name}"')
-        for table in DERIVED:  # made anew by the triggers, from the rows that are copied
+        for table in DERIVED:  # made anew from the rows that are copied
             if table in former:
                 db.execute(f'DROP TABLE "{table}"')
                 former.remove(table)
         for table in former:
             db.execute(f'ALTER TABLE "{table}" RENAME TO "former_{table}"')
-        for statement in _statements(SCHEMA):
-            db.execute(statement)
+        statements = _statements(SCHEMA)
+        triggers = [statement for statement in statements if "CREATE TRIGGER" in statement]
+        for statement in statements:
+            if statement not in triggers:
+                db.execute(statement)
         for table in former:
             _copy(db, table)
             db.execute(f'DROP TABLE "former_{table}"')
+        rebuild(db)  # one pass, where the triggers would take one for every row
+        for statement in triggers:
+            db.execute(statement)
         finish()
         db.execute(f"PRAGMA user_version = {VERSION}")
         db.execute("COMMIT")

@@ -4,8 +4,8 @@ Rules:
 - a rollup is derived: the rows are the truth, `mismatches` proves that both say the same, `rebuild` makes it anew;
 - a charge is summed under the day, feature and path of its request, which is booked after it: until then it stands in
   `waiting_charges`, and a charge that comes later than its request (an audit) is summed at once;
-- whoever inserts a row, the fold, a recovery or a migration, keeps the sums: that is why they are triggers, and why a
-  migration leaves `DERIVED` tables out of what it copies;
+- whoever inserts a row, the fold or a recovery, keeps the sums: that is why they are triggers; a migration leaves
+  `DERIVED` tables out of what it copies and makes them anew;
 - rows that went into an archive are no longer there, their sums are: in the rollup, and apart in `archived_…`, so that
   the rollup is still proven equal to the rows and what is archived;
 - an unknown cost is counted in `unknown_charges` and adds nothing to `cost_nusd`.

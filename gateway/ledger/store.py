@@ -23,7 +23,6 @@ from gateway.ledger.chain import BOOKS, GENESIS, Head, Root, link
 from gateway.ledger.errors import FolderUnusable, PeriodInvalid, SchemaMismatch
 from gateway.ledger.journal import Position, Segment
 from gateway.ledger.migrate import OLDEST_MIGRATED, migrate
-from gateway.ledger.rollups import rebuild
 from gateway.ledger.rows import (
     CRASHED,
     CRASHED_STATUS,
@@ -311,15 +310,10 @@ class Store:
                 f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT;"
             )
         elif version < VERSION:
-            migrate(self._db, finish=self._finish_migration)
+            migrate(self._db, finish=self._chain_former)
 
-    def _finish_migration(self) -> None:
-        """Put what archives hold into the rollups, and chain the rows of a store that had no chain.
-
-        They are chained as the books', in the order in which they were booked.
-        """
-        if self._db.execute("SELECT 1 FROM archived_ranges LIMIT 1").fetchone():
-            rebuild(self._db)
+    def _chain_former(self) -> None:
+        """Chain the rows of a store that had no chain, as the books', in the order in which they were booked."""
         if self._db.execute("SELECT 1 FROM chain LIMIT 1").fetchone():
             return
         for table, columns in (("charges", CHARGE_COLUMNS), ("requests", REQUEST_COLUMNS)):
