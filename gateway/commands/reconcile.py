@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Final
 import click
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Sequence
 
+    from gateway.ledger.invoices import Invoice
     from gateway.ledger.reconcile import Difference, Reconciled
 
 _OFF: Final = 1
@@ -78,9 +80,12 @@ def reconcile(  # noqa: PLR0917 - click passes options by name
             if not names:
                 names = {model: model for (model,) in db.execute("SELECT DISTINCT model FROM charges")}
             found = compare(db, invoice, names=names, zone=zone, tolerance=tolerance)
+            archived = _archived(db, invoice)
     except LedgerError as error:
         click.echo(f"faregate: {error}", err=True)
         sys.exit(2)
+    if archived:
+        click.echo(f"note: {archived}", err=True)
     texts = {"table": _table, "csv": _csv, "json": _json}
     click.echo(texts[form](found), nl=False)
     sys.exit(_OFF if found.is_off else 0)
@@ -95,6 +100,19 @@ def _ledger(policy_file: Path | None, folder: Path | None, provider: str) -> tup
     policy = load(policy_file)
     names = {str(name): model.name for name, model in policy.models.items() if provider in {"generic", model.provider}}
     return folder or Path(policy.storage.folder), names
+
+
+def _archived(db: sqlite3.Connection, invoice: Invoice) -> str | None:
+    """Return what of the invoice's days is archived, which a comparison with rows lacks; None when nothing is."""
+    from datetime import UTC, datetime
+
+    from gateway.ledger.archived import archived_note
+    from gateway.ledger.store import microseconds
+
+    if not invoice:
+        return None
+    first, last = (datetime(day.year, day.month, day.day, tzinfo=UTC) for day in (min(invoice)[0], max(invoice)[0]))
+    return archived_note(db, microseconds(first), microseconds(last) + 1)
 
 
 def _rows(found: Reconciled) -> list[dict[str, str]]:

@@ -242,3 +242,20 @@ def test_the_command_archives_and_verifies(folder: Path):
 
     assert (done.exit_code, done.stderr) == (1, "faregate: no request that began before 2026-10-01 is left to go\n")
     assert CliRunner().invoke(main, ["ledger", "verify", *place, "--archives", cold]).exit_code == 0
+
+
+def test_what_reads_single_rows_says_what_is_archived(folder: Path):
+    archived(folder)
+    (folder.parent / "usage.csv").write_text("date,model,cost_usd\n2026-11-03,small,0.1\n")
+    window = ["--since", "2026-11-01", "--until", "2026-12-01"]
+
+    told = [
+        CliRunner().invoke(main, [*command, "--folder", str(folder)]).stderr
+        for command in (
+            ["reconcile", "--provider", "generic", "--file", str(folder.parent / "usage.csv")],
+            ["report", "--by", "attempt", *window],
+            ["export", "focus", "--spec", "1.2", "--out", str(folder.parent / "focus.csv"), *window],
+        )
+    ]
+
+    assert ["requests of 2026-11-03" in text and "archived" in text for text in told] == [True, True, True]
