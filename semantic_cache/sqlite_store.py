@@ -2,6 +2,9 @@
 
 Two threads may use it: `get` belongs to the event loop (tens of µs), `put` and `neighbours` to the one worker thread
 that also embeds. Each has a connection of its own; WAL lets the reader go on while the writer commits.
+
+Several processes may share the file: each finds the others' entries at once, and takes their vectors into the matrices
+it has before it looks for neighbours.
 """
 
 from __future__ import annotations
@@ -37,7 +40,8 @@ CREATE TABLE IF NOT EXISTS entries (
   expires_at REAL NOT NULL,
   size INTEGER NOT NULL        -- bytes of payload, text and vector
 ) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS by_partition ON entries (partition) WHERE partition != x'';
+DROP INDEX IF EXISTS by_partition;
+CREATE INDEX IF NOT EXISTS by_partition_and_age ON entries (partition, created_at) WHERE partition != x'';
 CREATE INDEX IF NOT EXISTS by_age ON entries (created_at);
 CREATE INDEX IF NOT EXISTS by_expiry ON entries (expires_at);
 """
@@ -57,6 +61,8 @@ _SHELVED_ROWS = 200_000
 _FEW = 32
 """Candidates put in order at first."""
 
+_STORED_WITHIN_S = 2.0
+"""How long after its creation an entry may come into the file and still be seen by a process that follows."""
 _LOOKED_AT = 1_024
 """Candidates read at most, expired and dropped ones included: they are forgotten as they are met."""
 
@@ -181,26 +187,41 @@ class SqliteStore:
         self._size -= sum(size for (size,) in dropped)
 
     def _shelf(self, partition: bytes) -> _Shelf:
+        version = int(self._writes.execute("PRAGMA data_version").fetchone()[0])
         shelf = self._shelves.get(partition)
         if shelf is None:
-            rows = self._writes.execute(
-                "SELECT key, vector FROM entries WHERE partition = ? AND vector IS NOT NULL", (partition,)
-            ).fetchall()
-            shelf = self._shelves[partition] = _Shelf(rows)
+            shelf = self._shelves[partition] = _Shelf(self._vectors(partition, since=0.0), version)
+        elif shelf.version != version:  # another process has written to the file
+            shelf.take_in(self._vectors(partition, since=shelf.newest - _STORED_WITHIN_S), version)
         self._shelves.move_to_end(partition)
         while len(self._shelves) > 1 and sum(len(s) for s in self._shelves.values()) > _SHELVED_ROWS:
             self._shelves.popitem(last=False)
         return shelf
 
+    def _vectors(self, partition: bytes, *, since: float) -> list[tuple[bytes, bytes, float]]:
+        """Return key, vector and time of a partition's entries that were created since a time."""
+        return self._writes.execute(
+            "SELECT key, vector, created_at FROM entries WHERE partition = ? AND partition != x'' "
+            "AND created_at >= ? AND vector IS NOT NULL",
+            (partition, since),
+        ).fetchall()
+
 
 class _Shelf:
-    """One partition's vectors: float32[n, d] in a matrix that doubles when it is full."""
+    """One partition's vectors: float32[n, d] in a matrix that doubles when it is full.
 
-    def __init__(self, rows: list[tuple[bytes, bytes]]) -> None:
-        self._keys: list[bytes] = [key for key, _ in rows]
+    Attributes:
+        version: of the file, as it was when other processes' entries were last looked for.
+        newest: when the youngest of the entries read from it was created.
+    """
+
+    def __init__(self, rows: list[tuple[bytes, bytes, float]], version: int) -> None:
+        self.version = version
+        self.newest = max((created_at for _, _, created_at in rows), default=0.0)
+        self._keys: list[bytes] = [key for key, _, _ in rows]
         self._places = {key: place for place, key in enumerate(self._keys)}
         self._matrix: Vector = (
-            np.stack([np.frombuffer(blob, dtype="<f4") for _, blob in rows]).astype(np.float32)
+            np.stack([np.frombuffer(blob, dtype="<f4") for _, blob, _ in rows]).astype(np.float32)
             if rows
             else np.zeros((0, 0), dtype=np.float32)
         )
@@ -219,6 +240,13 @@ class _Shelf:
                 grown[:place] = self._matrix[:place] if place else 0
                 self._matrix = grown
         self._matrix[place] = vector
+
+    def take_in(self, rows: list[tuple[bytes, bytes, float]], version: int) -> None:
+        """Add what another process has stored; what is known already stays as it is."""
+        self.version = version
+        for key, blob, created_at in rows:
+            self.add(key, np.frombuffer(blob, dtype="<f4"))
+            self.newest = max(self.newest, created_at)
 
     def drop(self, key: bytes) -> None:
         place = self._places.pop(key)

@@ -110,3 +110,18 @@ def test_what_another_process_dropped_leaves_room(tmp_path: Path):
     store.put(entry("c"))
     assert store.get(entry("b").key, LATER) is not None
     store.close()
+
+
+def test_a_process_finds_what_another_has_stored_replaced_and_dropped_since(tmp_path: Path):
+    one, other = a_store(tmp_path), a_store(tmp_path)
+    one.put(entry("a", vector=unit(1, 0.1)))
+    assert names(other, unit(1)) == ["a"]
+    one.put(entry("b", vector=unit(1, 0.2)))
+    one.put(entry("a", vector=unit(0, 1)))
+    one.put(entry("elsewhere", vector=unit(1), partition=b"q"))
+    assert other.get(entry("b").key, LATER) is not None
+    assert names(other, unit(1)) == ["b", "a"]
+    other.put(entry("c", vector=unit(1)))
+    assert (names(one, unit(1)), names(other, unit(1))) == (["c", "b", "a"], ["c", "b", "a"])
+    one.close()
+    other.close()
