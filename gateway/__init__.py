@@ -14,6 +14,7 @@ Rooms, in the order a request meets them:
     telemetry, log         metrics, spans, events
     stores, side_cache     which store a policy names, opened; the caches' admin pages
     prepare, compose       from a policy to lanes and rates; opening and closing everything
+    workers/               several processes for one gateway: a supervisor, and the workers it keeps alive
     serve, cli, check, keys_command, calibrate, demo/
                            the commands
 
@@ -25,7 +26,7 @@ Decided here, other than the design to start from:
 - `x-faregate-explain: true` puts the reasons in a response header, which streams and errors have as well.
 - Under a budget a plan's rungs are all held before the first is opened, and the policy's `max_output_tokens` is always
   sent where the client set no cap; without a budget it is only assumed for the hold.
-- Budgets are read from the policy once; a rate limit is one process's own.
+- Budgets are read from the policy once; budgets and rate limits hold for all workers of a gateway together.
 - The confidence header is the judge's word on the last answer it saw: of `small>large` it is the rejected one's.
 - "An equivalent model of the ladder" is one that a model names in its `equivalents`: rungs differ in quality, so none
   stands in for another unasked. Judged rungs have none (a judge knows one model); stand-ins' answers are not cached.

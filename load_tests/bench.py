@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import json
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import targets
-from programs import BenchFailed, Starter, core_busy_s, cpu_s, free_port, get, output_of, pins, pss_mib, tree
+from programs import BenchFailed, Starter, core_busy_s, cores, cpu_s, free_port, get, output_of, pins, pss_mib, tree
 from results import CELLS, Books, Cell, Run, facts, show, uneven
 from rich.console import Console
 from targets import FAREGATE, Target
@@ -71,8 +72,19 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--peers", type=Path, metavar="FOLDER", help="also measure the peers that peers.sh put there")
     parser.add_argument("--only", metavar="A,B", help="only targets whose name holds one of these (direct is always)")
     parser.add_argument("--cells", metavar="A,B", help=f"only these loads: {', '.join(cell.name for cell in CELLS)}")
+    parser.add_argument(
+        "--workers",
+        metavar="1,2",
+        type=_counts,
+        help="one gateway for each of these numbers of workers; nothing is pinned then, and load and upstream share "
+        "the cores with them",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser.parse_args()
+
+
+def _counts(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
 
 
 def build() -> None:
@@ -101,7 +113,7 @@ class Bench:
         self._options = options
         self._seconds = seconds
         self._warm_up_s = warm_up_s
-        self._gateway_core, self._load_core = pins()
+        self._gateway_core, self._load_core = ([], []) if options.workers else pins()
         names = options.cells.split(",") if options.cells else QUICK_CELLS if options.quick else None
         self._cells = [cell for cell in CELLS if names is None or cell.name in names]
         if not self._cells:
@@ -129,20 +141,26 @@ class Bench:
             finally:
                 _signal(chosen, signal.SIGCONT)
             asked = int(json.loads(get(upstream, "/stats"))["requests"])
-        if not any(target.is_ours for target in chosen):
+        ours = {target.name: target.policy for target in chosen if target.policy is not None}
+        if not ours:
             return runs, Books()
-        # The gateway has stopped: its ledger is complete.
-        policy = str(self._folder / "policy.yaml")
-        report = output_of([FAREGATE, "report", "--policy", policy, "--format", "json"])
-        ours = {target.name for target in chosen if target.is_ours}
-        return runs, _compare(runs, ours, asked, json.loads(report)["totals"])
+        # The gateways have stopped: their ledgers are complete.
+        totals = [
+            json.loads(output_of([FAREGATE, "report", "--policy", str(policy), "--format", "json"]))["totals"]
+            for policy in set(ours.values())
+        ]
+        return runs, _compare(runs, set(ours), asked, totals)
 
     def _targets(self, start: Starter, upstream: int) -> list[Target]:
         place = (start, self._folder, upstream, self._gateway_core)
         found = [Target(name="direct", port=upstream), *targets.floors(*place)]
         if self._options.peers is not None:
             found += targets.peers(*place, self._options.peers)
-        found += targets.gateway(*place)
+        found += [] if self._options.workers else targets.gateway(*place)
+        for workers in self._options.workers or ():
+            own = self._folder / f"workers-{workers}"
+            own.mkdir()
+            found += targets.gateway(start, own, upstream, self._gateway_core, workers)
         names = self._options.only.split(",") if self._options.only else [""]
         chosen = [target for target in found if target.name == "direct" or any(name in target.name for name in names)]
         # What is not measured must not use the gateway's core: LiteLLM works even when nobody asks it.
@@ -160,14 +178,25 @@ class Bench:
         for header in target.headers:
             command += ["-H", header]
         pids = tree(target.pid) if target.pid is not None else []
-        cpu, busy, began = cpu_s(pids), core_busy_s(), time.monotonic()
+        cpu, busy, own, began = cpu_s(pids), self._busy_s(), self._own_s(pids), time.monotonic()
         found = json.loads(output_of(command))
-        cpu, busy, took = cpu_s(pids) - cpu, core_busy_s() - busy, time.monotonic() - began
-        foreign = max(0.0, busy - cpu) / took
+        cpu, busy, own = cpu_s(pids) - cpu, self._busy_s() - busy, self._own_s(pids) - own
+        foreign = max(0.0, busy - own) / (time.monotonic() - began) / (len(cores()) if self._options.workers else 1)
         run = _as_run(target, cell, found, cpu=cpu if pids else None, foreign=foreign, memory=pss_mib(pids))
         if target.is_frozen:
             _signal([target], signal.SIGSTOP)
         return run
+
+    def _busy_s(self) -> float:
+        """Return how long the cores were busy on which the gateway may be."""
+        return core_busy_s(cores() if self._options.workers else cores()[:1])
+
+    def _own_s(self, pids: list[int]) -> float:
+        """Return how long this benchmark has kept those cores busy: all of it where nothing is pinned."""
+        if not self._options.workers:
+            return cpu_s(pids)
+        gone = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return cpu_s(tree(os.getpid())) + gone.ru_utime + gone.ru_stime
 
 
 def _as_run(
@@ -206,10 +235,11 @@ def _signal(chosen: list[Target], number: signal.Signals) -> None:
                 os.kill(each, number)
 
 
-def _compare(runs: list[Run], ours: set[str], asked: int, totals: dict[str, int]) -> Books:
+def _compare(runs: list[Run], ours: set[str], asked: int, totals: list[dict[str, int]]) -> Books:
     through = sum(run.sent for run in runs if run.target in ours)
     around = sum(run.sent for run in runs) - through
-    books = Books(sent=through, booked=totals["requests"], reached_upstream=asked - around, attempts=totals["attempts"])
+    booked, attempts = (sum(each[what] for each in totals) for what in ("requests", "attempts"))
+    books = Books(sent=through, booked=booked, reached_upstream=asked - around, attempts=attempts)
     if books.sent != books.booked:
         books.faults.append(f"{books.sent} requests were sent through the gateway, the ledger has {books.booked}")
     if books.reached_upstream != books.attempts:

@@ -127,12 +127,17 @@ def cpu_s(pids: list[int]) -> float:
     return sum(int(fields[11]) + int(fields[12]) for pid in pids if (fields := _stat(pid))) / TICKS_PER_S
 
 
-def core_busy_s() -> float:
-    """Return how long the gateway's core has been busy since the machine started."""
-    core = f"cpu{min(os.sched_getaffinity(0))} "
-    line = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith(core))
-    ticks = [int(part) for part in line.split()[1:9]]
-    return (sum(ticks) - ticks[3] - ticks[4]) / TICKS_PER_S
+def cores() -> list[int]:
+    """Return the cores this may run on."""
+    return sorted(os.sched_getaffinity(0))
+
+
+def core_busy_s(which: list[int]) -> float:
+    """Return how long these cores have been busy since the machine started."""
+    names = {f"cpu{core}" for core in which}
+    lines = [line.split() for line in Path("/proc/stat").read_text().splitlines()]
+    ticks = [[int(part) for part in fields[1:9]] for fields in lines if fields[0] in names]
+    return sum(sum(core) - core[3] - core[4] for core in ticks) / TICKS_PER_S
 
 
 def pss_mib(pids: list[int]) -> float:

@@ -198,7 +198,7 @@ def show(runs: list[Run], books: Books, *, rounds: int, seconds: float) -> None:
         table = Table("target", *columns, title=str(chosen[0]["what"]), title_justify="left", box=SIMPLE_HEAD)
         for column in table.columns[1:]:
             column.justify = "right"
-        table.columns[0].min_width = 20
+        table.columns[0].min_width, table.columns[0].no_wrap = 20, True
         for row in chosen:
             table.add_row(str(row["target"]), *(_shown(row[name], form) for name, form in columns.values()))
         console.print(table)

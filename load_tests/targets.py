@@ -89,7 +89,7 @@ class Target:
         headers: sent besides the usual ones.
         is_numbered: every question is another one, so that no cache has its answer.
         is_frozen: stopped while others are measured, since it works even when nobody asks it.
-        is_ours: its requests are in the ledger.
+        policy: in whose ledger its requests are; None for what is not ours.
     """
 
     name: str
@@ -100,21 +100,38 @@ class Target:
     headers: tuple[str, ...] = ()
     is_numbered: bool = False
     is_frozen: bool = False
-    is_ours: bool = False
+    policy: Path | None = None
     cells: tuple[str, ...] = _PLAIN
 
 
-def gateway(start: Starter, folder: Path, upstream: int, core: list[str]) -> list[Target]:
-    """Start a gateway with a plain route, one with an exact cache and one that decides."""
+def gateway(start: Starter, folder: Path, upstream: int, core: list[str], workers: int | None = None) -> list[Target]:
+    """Start a gateway with a plain route, one with an exact cache and one that decides.
+
+    Args:
+        start: starts it.
+        folder: where its policy and data go; it is there.
+        upstream: the mock's port.
+        core: the command prefix that pins it.
+        workers: with so many, which its targets' names then tell; None: as the policy says, one.
+    """
     port, policy = free_port(), folder / "policy.yaml"
     policy.write_text(POLICY.format(upstream=upstream, port=port, folder=folder / "data"))
     key = output_of([FAREGATE, "keys", "create", "--policy", str(policy), "--tenant", "bench"]).strip()
     command = [*core, FAREGATE, "serve", "--policy", str(policy), "--log-level", "error"]
-    pid = start("gateway", command, port, "/health/readiness").pid
+    suffix = "" if workers is None else f", {workers} worker{'s' if workers > 1 else ''}"
+    command += [] if workers is None else ["--workers", str(workers)]
+    pid = start(f"gateway{suffix}", command, port, "/health/readiness").pid
 
     def route(name: str, model: str, cells: tuple[str, ...], *, is_numbered: bool = False) -> Target:
         return Target(
-            name=name, port=port, model=model, key=key, pid=pid, cells=cells, is_numbered=is_numbered, is_ours=True
+            name=f"{name}{suffix}",
+            port=port,
+            model=model,
+            key=key,
+            pid=pid,
+            cells=cells,
+            is_numbered=is_numbered,
+            policy=policy,
         )
 
     return [
