@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from backends.words import ModelId
 from gateway.caching import Caches
 from gateway.journey import CatalogModel
 from gateway.ledger.budgets import BudgetAuthority, Budgets, Cap, LocalBudgets
+from gateway.ledger.following import BooksFollower
 from gateway.ledger.journal import Files
 from gateway.ledger.journaled import JournaledLedger
 from gateway.ledger.pseudonyms import Pseudonyms
@@ -53,12 +54,14 @@ class Opened:
 
     Attributes:
         crew: the workers it is one of; None where it is alone.
+        books: to be asked now and then to look; None where the supervisor does.
     """
 
     gateway: Gateway
     ledger: Ledger
     warnings: tuple[str, ...]
     crew: Crew | None = None
+    books: BooksFollower | None = None
 
 
 class LazyEmbedder:
@@ -121,7 +124,7 @@ async def open_gateway(
     try:
         # After the ledger has closed what a killed gateway left open, before any request: budgets know all or nothing.
         known_as = Pseudonyms(folder).of
-        authority, warnings = open_authority(policy, known_as, clock)
+        authority, books, warnings = open_authority(policy, known_as, clock)
         purse = Purse(
             ledger=ledger,
             budgets=LocalBudgets(authority),
@@ -134,7 +137,7 @@ async def open_gateway(
             policy, prepared, purse, environ=environ, clock=clock, embedder=embedder, acceptance=acceptance
         ) as opened:
             watch_budgets(opened.gateway.parts.telemetry, authority, clock)
-            yield opened
+            yield replace(opened, books=books)
     finally:
         ledger.close()
 
@@ -175,8 +178,10 @@ def prepare(policy: Policy, clock: Clock) -> Prepared:
     return Prepared(book=book, lanes=lanes(policy, book))
 
 
-def open_authority(policy: Policy, known_as: Pseudonym, clock: Clock) -> tuple[BudgetAuthority, tuple[str, ...]]:
-    """Return the budgets' state, rebuilt from the ledger, and what an operator should know of it.
+def open_authority(
+    policy: Policy, known_as: Pseudonym, clock: Clock
+) -> tuple[BudgetAuthority, BooksFollower, tuple[str, ...]]:
+    """Return the budgets' state, rebuilt from the ledger, who keeps it up to date, and what an operator should know.
 
     Raises:
         LedgerError: the ledger cannot be read.
@@ -185,7 +190,8 @@ def open_authority(policy: Policy, known_as: Pseudonym, clock: Clock) -> tuple[B
     authority = BudgetAuthority(caps, clock.now())
     spent = read_spent(Path(policy.storage.folder), caps, clock.now())
     overspent = authority.rebuild(spent.nusd, clock.now(), carried=spent.carried)
-    return authority, (*overspent_warnings(overspent), *unknown_warnings(spent))
+    follower = BooksFollower(Path(policy.storage.folder), authority, clock, last_booking=spent.last_booking)
+    return authority, follower, (*overspent_warnings(overspent), *unknown_warnings(spent))
 
 
 def watch_budgets(telemetry: Telemetry, authority: BudgetAuthority, clock: Clock) -> None:

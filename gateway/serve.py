@@ -76,6 +76,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, opened: Opened) -> None:
         self._gateway = opened.gateway
+        self._books = opened.books
         self._settings = opened.gateway.parts.policy.server
         self._stops_at: float | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -115,6 +116,8 @@ class Server(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
         if self._stops_at is not None and self._loop.time() >= self._stops_at:
             self.should_exit = True
+        if self._books is not None:
+            await self._books.look_if_due()
         return await super().on_tick(counter)
 
     @override

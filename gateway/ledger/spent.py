@@ -52,11 +52,21 @@ class Spent:
         nusd: by pot, what the window before carried over included; a pot nobody drew from is not there.
         carried: what was booked after the fact in the present window, and reduces the next one; by pot.
         unknown_charges: how many charges of these windows have no known cost and are in no sum.
+        last_booking: the number of the last row of `books` that is counted here.
     """
 
     nusd: Mapping[PotId, int]
     carried: Mapping[PotId, int] = field(default_factory=dict)
     unknown_charges: int = 0
+    last_booking: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adjusted:
+    """What was booked after the fact in the budgets' present windows, by pot, up to a row of `books`."""
+
+    nusd: Mapping[PotId, int]
+    last_booking: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +113,37 @@ def read_spent(folder: Path, caps: Iterable[Cap], now: datetime, *, epochs: Sequ
         raise FolderUnusable(
             f"{path} cannot be read for what budgets have spent ({error}); make it readable, or restore it"
         ) from error
+
+
+def read_adjusted(folder: Path, caps: Iterable[Cap], now: datetime, *, after: int) -> Adjusted:
+    """Return what was booked after the fact since a row of `books`.
+
+    What was booked in a window that has ended meanwhile is left out: it is counted at the next start.
+
+    Args:
+        folder: the ledger's.
+        caps: the budgets.
+        now: the present, aware.
+        after: the number of the last row that is known.
+
+    Raises:
+        FolderUnusable: the store cannot be read.
+    """
+    path = folder / FILE_NAME
+    try:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+            db.execute("BEGIN")
+            last = _last_booking(db)
+            nusd: dict[PotId, int] = {}
+            for cap in caps if last > after else ():
+                nusd |= _booked(db, cap, {**_COLUMNS, Dimension.USER: _KNOWN_AS}, cap.window(now), after=after)
+            return Adjusted(nusd=nusd, last_booking=last)
+    except sqlite3.Error as error:
+        raise FolderUnusable(f"{path} cannot be read for corrections ({error}); make it readable") from error
+
+
+def _last_booking(db: sqlite3.Connection) -> int:
+    return int(db.execute("SELECT COALESCE(MAX(id), 0) FROM books").fetchone()[0])
 
 
 def budget_lines(folder: Path, caps: Iterable[Cap], now: datetime) -> tuple[BudgetLine, ...]:
@@ -154,7 +195,8 @@ def _read(db: sqlite3.Connection, caps: tuple[Cap, ...], now: datetime, epochs: 
             for pot, more in _booked(db, cap, columns, _former(cap, window)).items():
                 nusd[pot] = nusd.get(pot, 0) + max(0, more)
             carried |= _booked(db, cap, columns, window) if window.has_end else {}
-    return Spent(nusd=nusd, carried=carried, unknown_charges=unknown)
+    last = _last_booking(db) if "books" in tables else 0
+    return Spent(nusd=nusd, carried=carried, unknown_charges=unknown, last_booking=last)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,17 +215,23 @@ class _Source:
 
 
 _CHARGES: Final = _Source(table="charges", amount="charges.cost_nusd", at="charges.started_at_us")
-_CORRECTIONS: Final = _Source(
-    table="books JOIN charges ON charges.request_id = books.request_id AND charges.attempt = books.attempt",
-    amount="books.amount_nusd",
-    at="books.made_at_us",
-    where="books.kind = 'correction'",
-)
-_ADJUSTMENTS: Final = _Source(
-    table="(SELECT tenant, amount_nusd, made_at_us FROM books WHERE kind = 'adjustment') AS charges",
-    amount="charges.amount_nusd",
-    at="charges.made_at_us",
-)
+
+
+def _bookings(after: int) -> tuple[_Source, _Source]:
+    """Return where corrections and adjustments come from that are later than a row of `books`."""
+    corrections = _Source(
+        table="books JOIN charges ON charges.request_id = books.request_id AND charges.attempt = books.attempt",
+        amount="books.amount_nusd",
+        at="books.made_at_us",
+        where=f"books.kind = 'correction' AND books.id > {after:d}",
+    )
+    columns = "SELECT tenant, amount_nusd, made_at_us FROM books"
+    adjustments = _Source(
+        table=f"({columns} WHERE kind = 'adjustment' AND id > {after:d}) AS charges",
+        amount="charges.amount_nusd",
+        at="charges.made_at_us",
+    )
+    return corrections, adjustments
 
 
 # Archived rows are older than every window that ends (`archive.YOUNGEST`): only `total` ones hold them.
@@ -203,10 +251,13 @@ def _former(cap: Cap, window: Window) -> Window:
     return cap.window(window.start - timedelta(microseconds=1)) if window.has_end else window
 
 
-def _booked(db: sqlite3.Connection, cap: Cap, columns: Mapping[Dimension, str], window: Window) -> dict[PotId, int]:
+def _booked(
+    db: sqlite3.Connection, cap: Cap, columns: Mapping[Dimension, str], window: Window, *, after: int = 0
+) -> dict[PotId, int]:
     """Return what was booked after the fact in a window; a period's adjustment names a tenant and nothing finer."""
     booked: dict[PotId, int] = {}
-    sources = (_CORRECTIONS,) if cap.each or cap.match else (_CORRECTIONS, _ADJUSTMENTS)
+    corrections, adjustments = _bookings(after)
+    sources = (corrections,) if cap.each or cap.match else (corrections, adjustments)
     for source in sources:
         for pot, nusd, _ in _sums(db, cap, columns, source, window):
             booked[pot] = booked.get(pot, 0) + nusd

@@ -71,6 +71,7 @@ if TYPE_CHECKING:
 
     from backends.clock import Clock
     from gateway.ledger.budgets import BudgetAuthority
+    from gateway.ledger.following import BooksFollower
     from gateway.limits import Admission
 
 _log = logging.getLogger("faregate")
@@ -121,10 +122,18 @@ async def _supervise(
     service = FoldService.open(folder, clock, terms_of(job.policy))
     try:
         known_as = Pseudonyms(folder).of
-        authority, warnings = open_authority(job.policy, known_as, clock)
+        authority, books, warnings = open_authority(job.policy, known_as, clock)
         service.start()
         supervisor = Supervisor(
-            job, listening, hatched, service, authority, clock=clock, warnings=warnings, on_ready=on_ready
+            job,
+            listening,
+            hatched,
+            service,
+            authority=authority,
+            books=books,
+            clock=clock,
+            warnings=warnings,
+            on_ready=on_ready,
         )
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -163,6 +172,7 @@ class Supervisor:
         hatched: workers that are started; taken as they are used.
         service: folds what they book; opened and started.
         authority: of the budgets, rebuilt.
+        books: keeps it up to date.
         clock: the time.
         warnings: what an operator should know.
         on_ready: told once when all answer.
@@ -174,8 +184,9 @@ class Supervisor:
         listening: socket.socket,
         hatched: list[Worker],
         service: FoldService,
-        authority: BudgetAuthority,
         *,
+        authority: BudgetAuthority,
+        books: BooksFollower,
         clock: Clock,
         warnings: tuple[str, ...],
         on_ready: Callable[[str], None],
@@ -187,6 +198,7 @@ class Supervisor:
         self._hatched = hatched
         self._service = service
         self._authority = authority
+        self._books = books
         self._warnings = warnings
         self._clock = clock
         self._on_ready = on_ready
@@ -441,6 +453,7 @@ class Supervisor:
         while True:
             await asyncio.sleep(_LOOK_S)
             self._look()
+            await self._books.look_if_due()
 
     def _look(self) -> None:
         """Tell the workers how the gateway is, when that has changed."""

@@ -12,6 +12,7 @@ import pytest
 
 from backends.words import TenantId
 from gateway.ledger.budgets import BudgetAuthority, Cap
+from gateway.ledger.following import LOOK_S, BooksFollower
 from gateway.ledger.journaled import JournaledLedger
 from gateway.ledger.spent import budget_lines, read_spent
 from gateway.ledger.store import Store, microseconds
@@ -135,3 +136,29 @@ def test_what_the_books_add_in_one_window_is_spent_in_the_next(tmp_path: Path, l
     authority = BudgetAuthority(caps, NOON)
     authority.rebuild(today.nusd, NOON, carried=today.carried)
     assert authority.pot(("daily", "acme"), NOON + DAY).left_nusd == 75
+
+
+def booked_after_the_fact(folder: Path, *bookings: tuple[str, str | None, int]) -> None:
+    """Book corrections and adjustments at noon."""
+    with closing(sqlite3.connect(folder / "ledger.db")) as db:
+        for kind, request_id, nusd in bookings:
+            values = (kind, "2026-11", request_id, 0, "acme", "m", nusd, "", "", "me", microseconds(NOON))
+            db.execute("INSERT INTO books VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+        db.commit()
+
+
+async def test_what_is_booked_while_a_gateway_runs_reaches_its_budgets_once(tmp_path: Path, ledger: JournaledLedger):
+    ledger.settle(a_charge(1, tenant=TenantId("acme"), cost_nusd=30))
+    ledger.book(a_request(1, tenant=TenantId("acme"), tags={"feature": "a"}))
+    assert ledger.flush(10)
+    booked_after_the_fact(tmp_path, ("correction", "req_1", 1))
+    caps, clock = [a_cap(), a_cap("ever", per=Per.TOTAL)], OwnClock()
+    authority, known = BudgetAuthority(caps, NOON), read_spent(tmp_path, caps, NOON)
+    authority.rebuild(known.nusd, NOON, carried=known.carried)
+    follower = BooksFollower(tmp_path, authority, clock, last_booking=known.last_booking)
+    booked_after_the_fact(tmp_path, ("correction", "req_1", 5), ("adjustment", None, 20))
+    for _ in range(3):
+        clock.move(LOOK_S)
+        await follower.look_if_due()
+    assert authority.pot(("ever", "acme"), NOON).left_nusd == 100 - 30 - 26
+    assert authority.pot(("daily", "acme"), NOON + DAY).left_nusd == 100 - 26
