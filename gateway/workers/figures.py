@@ -5,6 +5,7 @@ Counters and histograms are summed; so are gauges: requests in flight, and how m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -52,7 +53,11 @@ def figures_of(registry: Collector) -> Figures:
             metric.name,
             metric.documentation,
             metric.type,
-            tuple(Sample(sample.name, tuple(sample.labels.items()), float(sample.value)) for sample in metric.samples),
+            tuple(
+                Sample(sample.name, tuple(sample.labels.items()), float(sample.value))
+                for sample in metric.samples
+                if math.isfinite(sample.value)  # JSON has no others, and none can be added up
+            ),
         )
         for metric in registry.collect()
     )

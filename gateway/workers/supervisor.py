@@ -20,7 +20,7 @@ from backends.clock import SystemClock
 from backends.words import TenantId
 from gateway.compose import open_authority, terms_of, watch_budgets
 from gateway.errors import RateLimited
-from gateway.ledger.errors import FolderInUse, JournalCorrupt
+from gateway.ledger.errors import JournalCorrupt, LedgerError
 from gateway.ledger.leases import LeaseServer
 from gateway.ledger.pseudonyms import Pseudonyms
 from gateway.ledger.seam import LedgerStatus
@@ -85,6 +85,8 @@ _LINES_S: Final = 5.0
 _LAST_WORDS_S: Final = 8.0
 """How much longer than its grace a worker may take to end before it is killed."""
 _FIRST_REST_S: Final = 0.2
+_SOME: Final = 3
+"""Deaths whose rest is about what a store that refuses needs."""
 _LONGEST_REST_S: Final = 10.0
 _STEADY_S: Final = 30.0
 """A worker that lived so long died of something new."""
@@ -267,8 +269,17 @@ class Supervisor:
         deaths = 0
         while not self._stopping.is_set():
             earlier = await asyncio.to_thread(self._service.epochs_of, slot, above=0)
+            if self._stopping.is_set():
+                return
             began = self._clock.monotonic()
-            member = await self._begin(slot)
+            try:
+                member = await self._begin(slot)
+            except OSError as error:  # no room for a process at present
+                if not self._was_complete:
+                    raise WorkerUnfit(f"worker {slot} cannot be started: {error}") from error
+                _log.error("worker_not_started", extra={"slot": slot, "error": str(error)})
+                await self._rest(deaths := deaths + 1)
+                continue
             status = await self._attend(member)
             if self._stopping.is_set():
                 return
@@ -284,9 +295,12 @@ class Supervisor:
                 return
             self._restarts += 1
             self._deaths.inc()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(rest_s(deaths)):
-                    await self._stopping.wait()
+            await self._rest(deaths)
+
+    async def _rest(self, deaths: int) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(rest_s(deaths)):
+                await self._stopping.wait()
 
     async def _begin(self, slot: int) -> _Member:
         """Start a worker and tell it what to do."""
@@ -310,6 +324,8 @@ class Supervisor:
                 log_level=self._job.log_level,
             )
         )
+        if self._stopping.is_set():  # meanwhile
+            member.line.say(Stop(signal.SIGTERM))
         return member
 
     async def _attend(self, member: _Member) -> int:
@@ -359,30 +375,33 @@ class Supervisor:
 
     async def _bury(self, member: _Member, leases: LeaseServer, *, above: int) -> bool:
         """Book what a dead worker has left and take back its leases; False when its journal is damaged."""
-        while True:
+        while not self._stopping.is_set():
             try:
                 await asyncio.to_thread(self._service.bury, member.slot)
-                break
+                await self._reclaim(member, leases, above=above)
             except JournalCorrupt:
                 return False  # the service finds it too, and nothing more is bought
-            except (sqlite3.Error, OSError, FolderInUse) as error:
+            except (sqlite3.Error, OSError, LedgerError) as error:
                 _log.warning("burial_retried", extra={"slot": member.slot, "error": str(error)})
-                await asyncio.sleep(_FIRST_REST_S)
+                await self._rest(_SOME)
+            else:
+                return True
+        return False
+
+    async def _reclaim(self, member: _Member, leases: LeaseServer, *, above: int) -> None:
+        """Take back what a worker had been lent, now that what it spent is in the store."""
         own = f"{member.name}."
         with suppress(TimeoutError):
             async with asyncio.timeout(_LINES_S):
                 while any(name.startswith(own) for name in leases.workers):  # noqa: ASYNC110 - a matter of a moment
                     await asyncio.sleep(_LOOK_S)
         cut = sorted((name for name in self._cut if name.startswith(own)), key=lambda name: int(name[len(own) :]))
-        self._cut.difference_update(cut)
-        if cut:
-            await self._reclaim(member.slot, cut, above=above)
-        return True
-
-    async def _reclaim(self, slot: int, cut: list[str], *, above: int) -> None:
-        epochs = await asyncio.to_thread(self._service.epochs_of, slot, above=above)
+        if not cut:
+            return
+        epochs = await asyncio.to_thread(self._service.epochs_of, member.slot, above=above)
         now = self._clock.now()
         spent = await asyncio.to_thread(read_spent, self._folder, self._authority.caps, now, epochs=epochs)
+        self._cut.difference_update(cut)
         for name in cut[:-1]:
             self._authority.dismiss(name)
         self._authority.reclaim(cut[-1], spent.nusd, self._clock.now())
