@@ -199,6 +199,7 @@ class HttpReply:
         self._failure: BackendError | None = None
         self._is_finished = False
         self._is_done = False
+        self._is_drained = False
         self._is_closed = False
 
     async def begin(self) -> None:
@@ -277,7 +278,7 @@ class HttpReply:
             return
         self._is_closed = True
         try:
-            if self._is_done:
+            if self._is_done and not self._is_drained:
                 async with asyncio.timeout(_TAIL_S):
                     while await self._response.read():
                         pass
@@ -299,7 +300,7 @@ class HttpReply:
         whole = read_whole(self._blot.json(await _read_limited(self._response, BODY_LIMIT_BYTES, begun)))
         if not whole.has_answer:
             raise ReplyMalformed("the upstream's JSON has neither choices nor embeddings")
-        self._is_done = True
+        self._is_done = self._is_drained = True
         return whole
 
     async def _spread(self, begun: bytes) -> None:

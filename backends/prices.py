@@ -116,6 +116,8 @@ class Rates:
     is_known: bool = True
 
     def __post_init__(self) -> None:
+        if self._is_plainly_valid():
+            return
         for rates in (self, *self.tiers):
             for name in TOKEN_CLASSES:
                 _check_rate(getattr(rates, name), name)
@@ -124,6 +126,24 @@ class Rates:
         starts = [tier.start_tokens for tier in self.tiers]
         if starts != sorted(set(starts)) or (starts and starts[0] < 0):
             raise PriceInvalid(f"price tiers start at {starts}; starts must be ascending, different and not negative")
+
+    def _is_plainly_valid(self) -> bool:
+        """Tell whether nothing needs a closer look. Written out: the ledger reads rates with every hold and charge."""
+        return (
+            not self.tiers
+            and self.input >= 0
+            and self.cached_input >= 0
+            and self.cache_write >= 0
+            and self.output >= 0
+            and self.reasoning >= 0
+            and self.per_request >= 0
+            and (self.cache_write_1h or 0) >= 0
+            and (self.audio_input or 0) >= 0
+            and (self.image_input or 0) >= 0
+            and (self.audio_output or 0) >= 0
+            and (self.image_output or 0) >= 0
+            and (self.web_search or 0) >= 0
+        )
 
     def cost_nusd(self, usage: Usage) -> int | None:
         """Return what the usage costs in nano-dollars, rounded once, half to even; None when a rate is not known.
@@ -620,6 +640,12 @@ def round_half_even(numerator: int, denominator: int) -> int:
 def usd(nusd: int) -> Decimal:
     """Return nano-dollars as exact dollars with nine decimals; nothing is rounded, whatever the size."""
     return Decimal(f"{nusd}E-9")  # read from text: arithmetic would round to the context's 28 digits
+
+
+def dollars(nusd: int) -> str:
+    """Return what `usd` holds as text, such as "0.000012500"; it is written on every answer."""
+    whole, rest = divmod(abs(nusd), NANO_PER_USD)
+    return f"{'-' if nusd < 0 else ''}{whole}.{rest:09d}"
 
 
 def unknown_price(what: str, name: str, known: Iterable[str]) -> PriceUnknown:

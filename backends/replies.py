@@ -127,6 +127,7 @@ def read_whole(payload: bytes) -> Whole:
         usage=_usage(reply),
         finish_reason=first.finish_reason if first is not None else None,
         has_answer=bool(reply.choices) or bytes(reply.data) != b"null",
+        stated_usage=bytes(reply.usage),
         response_id=_name(reply.id or reply.response_id),
         tier=_name(reply.service_tier),
     )

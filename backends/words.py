@@ -161,7 +161,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 class Whole(msgspec.Struct, frozen=True, kw_only=True):
     """A complete answer that was not streamed; `payload` is its JSON body as it came.
 
-    `has_answer` tells that it holds what was asked for: a choice, or embeddings.
+    `has_answer` tells that it holds what was asked for: a choice, or embeddings. `stated_usage` is the JSON of the
+    body's usage, "" where it has none.
     """
 
     payload: bytes
@@ -170,6 +171,7 @@ class Whole(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage | None = None
     finish_reason: str | None = None
     has_answer: bool = True
+    stated_usage: bytes = b""
     response_id: str | None = None
     tier: str | None = None
 

@@ -109,7 +109,7 @@ class Lane:
 class Attempt:
     """One call to one endpoint of a model. `kind` is None while it is open and stays None when it cost nothing.
 
-    `stands_in_for` is the planned model that failed, when this one is its equivalent.
+    `stands_in_for` is the planned model that failed, when this one is its equivalent; `booked_usage` what was charged.
     """
 
     number: int
@@ -132,6 +132,7 @@ class Attempt:
     cost_nusd: int = 0
     is_cost_unknown: bool = False
     is_settled: bool = False
+    booked_usage: Usage | None = None
 
     def note(self, event: Event | Run) -> None:
         """Take what an event says about the attempt's cost and end."""

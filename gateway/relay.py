@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from backends.prices import usd
+from backends.prices import dollars
 from backends.sse import DONE, encode_comment, encode_event
 from backends.words import Ask, Event, JsonValue, Provenance, Run, Surface, Usage, Whole
 from gateway.calls import Sink
@@ -20,7 +20,7 @@ from gateway.journey import Journey, tells
 from gateway.ladder import Committed
 from gateway.ledger.rows import ChargeKind
 from gateway.settlement import Cashier, usage_of
-from semantic_cache.replay import assemble_whole, replay_chunks, replay_whole
+from semantic_cache.replay import assemble_whole, replay_chunks, replay_fields
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -74,7 +74,7 @@ async def relay_whole(
     cashier.settle(journey)
     usage = usage_of(journey, attempt)
     plain = _without_logprobs(whole.payload) if attempt.asks_logprobs and not ask.wants_logprobs else whole.payload
-    body = _with_cost(plain, journey, usage, ask)
+    body = _with_cost(plain, whole.stated_usage, journey, usage, ask)
     journey.first_byte = journey.clock.monotonic()
     cost = _cost_text(journey).encode()
     headers = [
@@ -143,8 +143,8 @@ async def relay_hit(journey: Journey, ask: Ask, payload: bytes, usage: Usage, si
     journey.first_byte = journey.clock.monotonic()
     cost = (b"x-faregate-cost-usd", b"0")
     if not ask.is_stream:
-        stored = replay_whole(payload, request_id=journey.request_id, now=now)
-        body = _with_cost(stored, journey, usage, ask)
+        fields = replay_fields(payload, request_id=journey.request_id, now=now)
+        body = _encode_with_cost(fields, journey, usage, ask)
         length = (b"content-length", b"%d" % len(body))
         await sink.start(200, [JSON_TYPE, length, *answer_headers(journey), cost])
         await sink.finish(body)
@@ -320,28 +320,41 @@ def _stream_end(
     return encode_event(_encode(fields)) + done
 
 
-def _with_cost(payload: bytes, journey: Journey, usage: Usage, ask: Ask) -> bytes:
-    fields = _fields.decode(payload)
+def _with_cost(payload: bytes, stated: bytes, journey: Journey, usage: Usage, ask: Ask) -> bytes:
+    """Return an answer with its cost in its usage; the rest stays as it came, byte for byte."""
+    field = b'"usage":' + stated
+    place = payload.rfind(field) if stated and payload.count(b'"usage"') == 1 else -1
+    if place < 0:  # none, or written in an unusual way
+        return _encode_with_cost(_fields.decode(payload), journey, usage, ask)
+    whole = memoryview(payload)  # an answer may be large: it is copied once
+    annotated = _annotated(msgspec.Raw(stated), journey, usage)
+    return b"".join((whole[:place], b'"usage":', annotated, whole[place + len(field) :]))
+
+
+def _encode_with_cost(fields: dict[str, msgspec.Raw], journey: Journey, usage: Usage, ask: Ask) -> bytes:
     given = fields.get("usage")
-    if given is None and ask.surface is Surface.EMBEDDINGS and not usage.total_input_tokens:
-        return payload
-    fields["usage"] = _annotated(given, journey, usage)
+    if given is not None or ask.surface is not Surface.EMBEDDINGS or usage.total_input_tokens:
+        fields["usage"] = _annotated(given, journey, usage)
     return _encode(fields)
 
 
 def _annotated(given: msgspec.Raw | None, journey: Journey, usage: Usage) -> msgspec.Raw:
     """Return the committed answer's usage with the cost of all attempts; what is booked stands where none was told."""
-    told = _told_usage(given) or {}
-    is_told = usage.input_provenance is usage.output_provenance is Provenance.PROVIDER
-    known: dict[str, JsonValue] = told if told and is_told else told | openai_usage(usage)
     attempts = [
         {"model": a.model.id, "kind": a.kind, "cost": None if a.is_cost_unknown else _dollars(a.cost_nusd)}
         for a in journey.attempts
         if a.kind is not None
     ]
-    cost = _cost_nusd(journey)
-    known["cost"] = None if cost is None else _dollars(cost)
-    known["faregate"] = {"path": journey.path, "attempts": attempts}
+    nusd = _cost_nusd(journey)
+    cost, path = None if nusd is None else _dollars(nusd), {"path": journey.path, "attempts": attempts}
+    is_told = usage.input_provenance is usage.output_provenance is Provenance.PROVIDER
+    stated = bytes(given) if given is not None else b""
+    if is_told and stated.startswith(b'{"') and b'"cost"' not in stated and b'"faregate"' not in stated:
+        return msgspec.Raw(b'%b,"cost":%b,"faregate":%b}' % (stated[:-1], _encode(cost), _encode(path)))
+    told = _told_usage(given) or {}
+    known: dict[str, JsonValue] = told if told and is_told else told | openai_usage(usage)
+    known["cost"] = cost
+    known["faregate"] = path
     return msgspec.Raw(_encode(known))
 
 
@@ -362,12 +375,12 @@ def _cost_nusd(journey: Journey) -> int | None:
 
 def _cost_text(journey: Journey) -> str:
     cost = _cost_nusd(journey)
-    return "unknown" if cost is None else f"{usd(cost):f}"
+    return "unknown" if cost is None else dollars(cost)
 
 
 def _dollars(nusd: int) -> msgspec.Raw:
     """Return nano-dollars as an exact JSON number of dollars: no float ever holds money."""
-    return msgspec.Raw(f"{usd(nusd):f}".encode())
+    return msgspec.Raw(dollars(nusd).encode())
 
 
 def _without_logprobs(payload: bytes) -> bytes:

@@ -171,7 +171,7 @@ class Cashier:
 
     def _charge(self, journey: Journey, attempt: Attempt, kind: ChargeKind) -> ChargeRow:
         _, caller, lane = _known(journey)
-        usage = usage_of(journey, attempt)
+        usage = attempt.booked_usage = usage_of(journey, attempt)
         tier = "" if attempt.tier is None or attempt.tier in STANDARD_TIERS else attempt.tier
         rates = attempt.model.rates.at(attempt.started_at, usage.total_input_tokens, tier)
         cost_nusd, provenance = charged(usage, rates, tier=tier, stated=attempt.model.stated)
@@ -251,6 +251,8 @@ def usage_of(journey: Journey, attempt: Attempt) -> Usage:
     Each side stands for itself: a provider that told the input and no output, or 0 of an answer that is not empty, has
     told the input.
     """
+    if attempt.booked_usage is not None:
+        return attempt.booked_usage
     told = attempt.usage or _TOLD_NOTHING
     if told.input_provenance is Provenance.UNKNOWN or not told.total_input_tokens:
         told = replace(told, input_tokens=_unseen_input(journey), input_provenance=Provenance.ESTIMATED)

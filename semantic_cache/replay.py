@@ -14,12 +14,17 @@ _encode = msgspec.json.encode
 
 def replay_whole(payload: bytes, *, request_id: RequestId, now: datetime) -> bytes:
     """Return the stored body under this request's id and time."""
+    return _encode(replay_fields(payload, request_id=request_id, now=now))
+
+
+def replay_fields(payload: bytes, *, request_id: RequestId, now: datetime) -> dict[str, msgspec.Raw]:
+    """Return the fields of what `replay_whole` returns, each as JSON."""
     fields = msgspec.json.decode(payload, type=dict[str, msgspec.Raw])
     is_chat = bytes(fields.get("object", b"")) != b'"text_completion"'
     for name, value in (("id", _id(request_id, is_chat=is_chat)), ("created", int(now.timestamp()))):
         if name in fields:
             fields[name] = msgspec.Raw(_encode(value))
-    return _encode(fields)
+    return fields
 
 
 def replay_chunks(payload: bytes, *, request_id: RequestId, now: datetime) -> list[bytes]:

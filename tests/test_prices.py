@@ -25,6 +25,7 @@ from backends.prices import (
     Span,
     Tier,
     UsageImpossible,
+    dollars,
     overlay,
     override_rates,
     pool_rates,
@@ -458,5 +459,6 @@ def test_a_schedule_that_does_not_cover_all_time_is_refused(starts: tuple[int, .
 def test_dollars_are_exact(nusd: int):
     text = f"{usd(nusd):f}"
 
+    assert dollars(nusd) == text
     assert int(text.replace(".", "")) == nusd
     assert len(text.rpartition(".")[2]) == 9
