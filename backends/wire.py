@@ -12,6 +12,7 @@ import ssl
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import cast
 from urllib.parse import urlsplit
@@ -32,6 +33,10 @@ _NEXT_ADDRESS_S = 0.25
 
 _MAX_TARGETS = 4096
 """Addresses whose parsed form is remembered; a policy has a handful."""
+
+
+_LINES_KEPT = 256
+"""Header lines remembered, the latest used: all of a request's but its id are the same each time."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -197,13 +202,16 @@ def _encode_head(start: bytes, headers: Mapping[str, str], length: int) -> bytes
     Raises:
         ValueError: a header would be read as something else.
     """
-    lines = []
-    for name, value in headers.items():
-        # `isprintable` leaves no line end, no NUL and, with ASCII, nothing that two readers could read differently.
-        if not (value.isascii() and value.isprintable() and name.isascii() and name.replace("-", "").isalnum()):
-            raise ValueError(f"the header {name!r} cannot be sent: expected printable ASCII")
-        lines.append(f"{name}: {value}\r\n")
-    return b"%b%bcontent-length: %d\r\n\r\n" % (start, "".join(lines).encode("ascii"), length)
+    lines = b"".join([_line(name, value) for name, value in headers.items()])
+    return b"%b%bcontent-length: %d\r\n\r\n" % (start, lines, length)
+
+
+@lru_cache(maxsize=_LINES_KEPT)
+def _line(name: str, value: str) -> bytes:
+    # `isprintable` leaves no line end, no NUL and, with ASCII, nothing that two readers could read differently.
+    if not (value.isascii() and value.isprintable() and name.isascii() and name.replace("-", "").isalnum()):
+        raise ValueError(f"the header {name!r} cannot be sent: expected printable ASCII")
+    return f"{name}: {value}\r\n".encode("ascii")
 
 
 def _is_plain(url: str) -> bool:

@@ -24,7 +24,7 @@ from gateway.ledger.budgets import Cap
 from gateway.ledger.rows import RequestRow
 from gateway.settlement import usage_of
 from gateway.spending import BudgetEvent
-from gateway.tally import Counts, Spreads
+from gateway.tally import Count, Counts, Spread, Spreads
 from policies.schema import BackendKind
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ class Telemetry:
             registry=registry,
         )
         self._judged = Counts("faregate_judged", "Answers judged.", ["route", "kept"], registry=registry)
+        self._kinds: dict[tuple[str, str, int], tuple[Count, Spread, Spread, Spread]] = {}
         self._provider = _provider(environ)
 
     @property
@@ -110,12 +111,12 @@ class Telemetry:
     def observe(self, journey: Journey, row: RequestRow) -> None:
         """Count a finished journey and export its span."""
         route = row.route or ""
-        # Unknown keys and models make unbounded paths nowhere: labels come from the policy and from fixed words.
-        self._requests.labels(route, row.path, str(row.status)).inc()
-        self._duration.labels(route).observe(row.total_ms / 1e3)
-        self._overhead.labels(route).observe(row.overhead_ms / 1e3)
+        requests, duration, overhead, ttft = self._kind(route, row.path, row.status)
+        requests.inc()
+        duration.observe(row.total_ms / 1e3)
+        overhead.observe(row.overhead_ms / 1e3)
         if row.ttft_ms is not None:
-            self._ttft.labels(route).observe(row.ttft_ms / 1e3)
+            ttft.observe(row.ttft_ms / 1e3)
         for tier, lookup in journey.lookups.items():
             self._lookups.labels(tier, type(lookup).__name__.lower()).inc()
         if journey.verdict is not None:
@@ -155,6 +156,19 @@ class Telemetry:
         """Send what is still queued."""
         if self._provider is not None:
             self._provider.shutdown()
+
+    def _kind(self, route: str, path: str, status: int) -> tuple[Count, Spread, Spread, Spread]:
+        """Return what counts requests of a kind, looked up once: requests, duration, overhead, time to first byte."""
+        # Unknown keys and models make unbounded paths nowhere: labels come from the policy and from fixed words.
+        found = self._kinds.get((route, path, status))
+        if found is None:
+            found = self._kinds[route, path, status] = (
+                self._requests.labels(route, path, str(status)),
+                self._duration.labels(route),
+                self._overhead.labels(route),
+                self._ttft.labels(route),
+            )
+        return found
 
     def _count(self, journey: Journey, attempt: Attempt) -> None:
         if attempt.kind is None:
