@@ -35,6 +35,7 @@ routes:
     quality: {{max_loss: 0.03, confidence: 0.90, calibration: qwen2.5-coder-0.5b-1.5b}}
     cache: {{exact: {{ttl: 1h}}, semantic: {{max_error: 0.05, ttl: 1h}}}}
 tenants: [{{id: bench}}]
+limits: {{max_in_flight: 20000}}
 storage: {{folder: "{folder}"}}
 server: {{port: {port}}}
 """
