@@ -36,6 +36,7 @@ routes:
     cache: {{exact: {{ttl: 1h}}, semantic: {{max_error: 0.05, ttl: 1h}}}}
 tenants: [{{id: bench}}]
 limits: {{max_in_flight: 20000}}
+timeouts: {{idle_s: 300}}
 storage: {{folder: "{folder}"}}
 server: {{port: {port}}}
 """
