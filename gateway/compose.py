@@ -48,9 +48,6 @@ if TYPE_CHECKING:
 
     from gateway.workers.member import Crew
 
-_KEYS_HOLD_S = 0.01
-"""A revoked key opens nothing after this long; a look at the file costs a request more than its digest."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opened:
@@ -237,7 +234,7 @@ async def open_way(
                 policy=policy,
                 tenants=frozenset(policy.tenant_ids),
                 clock=clock,
-                keys=KeyRing(folder / FILE_NAME, every_s=_KEYS_HOLD_S),
+                keys=KeyRing(folder / FILE_NAME),
                 catalog=catalog,
                 lanes={name: lane.lane for name, lane in prepared.lanes.items()},
                 candidates=candidates(policy),

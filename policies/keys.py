@@ -14,7 +14,6 @@ import hmac
 import os
 import secrets
 import string
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -210,20 +209,14 @@ class KeyRing:
         reload_failures: how often a changed file could not be used and the last good keys stayed in force.
     """
 
-    def __init__(self, file: Path, *, every_s: float = 0.0) -> None:
+    def __init__(self, file: Path) -> None:
         """Open the ring on a key file that need not exist yet.
-
-        Args:
-            file: the key file.
-            every_s: for how many seconds a look at the file holds: a server answers hundreds of requests in each.
 
         Raises:
             KeyStoreBrokenError: the file exists and is no key store: a server must not start without its keys.
         """
         self._file = file
         self._stamp: _Stamp | None = None
-        self._every_s = every_s
-        self._looked_at = time.monotonic()
         self._records: Mapping[str, KeyRecord] = {}
         self.reload_failures = 0
         stamp = self._present_stamp()
@@ -231,7 +224,7 @@ class KeyRing:
             self._load(stamp)
 
     def identify(self, secret: str | None) -> Identity | Refusal:
-        """Return who a secret belongs to, or why nobody. Costs at most one `stat`, and a read after a change."""
+        """Return who a secret belongs to, or why nobody. Costs one `stat`, and a read after a change."""
         if not secret:
             return Refusal.MISSING
         self._refresh()
@@ -246,10 +239,6 @@ class KeyRing:
         return Identity(key_id=record.id, tenant=record.tenant, is_admin=record.is_admin)
 
     def _refresh(self) -> None:
-        now = time.monotonic()
-        if now - self._looked_at < self._every_s:
-            return
-        self._looked_at = now
         stamp = self._present_stamp()
         if stamp == self._stamp:
             return
