@@ -164,7 +164,8 @@ class Bench:
         names = self._options.only.split(",") if self._options.only else [""]
         chosen = [target for target in found if target.name == "direct" or any(name in target.name for name in names)]
         # What is not measured must not use the gateway's core: LiteLLM works even when nobody asks it.
-        _signal([target for target in found if target.is_frozen or target not in chosen], signal.SIGSTOP)
+        used = {target.pid for target in chosen}
+        _signal([target for target in found if target.is_frozen or target.pid not in used], signal.SIGSTOP)
         return chosen
 
     def _run(self, target: Target, cell: Cell) -> Run:
