@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -52,6 +53,7 @@ def stop(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is not None:
         return
     process.terminate()
+    process.send_signal(signal.SIGCONT)  # it may have been frozen
     try:
         process.wait(STOP_S)
     except subprocess.TimeoutExpired:
