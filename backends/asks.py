@@ -6,6 +6,7 @@ and -0.0 in fields we do not know arrive as they were sent.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -148,7 +149,42 @@ class OutputCap:
     tokens: int
 
 
-def outbound_body(ask: Ask, *, model: str, top_logprobs: int | None, output_cap: OutputCap | None = None) -> bytes:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameters:
+    """What a model of the catalog adds to every request; see `policies.schema.Model.parameters`.
+
+    Attributes:
+        fields: JSON by field name, without caps.
+        cap: the most output its answers may have, and the field that says it upstream; None: as the client wants.
+    """
+
+    fields: Mapping[str, msgspec.Raw]
+    cap: OutputCap | None = None
+
+    @classmethod
+    def of(cls, values: Mapping[str, JsonValue]) -> Parameters:
+        """Return parameters as a policy states them, ready to be sent."""
+        caps = [OutputCap(name, values[name]) for name in _CAPS if name in values]
+        fields = {name: msgspec.Raw(_encode(value)) for name, value in values.items() if name not in _CAPS}
+        return cls(fields=fields, cap=caps[0] if caps else None)
+
+    def cap_for(self, ask: Ask) -> OutputCap | None:
+        """Return the cap to send: the model's where it is below the client's own."""
+        own = ask.max_output_tokens
+        return self.cap if self.cap is not None and (own is None or own > self.cap.tokens) else None
+
+
+NO_PARAMETERS = Parameters(fields={})
+
+
+def outbound_body(
+    ask: Ask,
+    *,
+    model: str,
+    top_logprobs: int | None,
+    output_cap: OutputCap | None = None,
+    parameters: Parameters = NO_PARAMETERS,
+) -> bytes:
     """Return the body to send upstream: the client's, with our model's name and what the gateway needs to know.
 
     Args:
@@ -156,6 +192,7 @@ def outbound_body(ask: Ask, *, model: str, top_logprobs: int | None, output_cap:
         model: the name the upstream knows the model by.
         top_logprobs: how many alternatives the judge wants for each token; None when no judge will look.
         output_cap: the cap that a budget counts on; None leaves the client's own, or none, as it is.
+        parameters: the model's own fields, which stand in place of the client's; embeddings take none.
     """
     fields = {
         name: value
@@ -163,6 +200,9 @@ def outbound_body(ask: Ask, *, model: str, top_logprobs: int | None, output_cap:
         if not (name in _DROPPED_WHEN_NULL and bytes(value) == b"null")
     }
     fields["model"] = msgspec.Raw(_encode(model))
+    if ask.surface is not Surface.EMBEDDINGS:
+        fields.update(parameters.fields)
+        output_cap = output_cap or parameters.cap_for(ask)
     if ask.is_stream and ask.surface is not Surface.EMBEDDINGS:
         # Always asked for, so that the bill is the provider's; the relay strips it when the client did not ask.
         options = msgspec.json.decode(fields.get("stream_options", msgspec.Raw(b"{}")), type=dict[str, msgspec.Raw])

@@ -118,7 +118,7 @@ async def _ask_all(
 
     with file.open("a", encoding="utf-8", buffering=1) as kept:
         async for _ in collect(
-            left, model=model.name, ask=ask, keep=lambda outcome: print(write_outcome(outcome), end="", file=kept)
+            left, model=model.variant, ask=ask, keep=lambda outcome: print(write_outcome(outcome), end="", file=kept)
         ):
             progress.advance(task)
 
@@ -135,7 +135,7 @@ async def _ask(model: CatalogModel, prompt: str, schema: JsonValue | None) -> Re
         body["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
     ask = parse_ask(Surface.CHAT, msgspec.json.encode(body))
     started = clock.monotonic()
-    outbound = outbound_body(ask, model=model.name, top_logprobs=_TOP_LOGPROBS)
+    outbound = outbound_body(ask, model=model.name, top_logprobs=_TOP_LOGPROBS, parameters=model.parameters)
     reply = await model.backend.open(
         Outbound(
             surface=ask.surface,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.asks import NO_PARAMETERS, Parameters
 from backends.clock import Clock
 from backends.embedder import DIMENSIONS, Embedder, MiniLM, WordStates
 from backends.http import HttpBackend
@@ -344,5 +345,7 @@ def open_catalog(
             max_output_tokens=model.max_output_tokens,
             # OpenAI's own models refuse `max_tokens`; other servers of its protocol may not know the newer name.
             cap_field="max_completion_tokens" if model.provider == DEFAULT_OPENAI_PROVIDER else "max_tokens",
+            parameters=Parameters.of(model.parameters) if model.parameters else NO_PARAMETERS,
+            variant=model.variant,
         )
     return catalog

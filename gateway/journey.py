@@ -10,6 +10,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import TypeGuard
 
+from backends.asks import NO_PARAMETERS, Parameters
 from backends.clock import Clock
 from backends.pool import Pool
 from backends.prices import Schedule
@@ -47,6 +48,8 @@ class CatalogModel:
         context_tokens: what input and output together may reach; None: not known.
         max_output_tokens: the cap for answers under a budget whose client set none.
         cap_field: the name under which its upstream understands a chat answer's cap.
+        parameters: what its requests have beside the client's own fields.
+        variant: its name with its parameters: two entries of one name and other parameters answer otherwise.
     """
 
     id: ModelId
@@ -62,6 +65,8 @@ class CatalogModel:
     context_tokens: int | None = None
     max_output_tokens: int = DEFAULT_MAX_OUTPUT_TOKENS
     cap_field: str = "max_tokens"
+    parameters: Parameters = NO_PARAMETERS
+    variant: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

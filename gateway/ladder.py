@@ -265,7 +265,13 @@ def _outbound(journey: Journey, ask: Ask, model: CatalogModel, quote: Quote, *, 
     cap = OutputCap(model.cap_field, quote.output_cap_tokens) if quote.is_cap_sent else None
     return Outbound(
         surface=ask.surface,
-        body=outbound_body(ask, model=model.name, top_logprobs=_TOP_LOGPROBS if is_judged else None, output_cap=cap),
+        body=outbound_body(
+            ask,
+            model=model.name,
+            top_logprobs=_TOP_LOGPROBS if is_judged else None,
+            output_cap=cap,
+            parameters=model.parameters,
+        ),
         is_stream=ask.is_stream,
         request_id=journey.request_id,
         model=model.name,

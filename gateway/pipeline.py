@@ -263,7 +263,7 @@ class Gateway:
             strategy=Pinned(self.parts.candidates[model.id]),
             baseline=model.id,
             baseline_rates=model.rates,
-            answers=(model.id, model.name),
+            answers=(model.id, model.variant),
             judge=None,
         )
         return journey.lane.strategy

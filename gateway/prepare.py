@@ -205,7 +205,7 @@ def _lane(policy: Policy, route: Route, known: Mapping[ModelId, Candidate], book
         strategy=strategy,
         baseline=baseline,
         baseline_rates=book.of(baseline),
-        answers=(_standard(route), *(f"{model}={policy.models[model].name}" for model in route.ladder)),
+        answers=(_standard(route), *(f"{model}={policy.models[model].variant}" for model in route.ladder)),
         judge=judged.judge,
         output_ratio=judged.output_ratio,
     )
@@ -251,8 +251,8 @@ def _judged(policy: Policy, route: Route) -> _Judged:
             f"it was made with the embedder {calibration.embedder}, and this version has {EMBEDDER_ID}; "
             "make it again with `faregate calibrate`"
         )
-    names = {policy.models[model].name: model for model in route.ladder[:-1]}
-    baseline = policy.models[route.ladder[-1]].name
+    names = {policy.models[model].variant: model for model in route.ladder[:-1]}
+    baseline = policy.models[route.ladder[-1]].variant
     if calibration.small not in names or calibration.large != baseline:
         # Safe, so no refusal: without a judge that speaks for its models the route answers with its baseline.
         warning = (

@@ -49,7 +49,8 @@ class Cashier:
         """
         ask, _, lane = _known(journey)
         input_tokens = estimate_input_tokens(ask)
-        cap = ask.max_output_tokens
+        own = model.parameters.cap_for(ask)
+        cap = own.tokens if own is not None else ask.max_output_tokens
         is_cap_sent = False
         if ask.surface is Surface.EMBEDDINGS:
             cap = 0

@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from backends.prices import STANDARD_TIERS
+from backends.words import Capability
 from policies.schema import AUTO, EMBEDDED, BackendKind
 
 if TYPE_CHECKING:
@@ -116,6 +117,9 @@ def _check_model(name: str, model: Model, draft: Draft) -> Iterator[Finding]:
     at: Location = ("models", name)
     yield from _check_prices(at, model, draft)
     yield from _check_equivalents(at, name, model, draft)
+    if model.parameters and model.capabilities.isdisjoint({Capability.CHAT, Capability.COMPLETIONS}):
+        message = "parameters are sent with chats and completions, and this model answers neither; delete them"
+        yield Finding((*at, "parameters"), message)
     if model.pool is None:
         yield from _check_remote(at, model)
         return

@@ -210,6 +210,10 @@ _Key = TypeVar("_Key", bound=str)
 _Value = TypeVar("_Value")
 
 
+def _canonical(value: Mapping[str, JsonValue]) -> str:
+    return json.dumps(dict(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
 def _frozen(value: Mapping[_Key, _Value]) -> Mapping[_Key, _Value]:
     return MappingProxyType(dict(value))
 
@@ -348,6 +352,44 @@ def _default_provider(fields: Mapping[str, JsonValue]) -> str | None:
     return DEFAULT_OPENAI_PROVIDER if fields["base_url"] == DEFAULT_OPENAI_URL else None
 
 
+_THE_REQUESTS: Final = frozenset(
+    {
+        *("model", "messages", "prompt", "input", "suffix", "stream", "stream_options", "user", "safety_identifier"),
+        *("n", "best_of", "logprobs", "top_logprobs", "tools", "tool_choice", "functions", "function_call"),
+        *("response_format", "temperature", "stop", "store", "metadata"),
+    }
+)
+"""What a request is about, or what the gateway, its caches and its judge go by: never a model's to change."""
+
+CAP_PARAMETERS: Final = frozenset({"max_tokens", "max_completion_tokens"})
+"""Parameters that may only lower the client's own cap."""
+
+
+def _parameters(value: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:
+    for name in sorted(_THE_REQUESTS.intersection(value)):
+        raise ValueError(f"\"{name}\" is the request's own and cannot be a model's parameter; delete it")
+    for name in sorted(CAP_PARAMETERS.intersection(value)):
+        cap = value[name]
+        if not isinstance(cap, int) or isinstance(cap, bool) or not 1 <= cap <= 10_000_000:
+            raise ValueError(f"{name} must be a number of tokens from 1 to 10000000, not {cap!r}")
+    if len(CAP_PARAMETERS.intersection(value)) > 1:
+        raise ValueError("max_tokens and max_completion_tokens are one cap under two names; give one of them")
+    return MappingProxyType({name: _plain(item) for name, item in value.items()})
+
+
+def _plain(value: JsonValue) -> JsonValue:
+    """Return the same with binary numbers: a parameter is no money, and JSON's writers know no `Decimal`."""
+    match value:
+        case Decimal():
+            return float(value)
+        case dict():
+            return {name: _plain(item) for name, item in value.items()}
+        case list() | tuple():
+            return [_plain(item) for item in value]
+        case _:
+            return value
+
+
 class Model(Part):
     """An entry of the catalog: what can answer, where it is, what it can do and what it costs.
 
@@ -362,6 +404,9 @@ class Model(Part):
             it is named here, and embeddings go only to one of the same `name`. Each can do what this one can.
         max_output_tokens: the cap sent upstream for a request under a budget whose client set none; a route's own
             may only lower it.
+        parameters: fields sent upstream with every chat and legacy completion, in place of the client's own: the same
+            model thinking less or more is another entry (`large@low: {…, parameters: {reasoning_effort: low}}`), on the
+            same pool and at the same price. `max_tokens` or `max_completion_tokens` lowers the client's cap or sets one.
     """
 
     backend: BackendKind
@@ -377,6 +422,14 @@ class Model(Part):
     context_tokens: Annotated[int, Field(ge=1, le=100_000_000)] = DEFAULT_CONTEXT_TOKENS
     equivalents: tuple[ModelName, ...] = ()
     max_output_tokens: OutputTokens = DEFAULT_MAX_OUTPUT_TOKENS
+    parameters: Annotated[Mapping[str, JsonValue], AfterValidator(_parameters), PlainSerializer(dict)] = Field(
+        default_factory=lambda: MappingProxyType({})
+    )
+
+    @property
+    def variant(self) -> str:
+        """Name what answers: the served name, with the parameters where there are any; calibrations go by it."""
+        return f"{self.name} {_canonical(self.parameters)}" if self.parameters else self.name
 
     @property
     def prices(self) -> tuple[Price, ...]:

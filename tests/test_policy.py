@@ -471,3 +471,30 @@ def test_revenue_spot_and_watts_are_read():
 )
 def test_revenue_that_cannot_count_is_a_mistake(rule: str, message: str):
     assert message in only_mistake(f"{GOOD}revenue: [{rule}]\n")
+
+
+LOW = GOOD.replace("  large:", "  large@low: {backend: openai, name: gpt-5, parameters: {PARAMETERS}}\n  large:")
+
+
+def test_models_of_one_name_differ_by_their_parameters():
+    policy = parse(LOW.replace("PARAMETERS", "reasoning_effort: low, top_p: 0.5"))
+    low, large = (policy.models[ModelId(name)] for name in ("large@low", "large"))
+    assert dict(low.parameters) == {"reasoning_effort": "low", "top_p": 0.5}
+    assert (low.variant, large.variant) == ('gpt-5 {"reasoning_effort":"low","top_p":0.5}', "gpt-5")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ("temperature: 1", '"temperature" is the request\'s own'),
+        ("max_tokens: many", "max_tokens must be a number of tokens from 1 to 10000000, not 'many'"),
+        ("max_tokens: 5, max_completion_tokens: 5", "one cap under two names"),
+    ],
+)
+def test_what_is_the_requests_own_is_no_parameter(parameters: str, said: str):
+    assert said in only_mistake(LOW.replace("PARAMETERS", parameters))
+
+
+def test_parameters_of_a_model_that_only_embeds_are_a_mistake():
+    text = LOW.replace("PARAMETERS}", "seed: 1}, capabilities: [embeddings]")
+    assert "answers neither" in only_mistake(text)

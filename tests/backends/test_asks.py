@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.asks import estimate_input_tokens, outbound_body, parse_ask
+from backends.asks import Parameters, estimate_input_tokens, outbound_body, parse_ask
 from backends.errors import AskInvalid
 from backends.words import Ask, Capability, JsonValue, Surface
 
@@ -182,3 +182,28 @@ def test_zero_alternatives_still_ask_for_logprobs(logprobs: JsonValue, wants: bo
 
 def test_the_input_is_estimated_at_three_bytes_a_token():
     assert estimate_input_tokens(chat()) == -(-len('[{"role": "user", "content": "Hello"}]') // 3)
+
+
+def test_a_models_parameters_stand_in_place_of_the_clients_own_fields():
+    parameters = Parameters.of({"reasoning_effort": "low", "thinking": {"budget_tokens": 64}})
+    body = outbound_body(chat(reasoning_effort="high", seed=1), model="m", top_logprobs=None, parameters=parameters)
+    sent = json.loads(body)
+    assert (sent["reasoning_effort"], sent["thinking"], sent["seed"]) == ("low", {"budget_tokens": 64}, 1)
+
+
+@pytest.mark.parametrize(
+    ("own", "sent"), [({}, 100), ({"max_tokens": 500}, 100), ({"max_tokens": 20}, 20), ({"max_tokens": -1}, 100)]
+)
+def test_a_models_cap_only_lowers_the_clients(own: JsonValue, sent: int):
+    parameters = Parameters.of({"max_completion_tokens": 100})
+    fields = json.loads(outbound_body(chat(**own), model="m", top_logprobs=None, parameters=parameters))
+    assert [fields[name] for name in ("max_tokens", "max_completion_tokens") if name in fields] == [sent]
+
+
+def test_embeddings_take_no_parameters():
+    ask = parse_ask(Surface.EMBEDDINGS, b'{"model": "auto", "input": "x"}')
+    parameters = Parameters.of({"reasoning_effort": "low", "max_tokens": 9})
+    assert json.loads(outbound_body(ask, model="m", top_logprobs=None, parameters=parameters)) == {
+        "model": "m",
+        "input": "x",
+    }
