@@ -25,6 +25,7 @@ from backends.words import JsonValue, ModelId, RequestId, Surface, Whole
 from gateway.compose import open_catalog, open_transport
 from gateway.journey import CatalogModel
 from gateway.prepare import PolicyUnusable, price_book
+from policies.promise import shared_confidence
 from policies.schema import Policy, Route
 from router.judge import Calibration, CalibrationError, NoThreshold, Rates
 from router.train_check import held_table, hold_against
@@ -60,6 +61,7 @@ class Job:
         work: folder of the outcome files, one a model; made when absent.
         out: where the artefact goes; None to check the route's present calibration instead of fitting one.
         source: where the questions come from, with their licence; it is written into the artefact.
+        rung: whose judge it is; None: the ladder's first.
     """
 
     policy: Policy
@@ -69,12 +71,19 @@ class Job:
     questions: Path = SHIPPED_QUESTIONS
     source: str = SHIPPED_SOURCE
     confidence: float = 0.9
+    rung: ModelId | None = None
 
 
 async def calibrate(job: Job, console: Console) -> int:
     """Run a job; return the exit status. The fit holds up the event loop: nothing else runs on it."""
     if len(job.route.ladder) < 2:
         console.print(f"faregate: route {job.route.name} has one model; a judge needs a rung below the baseline")
+        return 1
+    if job.rung is not None and job.rung not in job.route.ladder[:-1]:
+        below = ", ".join(job.route.ladder[:-1])
+        console.print(
+            f"faregate: {job.rung} is no rung below the baseline of route {job.route.name}; those are: {below}"
+        )
         return 1
     status = 0
     try:
@@ -99,7 +108,7 @@ async def _ask_both(job: Job, questions: Sequence[Question], book: PriceBook, co
         catalog = open_catalog(job.policy, transport, SystemClock(), book.schedules)
         with Progress(*columns, console=console) as progress:
             async with asyncio.TaskGroup() as group:
-                for model in _rungs(job.route):
+                for model in _rungs(job):
                     task = progress.add_task(str(model), total=len(questions))
                     group.create_task(_ask_all(job, questions, catalog[model], progress, task))
 
@@ -163,14 +172,24 @@ async def _ask(model: CatalogModel, prompt: str, schema: JsonValue | None) -> Re
 
 def _check(job: Job, console: Console) -> None:
     """Print what the route's present calibration does on the questions."""
-    file = job.policy.calibration_file(job.route)
-    if file is None or job.route.quality is None:
-        raise TrainingError(f"route {job.route.name} has no quality.calibration to check; make one with --out FILE")
-    calibration = Calibration.load(file)
-    judge = calibration.judge(max_loss=job.route.quality.max_loss, confidence=job.route.quality.confidence)
+    quality = job.route.quality
+    small_id, large_id = _rungs(job)
+    made_for = job.policy.models[small_id].variant
+    found = [c for c in map(Calibration.load, job.policy.calibration_files(job.route)) if c.small == made_for]
+    if quality is None or not found:
+        raise TrainingError(
+            f"route {job.route.name} has no calibration of {small_id} to check; make one with --out FILE"
+        )
+    calibration = found[0]
+    shares = len(quality.artefacts)
+    judge = calibration.judge(
+        max_loss=quality.max_loss / shares,
+        confidence=shared_confidence(quality.confidence, shares),
+        is_shared=shares > 1,
+    )
     if isinstance(judge, NoThreshold):
         raise TrainingError(judge.reason)
-    small, large = (_outcomes(job, rung) for rung in _rungs(job.route))
+    small, large = _outcomes(job, small_id), _outcomes(job, large_id)
     prompts = [prompt for prompt in small if prompt in large]
     held = hold_against(
         judge,
@@ -184,7 +203,7 @@ def _check(job: Job, console: Console) -> None:
 
 
 def _fit(job: Job, out: Path, book: PriceBook, console: Console) -> None:
-    small, large = _rungs(job.route)
+    small, large = _rungs(job)
     embedder = MiniLM.load()
     calibration = fit(
         pair(_outcomes(job, small).values(), _outcomes(job, large).values()),
@@ -198,12 +217,12 @@ def _fit(job: Job, out: Path, book: PriceBook, console: Console) -> None:
     )
     out.write_text(calibration.dump(), encoding="utf-8")
     console.print(promises(calibration, confidence=job.confidence))
-    console.print(f"wrote {out}; name it in routes.{job.route.name}.quality.calibration", highlight=False)
+    console.print(f"wrote {out}; name it in routes.{job.route.name}.quality.calibration(s)", highlight=False)
 
 
-def _rungs(route: Route) -> tuple[ModelId, ModelId]:
+def _rungs(job: Job) -> tuple[ModelId, ModelId]:
     """Return the rung to be judged and the baseline."""
-    return route.ladder[0], route.ladder[-1]
+    return job.rung or job.route.ladder[0], job.route.ladder[-1]
 
 
 def _outcomes(job: Job, model: ModelId) -> dict[str, Outcome]:

@@ -24,7 +24,7 @@ def check_policy(policy: Policy, file: Path, *, as_json: bool) -> int:
     """Print what a loaded policy would serve, or what it lacks; return the exit status."""
     try:
         book = price_book(policy, SystemClock().now())
-        prepared = lanes(policy, book)
+        prepared = lanes(policy, book, SystemClock())
     except PolicyUnusable as error:
         if as_json:
             print(json.dumps({"ok": False, "mistakes": error.mistakes}))  # noqa: T201 - the command's output

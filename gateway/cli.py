@@ -180,6 +180,7 @@ def keys_revoke(policy_file: Path, key_id: str) -> None:
 )
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="The calibration to write.")
 @click.option("--check", is_flag=True, help="Fit nothing: hold the route's present calibration against --questions.")
+@click.option("--rung", help="Whose judge to fit or check, for ladders with several; the first rung's when left out.")
 @click.option("--source", help="Where your questions come from, with their licence; needed with --questions.")
 def calibrate(  # noqa: PLR0917 - as above
     policy_file: Path,
@@ -188,20 +189,22 @@ def calibrate(  # noqa: PLR0917 - as above
     work: Path,
     out: Path | None,
     check: bool,
+    rung: str | None,
     source: str | None,
 ) -> None:
     """Fit a route's judge to its models, and print what it can promise.
 
-    Asks the route's first rung and its baseline every question (running, as the policy says where), grades the answers,
-    and writes the calibration that `quality.calibration` names (--out FILE), or tells what the present one does on
-    questions it has not seen (--check). The shipped 850 questions take about 40 minutes for two small models on two
-    cores.
+    Asks a rung (the first, or --rung) and the route's baseline every question (running, as the policy says where),
+    grades the answers, and writes the calibration that `quality.calibration` names (--out FILE), or tells what the
+    present one does on questions it has not seen (--check). The shipped 850 questions take about 40 minutes for two
+    small models on two cores.
     """
     import asyncio
 
     from rich.console import Console
 
     _need("sklearn", extra="train")
+    from backends.words import ModelId
     from gateway.calibrate import SHIPPED_QUESTIONS, SHIPPED_SOURCE, Job
     from gateway.calibrate import calibrate as run
 
@@ -220,6 +223,7 @@ def calibrate(  # noqa: PLR0917 - as above
         work=work,
         out=out,
         source=source or SHIPPED_SOURCE,
+        rung=None if rung is None else ModelId(rung),
     )
     sys.exit(asyncio.run(run(job, Console(stderr=True))))
 

@@ -177,7 +177,7 @@ def prepare(policy: Policy, clock: Clock) -> Prepared:
         PolicyUnusable: a model without a price, a calibration for other models.
     """
     book = price_book(policy, clock.now())
-    return Prepared(book=book, lanes=lanes(policy, book))
+    return Prepared(book=book, lanes=lanes(policy, book, clock))
 
 
 def open_authority(
@@ -245,7 +245,7 @@ async def open_way(
                 telemetry=telemetry,
             )
             warnings = (*(warning for lane in ready for warning in lane.warnings), *purse.warnings)
-            caches.warm_up(is_needed=any(_embeds(lane.lane.route) or lane.lane.judge for lane in ready))
+            caches.warm_up(is_needed=any(_embeds(lane.lane.route) or lane.lane.judges for lane in ready))
             yield Opened(gateway=Gateway(parts), ledger=purse.ledger, warnings=warnings)
     finally:
         telemetry.close()

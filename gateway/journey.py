@@ -5,6 +5,7 @@ A `Journey` and its `Attempt`s are the only mutable values of the way; each belo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -99,15 +100,21 @@ class OutputRatio:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lane:
-    """A route made ready: who decides, what would answer, and what savings are measured against."""
+    """A route made ready: who decides, what would answer, and what savings are measured against.
+
+    Attributes:
+        answers: what tells its answers apart from another route's in the caches.
+        judges: who decides about the answers of rungs below the baseline, by model.
+        output_ratios: how much longer the baseline's answers are, by the model below it.
+    """
 
     route: Route
     strategy: Strategy
     baseline: ModelId
     baseline_rates: Schedule
     answers: tuple[str, ...]
-    judge: Judge | None = None
-    output_ratio: OutputRatio = OutputRatio()
+    judges: Mapping[ModelId, Judge] = field(default_factory=dict)
+    output_ratios: Mapping[ModelId, OutputRatio] = field(default_factory=dict)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -182,6 +189,8 @@ class Journey:
 
     Attributes:
         waited_s: time spent waiting for upstreams: what is left of the total is the gateway's own overhead.
+        verdict: the last judge's.
+        verdicts: every judge's, in the ladder's order.
         path_models: the models whose answers arrived, in order; the last one is committed.
         stood_in_for: the planned model in whose place the last of them answers, if it is an equivalent.
         is_traced: whether a span will be made of it, with its steps.
@@ -209,6 +218,7 @@ class Journey:
     user_pseudonym: str | None = None
     notices: list[tuple[bytes, bytes]] = field(default_factory=list)
     verdict: Verdict | None = None
+    verdicts: list[tuple[ModelId, Verdict]] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
     path_models: list[ModelId] = field(default_factory=list)
     stood_in_for: ModelId | None = None

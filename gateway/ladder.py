@@ -235,7 +235,8 @@ class Ladder:
     ) -> Committed | BackendError | None:
         """Return the answer if it may be sent; else close it and return why not (None: the judge rejects it)."""
         lane = journey.lane
-        if not rung.is_judged or lane is None or lane.judge is None:
+        judge = lane.judges.get(rung.model) if lane is not None and rung.is_judged else None
+        if lane is None or judge is None:
             journey.path_models.append(attempt.model.id)
             journey.stood_in_for = attempt.stands_in_for
             return Committed(attempt=attempt, reply=reply)
@@ -244,7 +245,8 @@ class Ladder:
             with journey.step(f"judge {rung.model}"), journey.waiting():
                 events, answering = await _listen(reply, ask, attempt, lane.route.stream)
             journey.path_models.append(rung.model)
-            journey.verdict = lane.judge.weigh(answering.evidence(), task=journey.plan.task if journey.plan else None)
+            journey.verdict = judge.weigh(answering.evidence(), task=rung.task)
+            journey.verdicts.append((rung.model, journey.verdict))
             is_kept = journey.verdict.is_kept
         except BackendError as error:
             attempt.end(ChargeKind.FAILED, journey.clock.monotonic())

@@ -264,7 +264,7 @@ class Gateway:
             baseline=model.id,
             baseline_rates=model.rates,
             answers=(model.id, model.variant),
-            judge=None,
+            judges={},
         )
         return journey.lane.strategy
 

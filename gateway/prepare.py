@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
+from pathlib import Path
 
+from backends.clock import Clock
 from backends.embedder import EMBEDDER_ID
 from backends.price_list import provider_schedule
 from backends.prices import (
@@ -24,11 +26,12 @@ from backends.prices import (
     pool_rates,
     scaled,
 )
-from backends.words import JsonValue, ModelId
+from backends.words import JsonValue, ModelId, Usage
 from gateway.journey import Lane, OutputRatio
+from policies.promise import shared_confidence
 from policies.schema import Model, Policy, Price, Route, Stated
-from router.judge import Calibration, CalibrationError, Judge, NoThreshold
-from router.strategy import Candidate, Cascade
+from router.judge import Calibration, CalibrationError, Judge
+from router.strategy import Candidate, Cascade, Judged, Tables
 
 
 class PolicyUnusable(Exception):
@@ -83,7 +86,7 @@ def candidates(policy: Policy) -> dict[ModelId, Candidate]:
     }
 
 
-def lanes(policy: Policy, book: PriceBook) -> dict[str, PreparedLane]:
+def lanes(policy: Policy, book: PriceBook, clock: Clock) -> dict[str, PreparedLane]:
     """Return every route made ready, by its name.
 
     Raises:
@@ -94,7 +97,7 @@ def lanes(policy: Policy, book: PriceBook) -> dict[str, PreparedLane]:
     prepared: dict[str, PreparedLane] = {}
     for route in policy.routes:
         try:
-            prepared[route.name] = _lane(policy, route, known, book)
+            prepared[route.name] = _lane(policy, route, known, book, clock)
         except CalibrationError as error:
             mistakes.append(f"routes.{route.name}.quality.calibration: {error}")
     if mistakes:
@@ -184,21 +187,22 @@ def _second(moment: datetime | None) -> int | None:
     return None if moment is None else int(moment.timestamp())
 
 
-def _lane(policy: Policy, route: Route, known: Mapping[ModelId, Candidate], book: PriceBook) -> PreparedLane:
+def _lane(
+    policy: Policy, route: Route, known: Mapping[ModelId, Candidate], book: PriceBook, clock: Clock
+) -> PreparedLane:
     baseline = route.ladder[-1]
-    judged = _judged(policy, route)
-    warnings = list(judged.warnings)
-    unused = [model for model in route.ladder[:-1] if judged.judge is None or model != judged.small]
+    verdict = _judged(policy, route)
+    warnings = list(verdict.warnings)
+    speaking = {rung.judged.model for rung in verdict.rungs}
+    unused = [model for model in route.ladder[:-1] if model not in speaking]
     if unused:
         warnings.append(
             f"route {route.name}: {', '.join(unused)} answers nothing, since no calibration says when its answers are "
             "good enough; make one with `faregate calibrate`"
         )
+    judged = [rung.judged for rung in verdict.rungs]
     strategy = Cascade(
-        [known[model] for model in route.ladder],
-        small=judged.small,
-        judge=judged.judge,
-        temperature=judged.temperature,
+        [known[model] for model in route.ladder], judged=judged, estimator=Tables(judged, BookCosts(book, clock))
     )
     lane = Lane(
         route=route,
@@ -206,10 +210,10 @@ def _lane(policy: Policy, route: Route, known: Mapping[ModelId, Candidate], book
         baseline=baseline,
         baseline_rates=book.of(baseline),
         answers=(_standard(route), *(f"{model}={policy.models[model].variant}" for model in route.ladder)),
-        judge=judged.judge,
-        output_ratio=judged.output_ratio,
+        judges={each.model: each.judge for each in judged},
+        output_ratios={rung.judged.model: rung.ratio for rung in verdict.rungs},
     )
-    return PreparedLane(lane=lane, promise=judged.promise, warnings=tuple(warnings))
+    return PreparedLane(lane=lane, promise=verdict.promise, warnings=tuple(warnings))
 
 
 def _standard(route: Route) -> str:
@@ -220,55 +224,120 @@ def _standard(route: Route) -> str:
     return "" if quality is None else f"max_loss={quality.max_loss} confidence={quality.confidence}"
 
 
-_SAME_LENGTH = OutputRatio()
+class BookCosts:
+    """Expected costs by the price book, at present prices; see `router.strategy.Costs`."""
+
+    def __init__(self, book: PriceBook, clock: Clock) -> None:
+        self._book = book
+        self._clock = clock
+
+    def expected_nusd(
+        self, model: ModelId, *, input_tokens: int, cached_input_tokens: int, output_tokens: int
+    ) -> float | None:
+        """Return nano-dollars, or None where nobody knows; see `Costs.expected_nusd`."""
+        rates = self._book.of(model).at(self._clock.now(), input_tokens)
+        return rates.cost_nusd(
+            Usage(
+                input_tokens=input_tokens - cached_input_tokens,
+                cached_input_tokens=cached_input_tokens,
+                output_tokens=output_tokens,
+            )
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Judged:
-    """What a route's calibration gives it; without a judge everything goes to the baseline."""
+class _Speaking:
+    """A rung that a calibration speaks for."""
+
+    judged: Judged
+    ratio: OutputRatio
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Verdict:
+    """What a route's calibrations give it; without a judged rung everything goes to the baseline."""
 
     promise: str
-    small: ModelId | None = None
-    judge: Judge | None = None
-    temperature: float = 0.0
-    output_ratio: OutputRatio = _SAME_LENGTH
+    rungs: tuple[_Speaking, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
-def _judged(policy: Policy, route: Route) -> _Judged:
-    """Return what the route's calibration gives it.
+def _judged(policy: Policy, route: Route) -> _Verdict:
+    """Return what the route's calibrations give it.
+
+    The loss and the risk of being wrong about it are shared equally by the calibrations the policy names, before any of
+    them is read: the parts' losses add up to the whole's, and so do their risks (union bound).
 
     Raises:
-        CalibrationError: the calibration cannot be read, or places questions with another embedder.
+        CalibrationError: a calibration cannot be read, or places questions with another embedder.
     """
     nothing = "baseline only" if len(route.ladder) > 1 else "one model"
-    file = policy.calibration_file(route)
-    if route.quality is None or file is None:
-        return _Judged(promise=nothing)
+    files = policy.calibration_files(route)
+    if route.quality is None or not files:
+        return _Verdict(promise=nothing)
+    stated, shares = route.quality, len(files)
+    names = {policy.models[model].variant: model for model in route.ladder[:-1]}
+    rungs: dict[ModelId, _Speaking] = {}
+    warnings: list[str] = []
+    questions = []
+    for calibration in map(_load, files):
+        said = _mismatch(policy, route, calibration, names)
+        if said is None and names[calibration.small] in rungs:
+            said = f"two of its calibrations were made for {calibration.small}"
+        if said is None:
+            answer = calibration.judge(
+                max_loss=stated.max_loss / shares,
+                confidence=shared_confidence(stated.confidence, shares),
+                is_shared=shares > 1,
+            )
+            if isinstance(answer, Judge):
+                model = names[calibration.small]
+                rungs[model] = _speaking(route, model, calibration, answer)
+                questions.append(calibration.questions)
+                continue
+            said = answer.reason if shares == 1 else f"{names[calibration.small]}: {answer.reason}"
+        # Safe, so no refusal: what no judge speaks for answers nothing.
+        warnings.append(f"route {route.name}: {said}")
+    if not rungs:
+        return _Verdict(promise=nothing, warnings=tuple(warnings))
+    n = min(questions)
+    return _Verdict(
+        promise=f"loss ≤ {stated.max_loss:g} at {stated.confidence:.0%} (prior, n={n})",
+        rungs=tuple(rungs[model] for model in route.ladder if model in rungs),
+        warnings=tuple(warnings),
+    )
+
+
+def _load(file: Path) -> Calibration:
     calibration = Calibration.load(file)
     if calibration.embedder != EMBEDDER_ID:
         raise CalibrationError(
             f"it was made with the embedder {calibration.embedder}, and this version has {EMBEDDER_ID}; "
             "make it again with `faregate calibrate`"
         )
-    names = {policy.models[model].variant: model for model in route.ladder[:-1]}
+    return calibration
+
+
+def _mismatch(policy: Policy, route: Route, calibration: Calibration, names: Mapping[str, ModelId]) -> str | None:
+    """Tell for which other models a calibration was made; None when it fits the ladder."""
     baseline = policy.models[route.ladder[-1]].variant
-    if calibration.small not in names or calibration.large != baseline:
-        # Safe, so no refusal: without a judge that speaks for its models the route answers with its baseline.
-        warning = (
-            f"route {route.name}: its calibration was made for {calibration.small} below {calibration.large}, and the "
-            f"ladder has {', '.join(names)} below {baseline}"
-        )
-        return _Judged(promise=nothing, warnings=(warning,))
-    stated = route.quality
-    answer = calibration.judge(max_loss=stated.max_loss, confidence=stated.confidence)
-    if isinstance(answer, NoThreshold):
-        return _Judged(promise=nothing, warnings=(f"route {route.name}: {answer.reason}",))
+    if calibration.small in names and calibration.large == baseline:
+        return None
+    return (
+        f"its calibration was made for {calibration.small} below {calibration.large}, and the "
+        f"ladder has {', '.join(names)} below {baseline}"
+    )
+
+
+def _speaking(route: Route, model: ModelId, calibration: Calibration, judge: Judge) -> _Speaking:
     ratio = calibration.output_ratio
-    return _Judged(
-        promise=f"loss ≤ {stated.max_loss:g} at {stated.confidence:.0%} (prior, n={calibration.questions})",
-        small=names[calibration.small],
-        judge=answer,
-        temperature=calibration.temperature,
-        output_ratio=OutputRatio(low=ratio.p10, middle=ratio.p50, high=ratio.p90),
+    return _Speaking(
+        judged=Judged(
+            model=model,
+            judge=judge,
+            temperature=calibration.temperature,
+            length_ratio=max(ratio.p50, 0.01),
+            window_tokens=route.stream.holdback_tokens,
+        ),
+        ratio=OutputRatio(low=ratio.p10, middle=ratio.p50, high=ratio.p90),
     )

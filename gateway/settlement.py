@@ -308,8 +308,9 @@ def baseline_nusd(journey: Journey) -> tuple[int, int, int]:
         return 0, 0, 0
     if served.model.id == lane.baseline:
         return served.cost_nusd, served.cost_nusd, served.cost_nusd
-    # An equivalent says as much as the model it stands in for; the ratio was measured between small and baseline.
-    ratio = OutputRatio() if served.stands_in_for == lane.baseline else lane.output_ratio
+    # An equivalent says as much as the model it stands in for; a ratio was measured between a rung and the baseline.
+    stands_in = served.stands_in_for == lane.baseline
+    ratio = OutputRatio() if stands_in else lane.output_ratios.get(served.model.id, OutputRatio())
     usage = usage_of(journey, served)
     rates = lane.baseline_rates.at(served.started_at, usage.total_input_tokens)
     middle, low, high = (

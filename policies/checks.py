@@ -272,14 +272,28 @@ def _check_quality(index: int, route: Route, calibrations: Callable[[str], Path]
         return
     if len(route.ladder) == 1:
         yield Finding(at, "a ladder of one rung loses nothing; add a cheaper rung, or delete `quality`", at_key=True)
-    name = route.quality.calibration
-    if name is None:
-        return
-    file = calibrations(name)
-    if not file.is_file():
-        shipped = sorted(path.stem for path in calibrations("any").parent.glob("*.json"))
-        message = unknown("calibration", name, shipped, f"there is no file {file}; shipped ones")
-        yield Finding((*at, "calibration"), message)
+    quality = route.quality
+    if quality.calibration is not None and quality.calibrations:
+        message = "`calibration` and `calibrations` say the same of one rung and of several; give one of them"
+        yield Finding((*at, "calibrations"), message, at_key=True)
+    if len(quality.calibrations) > max(1, len(route.ladder) - 1):
+        message = (
+            f"{len(quality.calibrations)} calibrations for {len(route.ladder) - 1} rungs below the baseline; "
+            "give at most one for each"
+        )
+        yield Finding((*at, "calibrations"), message, at_key=True)
+    places: list[tuple[Location, str]] = [
+        ((*at, "calibrations", i), name) for i, name in enumerate(quality.calibrations)
+    ]
+    if quality.calibration is not None:
+        places.append(((*at, "calibration"), quality.calibration))
+    for place, name in places:
+        file = calibrations(name)
+        if not file.is_file():
+            shipped = sorted(path.stem for path in calibrations("any").parent.glob("*.json"))
+            yield Finding(place, unknown("calibration", name, shipped, f"there is no file {file}; shipped ones"))
+        if quality.calibrations.count(name) > 1:
+            yield Finding(place, f'"{name}" is listed twice; list each calibration once')
 
 
 def _check_cache(index: int, route: Route) -> Iterator[Finding]:

@@ -98,8 +98,8 @@ def parse_policy(
     mistakes += document.mistakes
     if policy is None or mistakes:
         raise PolicyError(file, list(dict.fromkeys(mistakes)))
-    names = [route.quality.calibration for route in policy.routes if route.quality]
-    return policy.with_calibrations({name: locator.locate(name) for name in names if name is not None})
+    names = {name for route in policy.routes if route.quality for name in route.quality.artefacts}
+    return policy.with_calibrations({name: locator.locate(name) for name in names})
 
 
 def read_policy(file: Path) -> str:

@@ -134,6 +134,11 @@ def fixed_sequence(candidates: Iterable[tuple[_T, float]], max_loss: float) -> _
     return accepted
 
 
+def shared_confidence(confidence: float, shares: int) -> float:
+    """Return the confidence of each of several bounds that must all hold at `confidence` together (union bound)."""
+    return round(1 - (1 - confidence) / shares, 9)  # rounded: 1 - 0.1 / 2 must not miss 0.95 by a bit
+
+
 def smallest_detectable(n: int, confidence: float) -> float:
     """Return the bound that n losses of exactly 0 would give: no fewer rows can promise less."""
     return upper_bound(np.zeros(n), confidence)

@@ -236,6 +236,7 @@ ScopeValue = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 TokensPerSecond = Annotated[Decimal, Field(gt=0, le=1_000_000_000)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Share = Annotated[float, Field(gt=0, lt=1)]
+CalibrationName = Annotated[str, StringConstraints(min_length=1)]
 
 
 class Part(BaseModel):
@@ -406,7 +407,7 @@ class Model(Part):
             may only lower it.
         parameters: fields sent upstream with every chat and legacy completion, in place of the client's own: the same
             model thinking less or more is another entry (`large@low: {…, parameters: {reasoning_effort: low}}`), on the
-            same pool and at the same price. `max_tokens` or `max_completion_tokens` lowers the client's cap or sets one.
+            same pool and at the same price. `max_tokens` or `max_completion_tokens` lowers the client's own cap.
     """
 
     backend: BackendKind
@@ -494,11 +495,19 @@ class Quality(Part):
         confidence: 1 minus the probability that the promise was certified wrongly, in (0, 1).
         calibration: a shipped artefact's name, or a path (with a "/" or ending in ".json") relative to the policy
             file; without one nothing below the baseline is used.
+        calibrations: the same for a ladder with several judged rungs: one artefact for each of them, made for it below
+            the baseline, in any order. Rungs that none speaks for answer nothing.
     """
 
     max_loss: Share
     confidence: Share = DEFAULT_CONFIDENCE
-    calibration: Annotated[str, StringConstraints(min_length=1)] | None = None
+    calibration: CalibrationName | None = None
+    calibrations: tuple[CalibrationName, ...] = ()
+
+    @property
+    def artefacts(self) -> tuple[str, ...]:
+        """Return the calibrations' names, under whichever key they are."""
+        return self.calibrations or (() if self.calibration is None else (self.calibration,))
 
 
 class Stream(Part):
@@ -969,7 +978,6 @@ class Policy(Part):
         entry = self.models[model]
         return self.pools[entry.pool].api_key if entry.pool is not None else entry.api_key
 
-    def calibration_file(self, route: Route) -> Path | None:
-        """Return where the calibration of a route lies; None when it has none."""
-        name = route.quality.calibration if route.quality else None
-        return self._calibrations[name] if name is not None else None
+    def calibration_files(self, route: Route) -> tuple[Path, ...]:
+        """Return where the calibrations of a route lie, in the policy's order."""
+        return tuple(self._calibrations[name] for name in route.quality.artefacts) if route.quality else ()

@@ -20,7 +20,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
@@ -28,7 +28,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.words import JsonValue, TokenLogprob
+from backends.words import Capability, JsonValue, TokenLogprob
 from policies.promise import fixed_sequence
 
 WHOLE = "whole"
@@ -103,6 +103,8 @@ class Kept:
         savings: share of the large model's core time saved, rejected attempts paid; may be negative.
         savings_low: lower end of its 90 % bootstrap interval.
         savings_high: upper end.
+        harm_bounds: upper bound of the expected harm (the loss's positive part), by its confidence: unlike `bounds` it
+            also holds for any part of the answers kept, however that part is chosen. Empty in older artefacts.
     """
 
     mean_loss: float
@@ -111,6 +113,7 @@ class Kept:
     savings: float
     savings_low: float
     savings_high: float
+    harm_bounds: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,8 +125,10 @@ class Step:
     start_small: tuple[bool, ...]
     windows: Mapping[str, Kept]
 
-    def bound(self, confidence: str) -> float:
-        """Return the worst window's bound."""
+    def bound(self, confidence: str, *, is_shared: bool = False) -> float:
+        """Return the worst window's bound; of the harm when other rungs of the ladder are judged too."""
+        if is_shared:
+            return max(kept.harm_bounds[confidence] for kept in self.windows.values())
         return max(kept.bounds[confidence] for kept in self.windows.values())
 
 
@@ -139,6 +144,7 @@ class Promise:
         n: questions it rests on.
         threshold: keep at or above this confidence.
         windows: the same by window.
+        is_shared: `bound` is of the harm, for any part of the answers kept.
     """
 
     max_loss: float
@@ -152,6 +158,7 @@ class Promise:
     savings_low: float
     savings_high: float
     windows: Mapping[str, Kept]
+    is_shared: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -294,35 +301,40 @@ class Calibration:
         rows = values.reshape(-1, 384).astype(np.float32)
         return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), dtype=np.float32)
 
-    def judge(self, *, max_loss: float, confidence: float) -> Judge | NoThreshold:
+    def judge(self, *, max_loss: float, confidence: float, is_shared: bool = False) -> Judge | NoThreshold:
         """Return the judge with the loosest threshold that keeps the promise.
 
         Args:
-            max_loss: the expected quality that may be lost against the large model, in (0, 1).
+            max_loss: the expected quality that may be lost against the large model, in [0, 1).
             confidence: 1 - delta, in (0, 1); taken up to the next one that was computed.
+            is_shared: other rungs are judged too, so that this one answers only a part of what it would alone.
         """
-        known = sorted(self.steps[0].windows[WHOLE].bounds, key=float)
+        whole = self.steps[0].windows[WHOLE]
+        known = sorted(whole.harm_bounds if is_shared else whole.bounds, key=float)
+        if not known:
+            reason = "this calibration has no bounds for a ladder with several judged rungs; make it again"
+            return NoThreshold(reason=reason, best_bound=None, needed=max_loss)
         level = next((name for name in known if float(name) >= confidence), None)
         if level is None:
             reason = f"this calibration knows bounds up to a confidence of {known[-1]}, not {confidence}"
             return NoThreshold(reason=reason, best_bound=None, needed=max_loss)
-        step = fixed_sequence(((step, step.bound(level)) for step in self.steps), max_loss)
+        step = fixed_sequence(((step, step.bound(level, is_shared=is_shared)) for step in self.steps), max_loss)
         if step is None:
-            best = min(step.bound(level) for step in self.steps)
+            best = min(step.bound(level, is_shared=is_shared) for step in self.steps)
             reason = (
                 f"{self.questions} questions can promise a loss of at most {best:.4f} at a confidence of {level}, not"
                 f" {max_loss}; ask for more loss, for less confidence, or calibrate with more questions"
             )
             return NoThreshold(reason=reason, best_bound=best, needed=max_loss)
-        return Judge(self, step, self._promise(step, max_loss=max_loss, level=level))
+        return Judge(self, step, self._promise(step, max_loss=max_loss, level=level, is_shared=is_shared))
 
-    def _promise(self, step: Step, *, max_loss: float, level: str) -> Promise:
+    def _promise(self, step: Step, *, max_loss: float, level: str, is_shared: bool) -> Promise:
         windows = step.windows.values()
         dearest = min(windows, key=lambda kept: kept.savings)
         return Promise(
             max_loss=max_loss,
             confidence=float(level),
-            bound=step.bound(level),
+            bound=step.bound(level, is_shared=is_shared),
             mean_loss=max(kept.mean_loss for kept in windows),
             n=self.questions,
             threshold=step.threshold,
@@ -331,6 +343,7 @@ class Calibration:
             savings_low=dearest.savings_low,
             savings_high=dearest.savings_high,
             windows=step.windows,
+            is_shared=is_shared,
         )
 
 
@@ -348,6 +361,33 @@ class Judge:
         whole = next(window for window in calibration.windows if window.tokens is None)
         partial = sorted((w.tokens, _Logistic(w)) for w in calibration.windows if w.tokens is not None)
         self._models = (_Logistic(whole), tuple(reversed(partial)))
+
+    @property
+    def needs(self) -> frozenset[Capability]:
+        """Return what a model must be able to do for its answers to be weighed."""
+        return frozenset({Capability.LOGPROBS})
+
+    @property
+    def cutoff(self) -> float:
+        """Return the similarity below which a question is outside."""
+        return self._calibration.cutoff
+
+    @property
+    def loss_when_kept(self) -> float:
+        """Estimate the quality lost by an answer that is kept: the worst window's mean, on calibration questions."""
+        return max((kept.mean_loss / kept.share for kept in self._step.windows.values() if kept.share), default=0.0)
+
+    @property
+    def large_quality(self) -> float:
+        """Return the baseline's mean quality on the calibration's questions."""
+        return self._calibration.large_quality
+
+    def tightened(self, max_loss: float) -> Judge | NoThreshold:
+        """Return the judge for a smaller loss at the same confidence; itself when `max_loss` asks for no less."""
+        promise = self.promise
+        if max_loss >= promise.max_loss:
+            return self
+        return self._calibration.judge(max_loss=max_loss, confidence=promise.confidence, is_shared=promise.is_shared)
 
     def weigh(self, evidence: Evidence, task: str | None = None) -> Verdict:
         """Return the verdict on an answer as far as it is known; call it once, when the hold-back ends.

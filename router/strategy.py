@@ -11,10 +11,12 @@ Contract of `Strategy` (tests/contracts/test_strategy.py runs it against every i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Protocol
+from itertools import combinations
+from types import MappingProxyType
+from typing import Final, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +27,10 @@ from router.judge import Judge, Outside
 
 _OUTPUT_TOKENS = 256
 """Room kept in a model's context for an answer whose length the client did not cap."""
+
+Cached: TypeAlias = Mapping[ModelId, int]
+"""How many tokens of a prompt a model's prompt cache holds."""
+NOTHING: Final[Cached] = MappingProxyType({})
 
 
 class PlanReason(StrEnum):
@@ -41,6 +47,8 @@ class PlanReason(StrEnum):
     OUTSIDE = "question_outside_calibration"
     NO_VECTOR = "no_embedding"
     SMALL_DOES_NOT_PAY = "small_does_not_pay"
+    SESSION = "session_keeps_its_model"
+    """The baseline's prompt cache makes it cheaper than starting below it."""
     BUDGET_DEGRADED = "budget_degraded"
     """No strategy's own: the gateway's, where a budget has room for a cheaper rung only."""
 
@@ -56,19 +64,129 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rung:
-    """One step of a plan. A judged rung's answer is sent only when the judge keeps it."""
+    """One step of a plan. A judged rung's answer is sent only when its judge keeps it, knowing the question's task."""
 
     model: ModelId
     is_judged: bool
+    task: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What was known of a question at one judged rung, and whether it may start there.
+
+    Attributes:
+        reason: why the rung is no part of the plan; CASCADE where nothing speaks against it.
+        task: the calibration's cluster that the question lies in.
+        similarity: to that cluster's centre, in [-1, 1]; below `cutoff` the question is outside.
+        keep_rate: share of its answers there that the judge keeps.
+        threshold: the judge's.
+        loss: quality lost by an answer that is kept, as the calibration saw it.
+    """
+
+    model: ModelId
+    reason: PlanReason
+    threshold: float
+    task: str | None = None
+    similarity: float | None = None
+    cutoff: float | None = None
+    keep_rate: float | None = None
+    loss: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alternative:
+    """Rungs that could have been tried, with their expected cost in nano-dollars and quality; None: nobody knows."""
+
+    models: tuple[ModelId, ...]
+    cost_nusd: float | None
+    quality: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The rungs to try, first to last, and why."""
+    """The rungs to try, first to last, and why.
+
+    Attributes:
+        task: of the first judged rung.
+        looks: what was seen at each judged rung of the ladder.
+        alternatives: what was weighed, cheapest first; the plan is one of them.
+        input_tokens: the estimate that costs rest on.
+        output_tokens: likewise, of the baseline's answer.
+    """
 
     rungs: tuple[Rung, ...]
     reason: PlanReason
     task: str | None = None
+    looks: tuple[Look, ...] = ()
+    alternatives: tuple[Alternative, ...] = ()
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """A rung below the baseline and who decides about its answers.
+
+    Attributes:
+        temperature: the highest that its calibration speaks for.
+        length_ratio: the baseline's output tokens over this model's, in the median.
+        window_tokens: what is paid of a stream that the judge rejects.
+    """
+
+    model: ModelId
+    judge: Judge
+    temperature: float
+    length_ratio: float = 1.0
+    window_tokens: int = _OUTPUT_TOKENS
+
+
+class Costs(Protocol):
+    """What an attempt is expected to cost."""
+
+    def expected_nusd(
+        self, model: ModelId, *, input_tokens: int, cached_input_tokens: int, output_tokens: int
+    ) -> float | None:
+        """Return nano-dollars at present prices; None where nobody knows. `input_tokens` includes the cached ones."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prospect:
+    """What a rung is expected to do with a question: costs in nano-dollars, its judge's keeping it as a probability."""
+
+    model: ModelId
+    keep: float
+    quality: float | None
+    kept_nusd: float | None
+    rejected_nusd: float | None
+
+
+class Estimator(Protocol):
+    """Tells what each rung will make of a question: from the calibrations' tables, or from a trained artefact."""
+
+    def prospects(self, question: Question) -> Sequence[Prospect]:
+        """Return the rungs' prospects, in the ladder's order, the baseline's (`keep` 1) last."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What an estimator looks at.
+
+    Attributes:
+        looks: of the judged rungs that may take part, in the ladder's order.
+        baseline: the last rung.
+        input_tokens: estimated.
+        cached_tokens: how much of the prompt a model's prompt cache holds, by model.
+    """
+
+    ask: Ask
+    vector: NDArray[np.float32] | None
+    looks: Sequence[Look]
+    baseline: ModelId
+    input_tokens: int
+    cached_tokens: Mapping[ModelId, int]
 
 
 class NoEligibleModel(Exception):
@@ -92,12 +210,13 @@ class Strategy(Protocol):
         """Tell whether `plan` would look at the embedding of the last user text."""
         ...
 
-    def plan(self, ask: Ask, vector: NDArray[np.float32] | None) -> Plan:
+    def plan(self, ask: Ask, vector: NDArray[np.float32] | None, cached_tokens: Cached = NOTHING) -> Plan:
         """Return the plan.
 
         Args:
             ask: the parsed request.
             vector: float32[d] of unit length, the last user text's embedding; None when there is none.
+            cached_tokens: how much of its prompt a model's prompt cache is known to hold, by model.
 
         Raises:
             NoEligibleModel: no model can do what the request needs.
@@ -115,37 +234,59 @@ class Pinned:
         """Tell that no embedding is looked at."""
         return False
 
-    def plan(self, ask: Ask, vector: NDArray[np.float32] | None) -> Plan:  # noqa: ARG002 - the seam's signature
+    def plan(
+        self,
+        ask: Ask,
+        vector: NDArray[np.float32] | None,  # noqa: ARG002 - the seam's signature
+        cached_tokens: Cached = NOTHING,  # noqa: ARG002 - the seam's signature
+    ) -> Plan:
         """Return the one model; see `Strategy.plan`."""
         _eligible(ask, [self._candidate])
         return _straight(self._candidate.model, PlanReason.PINNED)
 
 
 class Cascade:
-    """A route's ladder with its judge.
+    """A route's ladder with its judges.
+
+    One judged rung is tried where its calibration says that this pays, since its bound was made for exactly these
+    questions. Several are held to bounds that hold for any part of their answers (`Promise.is_shared`), so the
+    cheapest of all their sequences is free to be chosen, in dollars: start and escalation at once.
 
     Args:
         ladder: the models, cheapest first; the last is the baseline.
-        small: the rung that the judge is calibrated for; None when there is no judge.
-        judge: decides about the small rung's answers; None when no calibration keeps the route's promise.
-        temperature: the highest temperature that the calibration speaks for.
+        judged: the rungs whose answers may be kept, in the ladder's order; none when no calibration keeps the promise.
+        estimator: what each rung is expected to do.
     """
 
-    def __init__(
-        self, ladder: Sequence[Candidate], *, small: ModelId | None, judge: Judge | None, temperature: float
-    ) -> None:
+    def __init__(self, ladder: Sequence[Candidate], *, judged: Sequence[Judged], estimator: Estimator) -> None:
         self._ladder = tuple(ladder)
-        self._small = small
-        self._judge = judge
-        self._temperature = temperature
+        self._judged = tuple(judged)
+        self._estimator = estimator
+
+    @property
+    def judged(self) -> tuple[Judged, ...]:
+        """Return the rungs whose answers may be kept."""
+        return self._judged
+
+    def tightened(self, max_loss: float) -> Cascade:
+        """Return the same ladder under a smaller loss, which its judges share; rungs that cannot keep it drop out.
+
+        Args:
+            max_loss: in [0, 1); a larger one than the route's own changes nothing.
+        """
+        share = max_loss / max(1, len(self._judged))
+        judged = [
+            replace(each, judge=judge)
+            for each in self._judged
+            if isinstance(judge := each.judge.tightened(share), Judge)
+        ]
+        return Cascade(self._ladder, judged=judged, estimator=self._estimator)
 
     def needs_vector(self, ask: Ask) -> bool:
         """Tell whether the embedding will be looked at."""
-        return self._judge is not None and self._form(ask) is None
+        return any(self._form(ask, each) is None for each in self._judged)
 
-    def plan(  # noqa: PLR0911 - guard clauses, one a reason
-        self, ask: Ask, vector: NDArray[np.float32] | None
-    ) -> Plan:
+    def plan(self, ask: Ask, vector: NDArray[np.float32] | None, cached_tokens: Cached = NOTHING) -> Plan:
         """Return the plan; see `Strategy.plan`."""
         eligible = _eligible(ask, self._ladder)
         top = eligible[-1].model
@@ -153,24 +294,77 @@ class Cascade:
             return _straight(top, PlanReason.BASELINE_INELIGIBLE)
         if len(self._ladder) == 1:
             return _straight(top, PlanReason.ONLY_RUNG)
-        if self._judge is None:
+        if not self._judged:
             return _straight(top, PlanReason.UNCALIBRATED)
-        small = next((c for c in eligible if c.model == self._small), None)
-        if small is None or Capability.LOGPROBS not in small.capabilities:
-            return _straight(top, PlanReason.SMALL_INELIGIBLE)
-        if (reason := self._form(ask)) is not None:
-            return _straight(top, reason)
-        if vector is None:
-            return _straight(top, PlanReason.NO_VECTOR)
-        place = self._judge.place(vector)
-        if isinstance(place, Outside):
-            return _straight(top, PlanReason.OUTSIDE)
-        if not place.start_small:
-            return _straight(top, PlanReason.SMALL_DOES_NOT_PAY, task=place.name)
-        rungs = (Rung(model=small.model, is_judged=True), Rung(model=top, is_judged=False))
-        return Plan(rungs=rungs, reason=PlanReason.CASCADE, task=place.name)
+        able = {candidate.model: candidate for candidate in eligible}
+        looks = tuple(self._look(ask, vector, each, able.get(each.model)) for each in self._judged)
+        question = Question(
+            ask=ask,
+            vector=vector,
+            looks=[look for look in looks if look.reason is PlanReason.CASCADE],
+            baseline=top,
+            input_tokens=estimate_input_tokens(ask),
+            cached_tokens=cached_tokens,
+        )
+        return self._choose(question, looks)
 
-    def _form(self, ask: Ask) -> PlanReason | None:
+    def _choose(self, question: Question, looks: tuple[Look, ...]) -> Plan:
+        """Return the cheapest sequence of the rungs that may be tried."""
+        top, free = question.baseline, question.looks
+        if not free:
+            # Of several reasons the one that got farthest: a question that was looked at says more than a form.
+            why = max(looks, key=lambda look: _DEPTH.index(look.reason))
+            return replace(_straight(top, why.reason, task=why.task), looks=looks)
+        prospects = self._estimator.prospects(question)
+        ways = sorted(_alternatives(prospects), key=_by_cost)
+        is_bound = len(self._judged) == 1 and not question.cached_tokens
+        best = _longest(ways) if is_bound or any(way.cost_nusd is None for way in ways) else ways[0]
+        tasks = {look.model: look.task for look in free}
+        rungs = tuple(Rung(model=m, is_judged=m != top, task=tasks.get(m)) for m in best.models)
+        reason = PlanReason.CASCADE
+        if len(rungs) == 1:
+            reason = PlanReason.SESSION if question.cached_tokens.get(top) else PlanReason.SMALL_DOES_NOT_PAY
+        return Plan(
+            rungs=rungs,
+            reason=reason,
+            task=rungs[0].task or free[0].task,
+            looks=looks,
+            alternatives=tuple(ways),
+            input_tokens=question.input_tokens,
+            output_tokens=expected_output_tokens(question.ask),
+        )
+
+    def _look(self, ask: Ask, vector: NDArray[np.float32] | None, each: Judged, candidate: Candidate | None) -> Look:
+        """Return whether a question may be tried at a judged rung, and what was seen of it."""
+        threshold = each.judge.promise.threshold
+        if candidate is None or not each.judge.needs <= candidate.capabilities:
+            return Look(model=each.model, reason=PlanReason.SMALL_INELIGIBLE, threshold=threshold)
+        if (reason := self._form(ask, each)) is not None:
+            return Look(model=each.model, reason=reason, threshold=threshold)
+        if vector is None:
+            return Look(model=each.model, reason=PlanReason.NO_VECTOR, threshold=threshold)
+        place = each.judge.place(vector)
+        if isinstance(place, Outside):
+            return Look(
+                model=each.model,
+                reason=PlanReason.OUTSIDE,
+                threshold=threshold,
+                similarity=place.similarity,
+                cutoff=place.cutoff,
+            )
+        return Look(
+            model=each.model,
+            reason=PlanReason.CASCADE if place.start_small else PlanReason.SMALL_DOES_NOT_PAY,
+            threshold=threshold,
+            task=place.name,
+            similarity=place.similarity,
+            cutoff=each.judge.cutoff,
+            keep_rate=place.keep_rate,
+            loss=each.judge.loss_when_kept,
+        )
+
+    @staticmethod
+    def _form(ask: Ask, each: Judged) -> PlanReason | None:
         """Tell why the request's form is none that the calibration speaks for: one plain question, one answer."""
         turns = sum(message.role not in {"system", "developer"} for message in ask.messages)
         is_plain = all(message.is_plain for message in ask.messages)
@@ -178,7 +372,99 @@ class Cascade:
         if ask.surface is not Surface.CHAT or ask.choices != 1 or turns != 1 or not is_plain or has_tools:
             return PlanReason.FORM
         temperature = 1.0 if ask.temperature is None else ask.temperature  # OpenAI's default
-        return PlanReason.TEMPERATURE if temperature > self._temperature else None
+        return PlanReason.TEMPERATURE if temperature > each.temperature else None
+
+
+class Tables:
+    """The estimator that needs no training: keep rates and losses of the calibrations, prices of the book."""
+
+    def __init__(self, judged: Sequence[Judged], costs: Costs) -> None:
+        self._judged = {each.model: each for each in judged}
+        self._costs = costs
+
+    def prospects(self, question: Question) -> Sequence[Prospect]:
+        """Return the rungs' prospects; see `Estimator.prospects`."""
+        output_tokens = expected_output_tokens(question.ask)
+        qualities = [self._judged[look.model].judge.large_quality for look in question.looks]
+        top_quality = min(qualities) if qualities else None
+        found = []
+        for look in question.looks:
+            each = self._judged[look.model]
+            own_tokens = max(1, round(output_tokens / each.length_ratio))
+            is_cut = question.ask.is_stream and not question.ask.wants_json
+            told_tokens = min(own_tokens, each.window_tokens) if is_cut else own_tokens
+            found.append(
+                Prospect(
+                    model=look.model,
+                    keep=look.keep_rate or 0.0,
+                    quality=None if top_quality is None else top_quality - (look.loss or 0.0),
+                    kept_nusd=self._cost(question, look.model, own_tokens),
+                    rejected_nusd=self._cost(question, look.model, told_tokens),
+                )
+            )
+        whole = self._cost(question, question.baseline, output_tokens)
+        found.append(
+            Prospect(model=question.baseline, keep=1.0, quality=top_quality, kept_nusd=whole, rejected_nusd=whole)
+        )
+        return found
+
+    def _cost(self, question: Question, model: ModelId, output_tokens: int) -> float | None:
+        return self._costs.expected_nusd(
+            model,
+            input_tokens=question.input_tokens,
+            cached_input_tokens=min(question.input_tokens, question.cached_tokens.get(model, 0)),
+            output_tokens=output_tokens,
+        )
+
+
+def expected_output_tokens(ask: Ask) -> int:
+    """Return how long an answer is taken to be: the client's cap where it is below what most answers have."""
+    return min(ask.max_output_tokens or _OUTPUT_TOKENS, _OUTPUT_TOKENS)
+
+
+def _alternatives(prospects: Sequence[Prospect]) -> list[Alternative]:
+    """Return every sequence of rungs that ends with the baseline."""
+    *small, top = prospects[-_MOST_RUNGS:]
+    return [_alternative((*chosen, top)) for count in range(len(small) + 1) for chosen in combinations(small, count)]
+
+
+def _alternative(rungs: Sequence[Prospect]) -> Alternative:
+    """Return what a sequence is expected to cost and to be worth: each rung is paid for when those below gave up."""
+    reached, cost, quality = 1.0, 0.0, 0.0
+    is_priced = is_rated = True
+    for rung in rungs:
+        if rung.kept_nusd is None or rung.rejected_nusd is None:
+            is_priced = False
+        else:
+            cost += reached * (rung.keep * rung.kept_nusd + (1 - rung.keep) * rung.rejected_nusd)
+        if rung.quality is None:
+            is_rated = False
+        else:
+            quality += reached * rung.keep * rung.quality
+        reached *= 1 - rung.keep
+    models = tuple(rung.model for rung in rungs)
+    return Alternative(models=models, cost_nusd=cost if is_priced else None, quality=quality if is_rated else None)
+
+
+def _by_cost(way: Alternative) -> tuple[bool, float, int]:
+    return (way.cost_nusd is None, way.cost_nusd or 0.0, len(way.models))
+
+
+def _longest(ways: Sequence[Alternative]) -> Alternative:
+    return max(ways, key=lambda way: len(way.models))
+
+
+_MOST_RUNGS = 7
+"""Sixty-four sequences; a longer ladder is weighed from its upper end."""
+
+_DEPTH = (
+    PlanReason.SMALL_INELIGIBLE,
+    PlanReason.FORM,
+    PlanReason.TEMPERATURE,
+    PlanReason.NO_VECTOR,
+    PlanReason.OUTSIDE,
+    PlanReason.SMALL_DOES_NOT_PAY,
+)
 
 
 def _straight(model: ModelId, reason: PlanReason, *, task: str | None = None) -> Plan:

@@ -62,7 +62,7 @@ Embed: TypeAlias = Callable[[Sequence[str]], NDArray[np.float32]]
 WINDOWS: tuple[tuple[str, int | None], ...] = (("8", 8), ("16", 16), ("32", 32), (WHOLE, None))
 GRID = tuple(round(0.99 - 0.01 * step, 2) for step in range(70))
 """Thresholds on the confidence, strictest first."""
-CONFIDENCES = (0.8, 0.9, 0.95, 0.99)
+CONFIDENCES = (0.8, 0.9, 0.95, 0.975, 0.99)
 FEWEST = 400
 """Fewer questions promise nothing worth stating."""
 _FOLDS = 5
@@ -387,6 +387,7 @@ def _kept(rows: _Rows, window: str, threshold: float, starts: Flags) -> Kept:
         savings=round(float(1 - paid.sum() / rows.large_s.sum()), 4),
         savings_low=round(float(low), 4),
         savings_high=round(float(high), 4),
+        harm_bounds={str(level): round(upper_bound(np.maximum(losses, 0), level), 5) for level in CONFIDENCES},
     )
 
 

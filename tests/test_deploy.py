@@ -35,7 +35,7 @@ def test_the_policy_has_a_price_for_every_model_and_a_way_for_every_route(policy
     book = price_book(policy, SystemClock().now())
 
     assert set(book.schedules) == {"small", "large"}
-    assert set(lanes(policy, book)) == {"default"}
+    assert set(lanes(policy, book, SystemClock())) == {"default"}
 
 
 def test_the_policy_takes_prices_from_the_environment(policy: Policy):

@@ -279,3 +279,26 @@ def test_a_check_sees_a_promise_that_does_not_hold(judge: Judge, calibration: Ca
     seen = held(judge, calibration, worse)
     assert seen.loss.value == pytest.approx(seen.kept / seen.n)
     assert seen.loss.low > judge.promise.bound
+
+
+def test_the_harm_is_bounded_above_the_loss_and_shared_ladders_go_by_it(calibration: Calibration):
+    step = calibration.steps[-1]
+    assert all(step.bound(level, is_shared=True) >= step.bound(level) for level in ("0.9", "0.95"))
+    shared = calibration.judge(max_loss=0.05, confidence=0.95, is_shared=True)
+    assert isinstance(shared, Judge)
+    assert shared.promise.bound <= 0.05
+    assert all(kept.harm_bounds["0.95"] <= 0.05 for kept in shared.promise.windows.values())
+
+
+def test_an_older_artefact_judges_alone_only():
+    shipped = Calibration.load(SHIPPED)
+    assert isinstance(shipped.judge(max_loss=0.05, confidence=0.9), Judge)
+    shared = shipped.judge(max_loss=0.05, confidence=0.9, is_shared=True)
+    assert isinstance(shared, NoThreshold)
+    assert "several judged rungs" in shared.reason
+
+
+def test_a_tightened_judge_keeps_no_more(judge: Judge):
+    tight = judge.tightened(0.015)
+    assert judge.tightened(0.5) is judge
+    assert isinstance(tight, NoThreshold) or tight.promise.threshold >= judge.promise.threshold

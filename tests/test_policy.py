@@ -393,8 +393,8 @@ def test_a_calibration_is_shipped_by_name_or_lies_beside_the_policy(tmp_path: Pa
 
     for written, file in (("known", "shipped/known.json"), ("own.json", "own.json"), ("./own.json", "own.json")):
         policy = parse(GOOD.replace("confidence: 0.90", f"calibration: {written}"), folder=tmp_path)
-        assert policy.calibration_file(policy.routes[0]) == tmp_path / file
-        assert policy.calibration_file(policy.routes[1]) is None
+        assert policy.calibration_files(policy.routes[0]) == (tmp_path / file,)
+        assert policy.calibration_files(policy.routes[1]) == ()
 
 
 @pytest.mark.parametrize(

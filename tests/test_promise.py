@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from policies.promise import Losses, bernstein_bound, fixed_sequence, smallest_detectable, upper_bound
+from policies.promise import (
+    Losses,
+    bernstein_bound,
+    fixed_sequence,
+    shared_confidence,
+    smallest_detectable,
+    upper_bound,
+)
 
 # Mostly 0, sometimes a loss, sometimes a gain: what a cascade's losses look like.
 VALUES, CHANCES = np.array([-1.0, 0.0, 1.0]), np.array([0.03, 0.92, 0.05])
@@ -85,3 +92,8 @@ def test_a_chosen_threshold_breaks_its_promise_no_more_often_than_stated():
         broken += chosen is not None and true_losses[chosen] > 0.03
 
     assert broken / 200 <= 0.14  # 0.1 plus two standard errors
+
+
+@pytest.mark.parametrize(("confidence", "shares", "each"), [(0.9, 2, 0.95), (0.95, 2, 0.975), (0.9, 1, 0.9)])
+def test_bounds_that_must_hold_together_share_the_risk(confidence: float, shares: int, each: float):
+    assert shared_confidence(confidence, shares) == each

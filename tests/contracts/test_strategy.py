@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from backends.asks import parse_ask
 from backends.words import Ask, Capability, JsonValue, ModelId, Surface
 from router.judge import Judge
-from router.strategy import Candidate, Cascade, NoEligibleModel, Pinned, Strategy
-from tests.served.world import a_judge
+from router.strategy import Cached, Candidate, Cascade, Judged, NoEligibleModel, Pinned, Strategy, Tables
+from tests.served.world import Prices, a_judge
 
 LADDER = [
     Candidate(
@@ -22,7 +22,9 @@ LADDER = [
         context_tokens=2000,
     ),
     Candidate(
-        model=ModelId("middle"), capabilities=frozenset({Capability.CHAT, Capability.TOOLS}), context_tokens=None
+        model=ModelId("middle"),
+        capabilities=frozenset({Capability.CHAT, Capability.TOOLS, Capability.LOGPROBS}),
+        context_tokens=None,
     ),
     Candidate(
         model=ModelId("large"),
@@ -32,18 +34,24 @@ LADDER = [
 ]
 
 
-def judged(**changes: JsonValue) -> Judge:
-    judge = a_judge(**changes).judge(max_loss=0.05, confidence=0.9)
+def judged(model: str, *, is_shared: bool = False, **changes: JsonValue) -> Judged:
+    judge = a_judge(**changes).judge(max_loss=0.05, confidence=0.9, is_shared=is_shared)
     assert isinstance(judge, Judge)
-    return judge
+    return Judged(model=ModelId(model), judge=judge, temperature=0.0)
+
+
+def cascade(ladder: list[Candidate], *judges: Judged) -> Cascade:
+    return Cascade(ladder, judged=judges, estimator=Tables(judges, Prices(small=1, middle=3, large=10)))
 
 
 STRATEGIES: dict[str, Strategy] = {
     "pinned": Pinned(LADDER[2]),
-    "one rung": Cascade(LADDER[2:], small=None, judge=None, temperature=0.0),
-    "uncalibrated": Cascade(LADDER, small=None, judge=None, temperature=0.0),
-    "calibrated": Cascade(LADDER, small=ModelId("small"), judge=judged(), temperature=0.0),
-    "cautious": Cascade(LADDER, small=ModelId("small"), judge=judged(start_small=False), temperature=0.0),
+    "one rung": cascade(LADDER[2:]),
+    "uncalibrated": cascade(LADDER),
+    "calibrated": cascade(LADDER, judged("small")),
+    "cautious": cascade(LADDER, judged("small", start_small=False)),
+    "three rungs": cascade(LADDER, judged("small", is_shared=True), judged("middle", is_shared=True)),
+    "tightened": cascade(LADDER, judged("small")).tightened(0.02),
 }
 
 
@@ -69,13 +77,13 @@ def asks(draw: st.DrawFn) -> Ask:
 
 
 @pytest.mark.parametrize("name", list(STRATEGIES))
-@given(ask=asks(), has_vector=st.booleans())
-def test_a_plan_keeps_the_contract(name: str, ask: Ask, has_vector: bool):
+@given(ask=asks(), has_vector=st.booleans(), cached=st.sampled_from([{}, {ModelId("large"): 5000}]))
+def test_a_plan_keeps_the_contract(name: str, ask: Ask, has_vector: bool, cached: Cached):
     strategy = STRATEGIES[name]
     vector = np.eye(1, 384, dtype=np.float32)[0] if has_vector else None
     by_model = {candidate.model: candidate for candidate in LADDER}
     try:
-        plan = strategy.plan(ask, vector)
+        plan = strategy.plan(ask, vector, cached)
     except NoEligibleModel:
         return
     models = [rung.model for rung in plan.rungs]
@@ -83,5 +91,5 @@ def test_a_plan_keeps_the_contract(name: str, ask: Ask, has_vector: bool):
     assert models
     assert not plan.rungs[-1].is_judged
     assert all(ask.needs <= by_model[model].capabilities for model in models)
-    assert strategy.plan(ask, vector) == plan
-    assert strategy.needs_vector(ask) or strategy.plan(ask, None) == plan
+    assert strategy.plan(ask, vector, cached) == plan
+    assert strategy.needs_vector(ask) or strategy.plan(ask, None, cached) == plan

@@ -23,7 +23,7 @@ from typing_extensions import override
 
 from backends.clock import Clock, SystemClock
 from backends.embedder import EMBEDDER_ID
-from backends.words import JsonValue
+from backends.words import JsonValue, ModelId
 from gateway.compose import LazyEmbedder, Opened, open_gateway
 from gateway.ledger.journal import Files
 from gateway.serve import Server, listen
@@ -242,13 +242,28 @@ def a_policy(large: list[str], small: list[str] | None = None, **changes: JsonVa
     }
 
 
-def a_judge(*, start_small: bool = True, cutoff: float = -1.0, bound: float = 0.01) -> JudgeCalibration:
+def a_judge(
+    *,
+    start_small: bool = True,
+    cutoff: float = -1.0,
+    bound: float = 0.01,
+    small: str = SMALL_NAME,
+    keep_rate: float = 0.5,
+) -> JudgeCalibration:
     """Return a calibration that keeps answers whose tokens' mean log-probability is above -1, of any question."""
-    kept = Kept(mean_loss=0.0, bounds={"0.9": bound}, share=0.5, savings=0.3, savings_low=0.2, savings_high=0.4)
+    kept = Kept(
+        mean_loss=0.0,
+        bounds={"0.9": bound},
+        share=0.5,
+        savings=0.3,
+        savings_low=0.2,
+        savings_high=0.4,
+        harm_bounds={"0.9": bound, "0.95": bound},
+    )
     centroid = np.zeros((1, 384), dtype=np.int8)
     centroid[0, 0] = 1
     return JudgeCalibration(
-        small=SMALL_NAME,
+        small=small,
         large=LARGE_NAME,
         made="2026-11-01",
         questions=400,
@@ -268,7 +283,7 @@ def a_judge(*, start_small: bool = True, cutoff: float = -1.0, bound: float = 0.
         steps=(
             JudgeStep(
                 threshold=0.5,
-                keep_rates=(0.5,),
+                keep_rates=(keep_rate,),
                 start_small=(start_small,),
                 windows={"whole": kept, str(WINDOW_TOKENS): kept},
             ),
@@ -305,6 +320,20 @@ def an_acceptance() -> Acceptance:
         ),
     )
     return Acceptance(calibration, words=frozenset())
+
+
+class Prices:
+    """Dollars for tests: a model's nano-dollars a token, alike for input and output; cached input is a tenth."""
+
+    def __init__(self, **nusd: float | None) -> None:
+        self._nusd = nusd
+
+    def expected_nusd(
+        self, model: ModelId, *, input_tokens: int, cached_input_tokens: int, output_tokens: int
+    ) -> float | None:
+        """Return nano-dollars."""
+        each = self._nusd.get(model, 1.0)
+        return None if each is None else each * (input_tokens - 0.9 * cached_input_tokens + output_tokens)
 
 
 def write_policy(place: Path, policy: JsonValue) -> Path:
