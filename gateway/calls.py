@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -36,7 +37,11 @@ class CacheWish:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One client request, as received."""
+    """One client request, as received.
+
+    Attributes:
+        max_loss: the largest expected loss the client accepts, in [0, 1); None: the route's own.
+    """
 
     surface: Surface
     body: bytes
@@ -46,6 +51,7 @@ class Call:
     tags: Mapping[str, str] = field(default_factory=dict)
     session: str | None = None
     wants_explanation: bool = False
+    max_loss: float | None = None
     traceparent: str | None = None
 
 
@@ -105,6 +111,7 @@ def read_call(surface: Surface, headers: Sequence[tuple[bytes, bytes]], body: by
         tags=_tags(wanted[b"x-faregate-tags"]) if b"x-faregate-tags" in wanted else _NO_TAGS,
         session=wanted.get(b"x-faregate-session", "")[:_ID_LIMIT_CHARACTERS] or None,
         wants_explanation=b"x-faregate-explain" in wanted and _flag(wanted[b"x-faregate-explain"]),
+        max_loss=_max_loss(wanted[b"x-faregate-quality"]) if b"x-faregate-quality" in wanted else None,
         traceparent=wanted.get(b"traceparent"),
     )
 
@@ -121,6 +128,7 @@ _READ = frozenset(
         b"x-faregate-tags",
         b"x-faregate-session",
         b"x-faregate-explain",
+        b"x-faregate-quality",
         b"traceparent",
     }
 )
@@ -142,6 +150,19 @@ def _cache_wish(text: str) -> CacheWish:
                 f"x-faregate-cache: {directive[:64]!r} is not known; allowed are no-store, no-cache and max-age=SECONDS"
             )
     return CacheWish(may_read=may_read, may_store=may_store, max_age_s=max_age_s)
+
+
+def _max_loss(text: str) -> float:
+    match = _QUALITY.fullmatch(text)
+    if match is None:
+        raise HeaderInvalid(
+            f"x-faregate-quality: {text[:64]!r} is not known; expected max_loss=NUMBER from 0 (the baseline's answer) "
+            "to below 1, for example max_loss=0.01; it may only tighten what the route promises"
+        )
+    return float(match[1])
+
+
+_QUALITY = re.compile(r"max_loss\s*=\s*(0|0?\.\d{1,9})")
 
 
 def _tags(text: str) -> dict[str, str]:

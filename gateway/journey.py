@@ -23,7 +23,7 @@ from gateway.ledger.rows import ChargeKind
 from gateway.limits import Admission
 from policies.schema import DEFAULT_MAX_OUTPUT_TOKENS, BackendKind, Route, Stated
 from router.judge import Judge, Verdict
-from router.strategy import Plan, Strategy
+from router.strategy import Cached, Plan, Strategy
 from semantic_cache.partition import Keys
 from semantic_cache.seam import Hit, Lookup, Vector
 
@@ -189,6 +189,8 @@ class Journey:
 
     Attributes:
         waited_s: time spent waiting for upstreams: what is left of the total is the gateway's own overhead.
+        max_loss: what the client asked for below the route's own; None: nothing less.
+        cached_tokens: what models' prompt caches are taken to hold of the prompt.
         verdict: the last judge's.
         verdicts: every judge's, in the ladder's order.
         path_models: the models whose answers arrived, in order; the last one is committed.
@@ -213,6 +215,8 @@ class Journey:
     lookups: dict[str, Lookup] = field(default_factory=dict)
     hit: Hit | None = None
     plan: Plan | None = None
+    max_loss: float | None = None
+    cached_tokens: Cached = field(default_factory=dict)
     admission: Admission | None = None
     pots: tuple[PotId, ...] = ()
     user_pseudonym: str | None = None

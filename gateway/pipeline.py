@@ -53,8 +53,10 @@ from gateway.ladder import Committed, Ladder
 from gateway.ledger.rows import ChargeKind
 from gateway.limits import Limits
 from gateway.relay import JSON_TYPE, Told, answer_headers, relay_flight, relay_hit, relay_stream, relay_whole
+from gateway.sessions import Sessions, session_of
 from gateway.settlement import Cashier, baseline_nusd, usage_of
 from gateway.telemetry import Telemetry
+from gateway.wishes import tightened
 from policies.keys import KeyRing, Refusal
 from policies.schema import Policy
 from router.strategy import Candidate, Pinned, PlanReason, Strategy
@@ -97,6 +99,7 @@ class Gateway:
         self._ids = RequestIds()
         self._deadlines = Deadlines(parts.policy.timeouts.total_s)
         self._flights = Flights()
+        self._sessions = Sessions()
         self._ladder = Ladder(
             catalog=parts.catalog.__getitem__, cashier=parts.cashier, total_s=parts.policy.timeouts.total_s
         )
@@ -225,7 +228,9 @@ class Gateway:
             await self._serve_hit(journey, ask, hit, sink)
             return
         with journey.step("plan"):
-            journey.plan = plan = strategy.plan(ask, journey.vector)
+            now = journey.clock.monotonic()
+            journey.cached_tokens = self._sessions.cached_tokens(session_of(journey), ask, now=now)
+            journey.plan = plan = strategy.plan(ask, journey.vector, journey.cached_tokens)
         committed = await self._ladder.climb(journey, ask, plan.rungs)
         await self._relay(journey, ask, committed, flight, sink)
 
@@ -254,8 +259,9 @@ class Gateway:
             raise ModelNotFound(ask.model, self.parts.policy.names_for(caller.tenant))
         lane = self.parts.lanes[selection.route.name]
         if selection.pinned is None:
-            journey.lane = lane
-            return lane.strategy
+            journey.lane = tightened(lane, journey.call.max_loss)
+            journey.max_loss = journey.call.max_loss if journey.lane is not lane else None
+            return journey.lane.strategy
         model = self.parts.catalog[selection.pinned]
         # A client that names a model wants that model: it is its own baseline.
         journey.lane = replace(
@@ -333,6 +339,7 @@ class Gateway:
         for attempt in journey.attempts:
             attempt.end(ChargeKind.CANCELLED, now)
         row = self.parts.cashier.book(journey)
+        self._sessions.take(journey)
         if journey.admission is not None:
             used = (usage_of(journey, attempt) for attempt in journey.attempts if attempt.kind is not None)
             tokens = sum(usage.total_input_tokens + usage.total_output_tokens for usage in used)

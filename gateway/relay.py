@@ -16,6 +16,7 @@ from backends.prices import dollars
 from backends.sse import DONE, encode_comment, encode_event
 from backends.words import Ask, Event, JsonValue, Provenance, Run, Surface, Usage, Whole
 from gateway.calls import Sink
+from gateway.explain import explanation
 from gateway.journey import Journey, tells
 from gateway.ladder import Committed
 from gateway.ledger.rows import ChargeKind
@@ -206,27 +207,6 @@ def _latin(text: str) -> bytes:
     return text.encode("latin-1", "replace")
 
 
-def explanation(journey: Journey) -> str:
-    """Return why the request took its way, as one line of JSON without any of its text."""
-    plan, verdict = journey.plan, journey.verdict
-    story: dict[str, JsonValue] = {
-        "cache": {tier: _encode_lookup(lookup) for tier, lookup in journey.lookups.items()},
-        "plan": None
-        if plan is None
-        else {"reason": plan.reason, "task": plan.task, "rungs": [r.model for r in plan.rungs]},
-        "judge": None
-        if verdict is None
-        else {
-            "confidence": round(verdict.confidence, 4),
-            "kept": verdict.is_kept,
-            "window": verdict.window,
-            "reason": verdict.reason,
-        },
-        "attempts": [{"model": a.model.id, "kind": a.kind} for a in journey.attempts],
-    }
-    return _encode(story).decode()
-
-
 class _Editor:
     """Rewrites a stream's events for its client, and remembers what the end of the stream needs."""
 
@@ -393,9 +373,3 @@ def _without_logprobs(payload: bytes) -> bytes:
 def _strip(choices: msgspec.Raw) -> bytes:
     decoded = msgspec.json.decode(choices, type=list[dict[str, msgspec.Raw]])
     return _encode([{n: v for n, v in choice.items() if n != "logprobs"} for choice in decoded])
-
-
-def _encode_lookup(lookup: object) -> str:
-    parts = [type(lookup).__name__.lower()]
-    parts += [str(value) for name in ("reason", "detail") if (value := getattr(lookup, name, None))]
-    return ":".join(parts)

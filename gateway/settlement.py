@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from backends.asks import estimate_input_tokens
 from backends.prices import STANDARD_TIERS, PriceBook, Rates
 from backends.words import Ask, Provenance, Surface, TenantId, Usage
+from gateway.explain import decision
 from gateway.journey import Attempt, Caller, CatalogModel, Journey, Lane, OutputRatio, Quote
 from gateway.ledger.rows import ChargeKind, ChargeRow, CostProvenance, HoldRow, RequestRow
 from gateway.ledger.seam import Ledger
@@ -166,6 +167,7 @@ class Cashier:
             unknown_charges=sum(attempt.is_cost_unknown for attempt in journey.attempts),
             user_pseudonym=journey.user_pseudonym,
             task_id=journey.call.tags.get("task"),
+            decision=decision(journey),
         )
         self._ledger.book(row)
         return row

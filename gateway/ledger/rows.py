@@ -199,6 +199,7 @@ class RequestRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         unknown_charges: how many those are.
         user_pseudonym: of the end user (see `pseudonyms`); None when the client named none.
         task_id: the agent's task, as the client named it (`task` is what the classifier took the request for).
+        decision: why its rungs were chosen and kept or not, as JSON; None where nothing was to be decided.
         baseline_nusd: what the baseline would have cost, with its interval for the unseen output's length.
     """
 
@@ -232,6 +233,7 @@ class RequestRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     unknown_charges: int = 0
     user_pseudonym: str | None = None
     task_id: str | None = None
+    decision: str | None = None
 
     def __post_init__(self) -> None:
         if not (

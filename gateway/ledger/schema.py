@@ -44,6 +44,7 @@ CREATE TABLE requests (              -- one row for every client request, whatev
   session TEXT,                      -- the client's session
   task_id TEXT,                      -- the agent's task, as the client named it
   user_pseudonym TEXT,               -- the end user's, as end_users tells; nobody's once that row is gone
+  decision TEXT,                     -- JSON: what the rungs were chosen and kept by; NULL where nothing was decided
   epoch INTEGER NOT NULL             -- the writer's epoch that booked it
 ) STRICT;
 CREATE INDEX requests_by_start ON requests (started_at_us);

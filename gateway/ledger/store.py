@@ -56,7 +56,7 @@ REQUEST_COLUMNS: Final = (
     "request_id, client_request_id, tenant, key_id, surface, route, model_asked, path, status, error_code, is_stream, "
     "confidence, similarity, task, plan_reason, policy_digest, started_at_us, ttft_ms, total_ms, overhead_ms, "
     "cost_nusd, unknown_charges, baseline_model, baseline_nusd, baseline_low_nusd, baseline_high_nusd, tags, session, "
-    "task_id, user_pseudonym, epoch"
+    "task_id, user_pseudonym, decision, epoch"
 )
 CHARGE_COLUMNS: Final = (
     "request_id, attempt, kind, tenant, key_id, route, model, pool, endpoint_label, input_tokens, cached_input_tokens, "
@@ -201,7 +201,7 @@ class Store:
                 crashed["writer"] = self.writer_id(slot)
             for *values, known_as, epoch in self._db.execute(_CRASHED, crashed).fetchall():
                 user = None if known_as is None else self._user(known_as)
-                self._once("requests", _INSERT_REQUEST, (*values, user, epoch), BOOKS)
+                self._once("requests", _INSERT_REQUEST, (*values, user, None, epoch), BOOKS)
             self._db.execute("DELETE FROM open_holds WHERE ?1 IS NULL OR slot = ?1", (slot,))
             if slot is None:
                 (last,) = self._db.execute("SELECT COALESCE(MAX(id), 0) FROM charges").fetchone()
@@ -587,6 +587,7 @@ def _request_values(row: RequestRow, user: str | None) -> tuple[object, ...]:
         row.session,
         row.task_id,
         user,
+        row.decision,
     )
 
 

@@ -1,0 +1,107 @@
+"""Why a request took its way, as JSON without any of its text: the header `x-faregate-explain` and the request row.
+
+Features (what was looked at), predictions and thresholds of each judged rung, the ways that were weighed with their
+expected cost and quality, and what the judges said.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import msgspec
+
+from backends.prices import usd
+from backends.words import Ask, JsonValue
+from gateway.journey import Journey
+from router.judge import Verdict
+from router.strategy import Alternative, Look, Plan
+
+_encode = msgspec.json.encode
+_MOST_WAYS = 6
+"""The cheapest, so that a header stays one; a plan is nearly always among them."""
+
+
+def explanation(journey: Journey) -> str:
+    """Return why the request took its way, as one line of JSON."""
+    verdict = journey.verdict
+    story: dict[str, JsonValue] = {
+        "cache": {tier: _lookup(lookup) for tier, lookup in journey.lookups.items()},
+        "plan": None if journey.plan is None else _plan(journey, journey.plan),
+        "judge": None if verdict is None else _verdict(verdict),
+        "attempts": [{"model": a.model.id, "kind": a.kind} for a in journey.attempts],
+    }
+    if len(journey.verdicts) > 1:
+        story["judges"] = {model: _verdict(each) for model, each in journey.verdicts}
+    return _encode(story).decode()
+
+
+def decision(journey: Journey) -> str | None:
+    """Return what was decided and why, for the request's row; None where nothing was to be decided."""
+    plan = journey.plan
+    if plan is None or not plan.looks:
+        return None
+    story = {"plan": _plan(journey, plan), "judges": {model: _verdict(each) for model, each in journey.verdicts}}
+    return _encode(story).decode()
+
+
+def _plan(journey: Journey, plan: Plan) -> JsonValue:
+    story: dict[str, JsonValue] = {
+        "reason": plan.reason,
+        "task": plan.task,
+        "rungs": [rung.model for rung in plan.rungs],
+    }
+    if journey.max_loss is not None:
+        story["max_loss"] = journey.max_loss
+    if plan.looks:
+        story["features"] = _features(journey.ask, plan)
+        story["looks"] = [_look(look) for look in plan.looks]
+    if plan.alternatives:
+        story["alternatives"] = [_way(way) for way in plan.alternatives[:_MOST_WAYS]]
+    if journey.cached_tokens:
+        story["cached_tokens"] = dict(journey.cached_tokens)
+    return story
+
+
+def _features(ask: Ask | None, plan: Plan) -> JsonValue:
+    if ask is None:
+        return None
+    return {
+        "surface": ask.surface,
+        "turns": len(ask.messages),
+        "needs": sorted(ask.needs),
+        "temperature": ask.temperature,
+        "stream": ask.is_stream,
+        "input_tokens": plan.input_tokens,
+        "output_tokens": plan.output_tokens,
+    }
+
+
+def _look(look: Look) -> JsonValue:
+    return {name: _short(value) for name, value in asdict(look).items() if value is not None}
+
+
+def _way(way: Alternative) -> JsonValue:
+    return {
+        "rungs": way.models,
+        "cost_usd": None if way.cost_nusd is None else float(usd(round(way.cost_nusd))),
+        "quality": _short(way.quality),
+    }
+
+
+def _verdict(verdict: Verdict) -> JsonValue:
+    return {
+        "confidence": round(verdict.confidence, 4),
+        "kept": verdict.is_kept,
+        "window": verdict.window,
+        "reason": verdict.reason,
+    }
+
+
+def _short(value: JsonValue) -> JsonValue:
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def _lookup(lookup: object) -> str:
+    parts = [type(lookup).__name__.lower()]
+    parts += [str(value) for name in ("reason", "detail") if (value := getattr(lookup, name, None))]
+    return ":".join(parts)
