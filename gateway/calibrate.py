@@ -21,13 +21,13 @@ from backends.embedder import MiniLM
 from backends.errors import BackendError
 from backends.prices import FEMTO_PER_USD, PriceBook
 from backends.seam import Outbound
-from backends.words import JsonValue, ModelId, RequestId, Surface, Whole
+from backends.words import Capability, JsonValue, ModelId, RequestId, Surface, Whole
 from gateway.compose import open_catalog, open_transport
 from gateway.journey import CatalogModel
 from gateway.prepare import PolicyUnusable, price_book
 from policies.promise import shared_confidence
 from policies.schema import Policy, Route
-from router.judge import Calibration, CalibrationError, NoThreshold, Rates
+from router.judge import Calibration, CalibrationError, NoThreshold, Rates, Signal
 from router.train_check import held_table, hold_against
 from router.train_judge import fit, pair, promises
 from router.train_outcomes import (
@@ -144,7 +144,12 @@ async def _ask(model: CatalogModel, prompt: str, schema: JsonValue | None) -> Re
         body["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
     ask = parse_ask(Surface.CHAT, msgspec.json.encode(body))
     started = clock.monotonic()
-    outbound = outbound_body(ask, model=model.name, top_logprobs=_TOP_LOGPROBS, parameters=model.parameters)
+    outbound = outbound_body(
+        ask,
+        model=model.name,
+        top_logprobs=_TOP_LOGPROBS if _signal(model.capabilities) is Signal.LOGPROBS else None,
+        parameters=model.parameters,
+    )
     reply = await model.backend.open(
         Outbound(
             surface=ask.surface,
@@ -213,6 +218,7 @@ def _fit(job: Job, out: Path, book: PriceBook, console: Console) -> None:
         embedder=embedder.id,
         made=SystemClock().now().date().isoformat(),
         source=job.source,
+        signal=_signal(job.policy.models[small].capabilities),
         show=lambda grid: track(grid, description="thresholds", console=console),
     )
     out.write_text(calibration.dump(), encoding="utf-8")
@@ -223,6 +229,10 @@ def _fit(job: Job, out: Path, book: PriceBook, console: Console) -> None:
 def _rungs(job: Job) -> tuple[ModelId, ModelId]:
     """Return the rung to be judged and the baseline."""
     return job.rung or job.route.ladder[0], job.route.ladder[-1]
+
+
+def _signal(capabilities: frozenset[Capability]) -> Signal:
+    return Signal.LOGPROBS if Capability.LOGPROBS in capabilities else Signal.TEXT
 
 
 def _outcomes(job: Job, model: ModelId) -> dict[str, Outcome]:

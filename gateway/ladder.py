@@ -24,6 +24,7 @@ from gateway.ledger.rows import ChargeKind
 from gateway.settlement import Cashier
 from policies.schema import AtLimit, Stream
 from router.evidence import Answering
+from router.judge import Signal
 from router.strategy import PlanReason, Rung
 
 _USAGE_WAIT_S = 0.1
@@ -164,7 +165,7 @@ class Ladder:
         """
         catalog_model = self._catalog(model)
         quote = self._cashier.quote(journey, catalog_model)
-        outbound = _outbound(journey, ask, catalog_model, quote, is_judged=rung.is_judged)
+        outbound = _outbound(journey, ask, catalog_model, quote, wants_logprobs=_wants_logprobs(journey, rung))
         tries = catalog_model.backend.begin(outbound, until=journey.started + self._total_s)
         while True:
             hold = spare.pop(model, None) or await self._hold(journey, quote)
@@ -211,7 +212,7 @@ class Ladder:
             model=model,
             started_at=journey.clock.now(),
             started=journey.clock.monotonic(),
-            asks_logprobs=rung.is_judged,
+            asks_logprobs=_wants_logprobs(journey, rung),
             stands_in_for=None if model.id == rung.model else rung.model,
             quote=quote,
             hold=hold,
@@ -243,7 +244,9 @@ class Ladder:
         is_kept = False
         try:
             with journey.step(f"judge {rung.model}"), journey.waiting():
-                events, answering = await _listen(reply, ask, attempt, lane.route.stream)
+                events, answering = await _listen(
+                    reply, ask, attempt, lane.route.stream, is_whole=judge.signal is Signal.TEXT
+                )
             journey.path_models.append(rung.model)
             journey.verdict = judge.weigh(answering.evidence(), task=rung.task)
             journey.verdicts.append((rung.model, journey.verdict))
@@ -263,14 +266,14 @@ class Ladder:
         return None
 
 
-def _outbound(journey: Journey, ask: Ask, model: CatalogModel, quote: Quote, *, is_judged: bool) -> Outbound:
+def _outbound(journey: Journey, ask: Ask, model: CatalogModel, quote: Quote, *, wants_logprobs: bool) -> Outbound:
     cap = OutputCap(model.cap_field, quote.output_cap_tokens) if quote.is_cap_sent else None
     return Outbound(
         surface=ask.surface,
         body=outbound_body(
             ask,
             model=model.name,
-            top_logprobs=_TOP_LOGPROBS if is_judged else None,
+            top_logprobs=_TOP_LOGPROBS if wants_logprobs else None,
             output_cap=cap,
             parameters=model.parameters,
         ),
@@ -280,11 +283,20 @@ def _outbound(journey: Journey, ask: Ask, model: CatalogModel, quote: Quote, *, 
     )
 
 
-async def _listen(reply: Reply, ask: Ask, attempt: Attempt, limits: Stream) -> tuple[tuple[Event, ...], Answering]:
+def _wants_logprobs(journey: Journey, rung: Rung) -> bool:
+    """Tell whether a rung's judge looks at log-probabilities."""
+    judge = journey.lane.judges.get(rung.model) if journey.lane is not None and rung.is_judged else None
+    return judge is not None and judge.signal is Signal.LOGPROBS
+
+
+async def _listen(
+    reply: Reply, ask: Ask, attempt: Attempt, limits: Stream, *, is_whole: bool
+) -> tuple[tuple[Event, ...], Answering]:
     """Hold events back until the judge can decide: the window is full, its time is over, or the answer is complete."""
     answering = Answering(ask)
     events: list[Event] = []
-    is_windowed = not ask.wants_json  # JSON is judged whole: half an object proves nothing
+    # JSON is judged whole, since half an object proves nothing, and so is what has no log-probabilities.
+    is_windowed = not ask.wants_json and not is_whole
     window_s = limits.holdback_ms / 1e3 if is_windowed else None
     try:
         async with asyncio.timeout(window_s):

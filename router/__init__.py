@@ -19,4 +19,10 @@ Decided here, other than the design to start from:
   that the calibration does not speak for goes to the baseline at once, and the request's row says why.
 - Difficulty is not guessed from words: a question is placed among the calibration's clusters by its embedding, and each
   cluster starts small where that is cheaper in core time, rejected attempts paid.
+- Several judged rungs share the route's loss and risk equally, and are held to bounds of the harm (the loss's positive
+  part): a rung above another answers only what that one did not keep, and a bound of the signed loss over all questions
+  says nothing about a part of them. One judged rung goes by the signed loss and by its calibration's own clusters.
+- Which of the permitted rungs are tried is decided in dollars over all their sequences (`strategy.Tables`, by the
+  calibrations' keep rates; a trained artefact takes its place behind the seam `strategy.Estimator`). A session's cached
+  prefix is part of the price, also of a single judged rung: it depends on what was asked before, not on the answer.
 """

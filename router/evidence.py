@@ -43,6 +43,7 @@ class Answering:
             finish_reason=self._finish_reason,
             is_json=is_json,
             is_valid=not is_json or (self.is_finished and self._is_valid_json()),
+            text=self.content,
         )
 
     def _is_valid_json(self) -> bool:

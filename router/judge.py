@@ -9,6 +9,8 @@ Rules:
 - An answer that has ended is judged as a whole, else by the largest window that its tokens fill. JSON is only judged
   whole, and never kept when it is invalid or was cut.
 - What the calibration has not seen is not kept: no log-probabilities, too few tokens, more than its longest answer.
+- A model without log-probabilities is judged by its answer's form (`Signal.TEXT`): whole answers only, and a refusal is
+  never kept. Such a judge tells little; its calibration's bounds say how little, and keep the promise all the same.
 - No scikit-learn: the models are logistic, their weights are numbers in the artefact.
 
 CalibrationError is all that can go wrong here.
@@ -19,9 +21,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from itertools import pairwise
+from math import exp, fsum, log, log1p
 from pathlib import Path
 
 import msgspec
@@ -51,17 +57,32 @@ class Reason(StrEnum):
     JSON_UNFINISHED = "json_unfinished"
     JSON_CUT = "json_cut"
     JSON_INVALID = "json_invalid"
+    UNFINISHED = "text_unfinished"
+    REFUSED = "refused_to_answer"
+
+
+class Signal(StrEnum):
+    """What a judge looks at."""
+
+    LOGPROBS = "logprobs"
+    """The answer's token log-probabilities; also of an answer that is still being written."""
+    TEXT = "text"
+    """The whole answer's form: for models that give no log-probabilities. It tells less."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What is known about an answer: `is_valid` tells that JSON fits its schema (True for text)."""
+    """What is known about an answer: `is_valid` tells that JSON fits its schema (True for text).
+
+    `text` is what was written so far; only judges of the text look at it.
+    """
 
     tokens: Sequence[TokenLogprob]
     is_finished: bool
     finish_reason: str | None
     is_json: bool = False
     is_valid: bool = True
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,6 +262,8 @@ class Calibration:
         centroids: int8[tasks, 384] as base64, each row a direction.
         cutoff: a question less similar than this to every centroid is outside.
         steps: the grid, strictest threshold first.
+        signal: what its windows look at.
+        max_characters: the longest answer it has seen, for judges of the text.
     """
 
     small: str
@@ -261,6 +284,8 @@ class Calibration:
     cutoff: float
     windows: tuple[Window, ...]
     steps: tuple[Step, ...]
+    signal: Signal = Signal.LOGPROBS
+    max_characters: int = 0
 
     @classmethod
     def load(cls, path: Path) -> Calibration:
@@ -365,7 +390,12 @@ class Judge:
     @property
     def needs(self) -> frozenset[Capability]:
         """Return what a model must be able to do for its answers to be weighed."""
-        return frozenset({Capability.LOGPROBS})
+        return frozenset({Capability.LOGPROBS}) if self.signal is Signal.LOGPROBS else frozenset()
+
+    @property
+    def signal(self) -> Signal:
+        """Return what it looks at."""
+        return self._calibration.signal
 
     @property
     def cutoff(self) -> float:
@@ -406,7 +436,11 @@ class Judge:
         else:
             seen, model = next((size, model) for size, model in partial if size <= count)
         prior = self._priors.get(task or "", min(self._priors.values()))
-        confidence = model.confidence(features(evidence.tokens[:seen], is_json=evidence.is_json, prior=prior))
+        if self.signal is Signal.TEXT:
+            looks = text_features(evidence.text, is_json=evidence.is_json, prior=prior)
+        else:
+            looks = features(evidence.tokens[:seen], is_json=evidence.is_json, prior=prior)
+        confidence = model.confidence(looks)
         is_kept = confidence >= self._step.threshold
         reason = Reason.ABOVE if is_kept else Reason.BELOW
         return Verdict(confidence=confidence, is_kept=is_kept, window=model.name, reason=reason)
@@ -430,21 +464,140 @@ class Judge:
         )
 
     def _refusal(self, evidence: Evidence) -> Reason | None:
-        smallest = self._models[1][-1][0] if self._models[1] else None
         is_cut = evidence.finish_reason == "length"
         checks = (
-            (not evidence.tokens, Reason.NO_LOGPROBS),
+            *(self._unread_text(evidence) if self.signal is Signal.TEXT else self._unread_tokens(evidence)),
             (evidence.is_json and not evidence.is_finished, Reason.JSON_UNFINISHED),
             (evidence.is_json and is_cut, Reason.JSON_CUT),
             (evidence.is_json and not evidence.is_valid, Reason.JSON_INVALID),
             (evidence.is_finished and not is_cut and evidence.finish_reason != "stop", Reason.UNUSUAL_END),
-            (evidence.is_finished and len(evidence.tokens) > self._calibration.max_tokens, Reason.TOO_LONG),
-            (
-                not evidence.is_finished and (smallest is None or len(evidence.tokens) < smallest),
-                Reason.TOO_FEW_TOKENS,
-            ),
+            (self._is_too_long(evidence), Reason.TOO_LONG),
+            (not evidence.is_finished and not self._has_window(evidence), Reason.TOO_FEW_TOKENS),
         )
         return next((reason for is_so, reason in checks if is_so), None)
+
+    @staticmethod
+    def _unread_tokens(evidence: Evidence) -> tuple[tuple[bool, Reason], ...]:
+        return ((not evidence.tokens, Reason.NO_LOGPROBS),)
+
+    @staticmethod
+    def _unread_text(evidence: Evidence) -> tuple[tuple[bool, Reason], ...]:
+        return (
+            (not evidence.is_finished, Reason.UNFINISHED),
+            (is_refusal(evidence.text), Reason.REFUSED),
+        )
+
+    def _is_too_long(self, evidence: Evidence) -> bool:
+        if self.signal is Signal.TEXT:
+            return len(evidence.text) > self._calibration.max_characters
+        return evidence.is_finished and len(evidence.tokens) > self._calibration.max_tokens
+
+    def _has_window(self, evidence: Evidence) -> bool:
+        partial = self._models[1]
+        return bool(partial) and len(evidence.tokens) >= partial[-1][0]
+
+
+def is_refusal(text: str) -> bool:
+    """Tell whether an answer says nothing, or that it will not be given."""
+    return not text.strip() or _REFUSAL.search(text[:_OPENING_CHARACTERS]) is not None
+
+
+def text_features(text: str, *, is_json: bool, prior: float) -> NDArray[np.float64]:
+    """Return float64[len(TEXT_FEATURES)]: what an answer's form says of it; the task's `prior` is the last."""
+    words = text.split()
+    pairs = list(pairwise(words))
+    return np.array(
+        [
+            np.log1p(len(text)),
+            np.log1p(text.count("\n")),
+            np.log1p(len(_HEDGE.findall(text))),
+            float(text.rstrip().endswith("?")),
+            sum(letter.isdigit() for letter in text) / max(1, len(text)),
+            1 - len(set(pairs)) / max(1, len(pairs)) if pairs else 0.0,
+            float(is_json),
+            prior,
+        ]
+    )
+
+
+TEXT_FEATURES = (
+    "log_characters",
+    "log_lines",
+    "log_hedges",
+    "ends_with_question",
+    "share_of_digits",
+    "share_of_repeated_pairs",
+    "is_json",
+    "task_prior",
+)
+_OPENING_CHARACTERS = 300
+"""Whoever refuses says so first; the same words deep in a text are quoted or narrated."""
+_REFUSAL = re.compile(
+    r"\b(?:i(?:['\u2019]m| am) (?:sorry|unable|not able|not allowed)"
+    r"|i (?:can(?:not|['\u2019]t)|won['\u2019]t|will not|must decline|do not know|don['\u2019]t know)"
+    r"|as an ai\b|unable to (?:help|assist|answer|comply))",
+    re.IGNORECASE,
+)
+_HEDGE = re.compile(
+    r"\b(?:maybe|perhaps|possibly|probably|might|could be|not sure|unsure|uncertain|unclear|i think|i believe|i guess"
+    r"|it seems|it depends|roughly|as far as i know)\b",
+    re.IGNORECASE,
+)
+
+
+def features(tokens: Sequence[TokenLogprob], *, is_json: bool, prior: float) -> NDArray[np.float64]:
+    """Return float64[len(FEATURES)]: what the logistic models look at. Natural logarithms, at least one token.
+
+    The task's `prior` is among them: equal log-probabilities mean more on a message to read than on a capital to know.
+
+    Where the upstream gave no alternatives, the rest of the probability stands for one alternative.
+    """
+    # In plain numbers: numpy costs microseconds a call, and there would be ten of them for every token.
+    logprobs = sorted(max(token.logprob, _FLOOR) for token in tokens)
+    margins = [_margin(token) for token in tokens]
+    entropies = [_entropy(token) for token in tokens]
+    count = len(tokens)
+    return np.array(
+        [
+            fsum(logprobs) / count,
+            logprobs[0],
+            _quantile(logprobs, 0.1),
+            bisect_left(logprobs, _HALF) / count,
+            margins[0],
+            fsum(margins) / count,
+            min(margins),
+            fsum(entropies) / count,
+            max(entropies),
+            log(count),
+            float(is_json),
+            prior,
+        ]
+    )
+
+
+FEATURES = (
+    "log_characters",
+    "log_lines",
+    "log_hedges",
+    "ends_with_question",
+    "share_of_digits",
+    "share_of_repeated_pairs",
+    "is_json",
+    "task_prior",
+)
+_OPENING_CHARACTERS = 300
+"""Whoever refuses says so first; the same words deep in a text are quoted or narrated."""
+_REFUSAL = re.compile(
+    r"\b(?:i(?:['\u2019]m| am) (?:sorry|unable|not able|not allowed)"
+    r"|i (?:can(?:not|['\u2019]t)|won['\u2019]t|will not|must decline|do not know|don['\u2019]t know)"
+    r"|as an ai\b|unable to (?:help|assist|answer|comply))",
+    re.IGNORECASE,
+)
+_HEDGE = re.compile(
+    r"\b(?:maybe|perhaps|possibly|probably|might|could be|not sure|unsure|uncertain|unclear|i think|i believe|i guess"
+    r"|it seems|it depends|roughly|as far as i know)\b",
+    re.IGNORECASE,
+)
 
 
 def features(tokens: Sequence[TokenLogprob], *, is_json: bool, prior: float) -> NDArray[np.float64]:
@@ -515,16 +668,27 @@ class _Logistic:
 def _margin(token: TokenLogprob) -> float:
     if len(token.top) >= 2:
         return min(token.top[0] - token.top[1], _MARGIN_CEILING)
-    rest = np.log1p(-np.exp(min(token.logprob, -1e-9)))
-    return float(np.clip(token.logprob - rest, 0.0, _MARGIN_CEILING))
+    rest = log1p(-exp(min(token.logprob, -1e-9)))
+    return min(max(token.logprob - rest, 0.0), _MARGIN_CEILING)
 
 
 def _entropy(token: TokenLogprob) -> float:
-    listed = np.exp(np.array(token.top or (token.logprob,)))
-    rest = max(0.0, 1.0 - float(listed.sum()))
-    shares = np.append(listed, rest)
-    shares = shares[shares > 0]
-    return float(-(shares * np.log(shares)).sum())
+    total = entropy = 0.0
+    for logprob in token.top or (token.logprob,):
+        share = exp(logprob)
+        total += share
+        if share > 0:
+            entropy -= share * logprob
+    rest = 1.0 - total
+    return entropy - rest * log(rest) if rest > 0 else entropy
+
+
+def _quantile(ascending: Sequence[float], share: float) -> float:
+    """Return a quantile with linear interpolation, as numpy's."""
+    place = share * (len(ascending) - 1)
+    low = int(place)
+    high = min(low + 1, len(ascending) - 1)
+    return ascending[low] + (ascending[high] - ascending[low]) * (place - low)
 
 
 def _digest(row: JsonValue) -> str:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from backends.asks import estimate_input_tokens
 from backends.words import Ask, Capability, ModelId, Surface
-from router.judge import Judge, Outside
+from router.judge import Judge, Outside, Signal
 
 _OUTPUT_TOKENS = 256
 """Room kept in a model's context for an answer whose length the client did not cap."""
@@ -391,7 +391,8 @@ class Tables:
         for look in question.looks:
             each = self._judged[look.model]
             own_tokens = max(1, round(output_tokens / each.length_ratio))
-            is_cut = question.ask.is_stream and not question.ask.wants_json
+            has_windows = each.judge.signal is Signal.LOGPROBS
+            is_cut = has_windows and question.ask.is_stream and not question.ask.wants_json
             told_tokens = min(own_tokens, each.window_tokens) if is_cut else own_tokens
             found.append(
                 Prospect(

@@ -129,6 +129,7 @@ def _evidence(outcome: Outcome) -> Evidence:
         finish_reason=outcome.finish_reason,
         is_json=outcome.is_json,
         is_valid=not outcome.is_json or is_json(outcome.text),
+        text=outcome.text,
     )
 
 

@@ -48,9 +48,12 @@ from router.judge import (
     NoThreshold,
     Quantiles,
     Rates,
+    Signal,
     Step,
     Window,
     features,
+    is_refusal,
+    text_features,
 )
 from router.train_outcomes import Outcome, TrainingError, is_json, read_outcomes
 
@@ -73,7 +76,8 @@ _OUTSIDE = 0.02
 _RESAMPLES = 400
 _PRIOR_WEIGHT = 4.0
 """A task's prior counts the whole's mean as this many questions of its own."""
-_PRIOR = len(FEATURES) - 1
+_PRIOR = -1
+"""The last feature, whatever a judge looks at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +135,7 @@ def fit(
     source: str,
     temperature: float = 0.0,
     grid: Sequence[float] = GRID,
+    signal: Signal = Signal.LOGPROBS,
     show: Callable[[Sequence[float]], Iterable[float]] = iter,
 ) -> Calibration:
     """Return the calibration of two models, complete with its bounds.
@@ -145,19 +150,20 @@ def fit(
         source: of the questions, with licences.
         temperature: at which they were answered.
         grid: thresholds, strictest first.
+        signal: what the judge looks at; the text where the small model gives no log-probabilities.
         show: wraps the grid to show progress.
     """
     vectors = embed([outcome.prompt for outcome in pairs.small])
     centroids, tasks, is_inside, cutoff = _cluster(vectors)
     folds = _folds(len(pairs))
-    windows, confidences = _windows(pairs, folds, tasks)
+    windows, confidences = _windows(pairs, folds, tasks, signal)
     small_s = np.array([_seconds(outcome, small_rates, outcome.output_tokens) for outcome in pairs.small])
     rows = _Rows(
         loss=np.array([big.quality - little.quality for little, big in zip(pairs.small, pairs.large, strict=True)]),
         small_s=small_s,
         large_s=np.array([_seconds(outcome, large_rates, outcome.output_tokens) for outcome in pairs.large]),
         confidences=confidences,
-        rejected_s={name: _rejected_s(pairs.small, small_rates, size) for name, size in WINDOWS},
+        rejected_s={name: _rejected_s(pairs.small, small_rates, size) for name, size in sizes_of(signal)},
         folds=folds,
         tasks=tasks,
         is_inside=is_inside,
@@ -183,7 +189,14 @@ def fit(
         cutoff=round(cutoff, 4),
         windows=windows,
         steps=tuple(_step(rows, threshold) for threshold in show(grid)),
+        signal=signal,
+        max_characters=max(len(outcome.text) for outcome in pairs.small),
     )
+
+
+def sizes_of(signal: Signal) -> tuple[tuple[str, int | None], ...]:
+    """Return the windows of a judge: text is only judged whole."""
+    return WINDOWS if signal is Signal.LOGPROBS else ((WHOLE, None),)
 
 
 def _folds(n: int) -> NDArray[np.int64]:
@@ -194,17 +207,17 @@ def _folds(n: int) -> NDArray[np.int64]:
 
 
 def _windows(
-    pairs: Pairs, folds: NDArray[np.int64], tasks: NDArray[np.int64]
+    pairs: Pairs, folds: NDArray[np.int64], tasks: NDArray[np.int64], signal: Signal
 ) -> tuple[tuple[Window, ...], dict[str, Floats]]:
     target = _not_worse(pairs)
     is_json = np.array([outcome.is_json for outcome in pairs.small])
     lengths = np.array([len(outcome.tokens) for outcome in pairs.small])
     everything = np.ones(len(pairs), dtype=bool)
-    whole = _out_of_fold(_looks(pairs.small, None), target, everything, folds, tasks)
-    whole[_unfit(pairs.small)] = 0.0
+    whole = _out_of_fold(_looks(pairs.small, None, signal), target, everything, folds, tasks)
+    whole[_unfit(pairs.small, signal)] = 0.0
     windows, confidences = [], {}
-    for name, size in WINDOWS:
-        looks = _looks(pairs.small, size)
+    for name, size in sizes_of(signal):
+        looks = _looks(pairs.small, size, signal)
         # Only text is judged before its end.
         rows = everything if size is None else ~is_json
         scores = whole if size is None else _out_of_fold(looks, target, rows, folds, tasks)
@@ -238,7 +251,9 @@ def _prior_column(target: Flags, train: Flags, folds: NDArray[np.int64], tasks: 
     return column
 
 
-def _looks(outcomes: Sequence[Outcome], size: int | None) -> Floats:
+def _looks(outcomes: Sequence[Outcome], size: int | None, signal: Signal) -> Floats:
+    if signal is Signal.TEXT:
+        return np.array([text_features(o.text, is_json=o.is_json, prior=0.0) for o in outcomes], dtype=np.float64)
     # An empty answer has no features; it is never kept (`_unfit`).
     blank = np.zeros(len(FEATURES))
     return np.array(
@@ -247,10 +262,14 @@ def _looks(outcomes: Sequence[Outcome], size: int | None) -> Floats:
     )
 
 
-def _unfit(outcomes: Sequence[Outcome]) -> Flags:
+def _unfit(outcomes: Sequence[Outcome], signal: Signal) -> Flags:
     """Mark the answers that the judge refuses to weigh."""
     return np.array(
-        [not o.tokens or (o.is_json and (o.finish_reason != "stop" or not is_json(o.text))) for o in outcomes]
+        [
+            (is_refusal(o.text) if signal is Signal.TEXT else not o.tokens)
+            or (o.is_json and (o.finish_reason != "stop" or not is_json(o.text)))
+            for o in outcomes
+        ]
     )
 
 
@@ -357,7 +376,7 @@ def _step(rows: _Rows, threshold: float) -> Step:
         threshold=threshold,
         keep_rates=_rounded(keep_rates),
         start_small=tuple(bool(one) for one in pays),
-        windows={name: _kept(rows, name, threshold, starts) for name, _ in WINDOWS},
+        windows={name: _kept(rows, name, threshold, starts) for name in rows.confidences},
     )
 
 

@@ -21,8 +21,11 @@ from router.judge import (
     NoThreshold,
     Outside,
     Rates,
+    Signal,
     Task,
     features,
+    is_refusal,
+    text_features,
 )
 from router.train_check import Held, hold_against
 from router.train_judge import FEWEST, Pairs, fit, pair, promises
@@ -302,3 +305,57 @@ def test_a_tightened_judge_keeps_no_more(judge: Judge):
     tight = judge.tightened(0.015)
     assert judge.tightened(0.5) is judge
     assert isinstance(tight, NoThreshold) or tight.promise.threshold >= judge.promise.threshold
+
+
+@pytest.fixture(scope="module")
+def text_judge(pairs: Pairs) -> Judge:
+    """The same models without log-probabilities: a small model that hedges where it is wrong."""
+    small = [
+        replace(one, tokens=(), text="Paris." if one.quality else "Perhaps it could be Rome, I think.")
+        for one in pairs.small
+    ]
+    made = fit(
+        Pairs(small=small, large=pairs.large),
+        small_rates=Rates(uncached_input_s=0.01, output_s=0.03),
+        large_rates=Rates(uncached_input_s=0.03, output_s=0.09),
+        embed=embed, embedder="fake", made="2026-11-21", source="made up", grid=(0.99, 0.9, 0.5), signal=Signal.TEXT,
+    )  # fmt: skip
+    found = made.judge(max_loss=0.03, confidence=0.9)
+    assert isinstance(found, Judge)
+    return found
+
+
+def said(text: str, *, is_finished: bool = True) -> Evidence:
+    return Evidence(tokens=(), is_finished=is_finished, finish_reason="stop" if is_finished else None, text=text)
+
+
+@pytest.mark.parametrize(
+    ("evidence", "is_kept", "reason"),
+    [
+        (said("Paris."), True, "above_threshold"),
+        (said("Perhaps it could be Rome, I think."), False, "below_threshold"),
+        (said("Paris", is_finished=False), False, "text_unfinished"),
+        (said("I'm sorry, I can't help."), False, "refused_to_answer"),
+        (said(" "), False, "refused_to_answer"),
+        (said("Paris. " * 100), False, "longer_than_calibrated"),
+    ],
+)
+def test_without_logprobs_the_answers_form_is_judged(text_judge: Judge, evidence: Evidence, is_kept: bool, reason: str):
+    verdict = text_judge.weigh(evidence, "easy-1")
+    assert (verdict.is_kept, verdict.reason) == (is_kept, reason)
+    assert text_judge.needs == frozenset()
+
+
+@pytest.mark.parametrize("text", ["I cannot help with that.", "As an AI, I have no taste", "", "I don\u2019t know."])
+def test_a_refusal_is_told(text: str):
+    assert is_refusal(text)
+
+
+@pytest.mark.parametrize("text", ["The answer is 4.", "word " * 80 + "she said: I cannot", "AI is a field"])
+def test_an_answer_is_no_refusal(text: str):
+    assert not is_refusal(text)
+
+
+@given(st.text())
+def test_any_text_has_finite_features(text: str):
+    assert np.isfinite(text_features(text, is_json=False, prior=0.5)).all()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
+from router.judge import TEXT_FEATURES, Signal
 from tests.served.world import Served, a_judge, a_policy, serving
 from tests.upstream import UNSURE, Upstream, says
 
@@ -98,3 +101,31 @@ async def test_a_conversation_stays_where_its_prompt_is_cached(gateway: Served):
     assert await ask("begin", "large", **session) == "large"
     assert await ask("easy", "auto") == "small"
     assert await ask("easy", "auto", **session) == "small"  # 7 tokens, as this upstream counts them, save nothing
+
+
+async def test_a_model_without_logprobs_is_judged_by_its_whole_answer(tmp_path: Path):
+    hedged = says("perhaps it might be that I think")
+    windows = tuple(
+        replace(
+            w,
+            weights=tuple(-9.0 if n == "log_hedges" else 0.0 for n in TEXT_FEATURES),
+            centre=(0.0,) * 8,
+            scale=(1.0,) * 8,
+        )
+        for w in a_judge().windows
+        if w.tokens is None
+    )
+    made = replace(a_judge(), signal=Signal.TEXT, max_characters=1000, windows=windows)
+    (tmp_path / "text.json").write_text(made.dump())
+    async with Upstream({"": says("a small answer in a few words"), HARD: hedged}) as small, Upstream(LARGE) as large:
+        policy = a_policy([large.url], [small.url])
+        policy["models"]["small"]["capabilities"] = ["chat"]
+        policy["routes"] = [policy["routes"][2]]
+        policy["routes"][0]["quality"]["calibration"] = "text.json"
+        async with serving(tmp_path, policy) as gateway:
+            paths = [
+                (await gateway.ask(question, model="auto", stream=True)).headers["x-faregate-path"]
+                for question in ("easy", HARD)
+            ]
+    assert paths == ["small", "small>large"]
+    assert not any("logprobs" in request.json for request in small.requests)
