@@ -12,6 +12,7 @@ from backends.clock import Clock
 from backends.embedder import EMBEDDER_ID
 from backends.price_list import provider_schedule
 from backends.prices import (
+    FEMTO_PER_NANO,
     Day,
     PriceBook,
     PriceError,
@@ -26,7 +27,7 @@ from backends.prices import (
     pool_rates,
     scaled,
 )
-from backends.words import JsonValue, ModelId, Usage
+from backends.words import JsonValue, ModelId
 from gateway.journey import Lane, OutputRatio
 from policies.promise import shared_confidence
 from policies.schema import Model, Policy, Price, Route, Stated
@@ -236,13 +237,16 @@ class BookCosts:
     ) -> float | None:
         """Return nano-dollars, or None where nobody knows; see `Costs.expected_nusd`."""
         rates = self._book.of(model).at(self._clock.now(), input_tokens)
-        return rates.cost_nusd(
-            Usage(
-                input_tokens=input_tokens - cached_input_tokens,
-                cached_input_tokens=cached_input_tokens,
-                output_tokens=output_tokens,
-            )
+        if not rates.is_known:
+            return None
+        # An expectation, never booked: so a float, and no `Usage`, which would cost more than the rest of a plan.
+        femto = (
+            (input_tokens - cached_input_tokens) * rates.input
+            + cached_input_tokens * rates.cached_input
+            + output_tokens * rates.output
+            + rates.per_request
         )
+        return femto / FEMTO_PER_NANO
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

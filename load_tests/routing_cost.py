@@ -2,8 +2,9 @@
 
     .venv/bin/python -m load_tests.routing_cost [--rounds 2000]
 
-Prints quantiles of each, in microseconds; on a busy machine the 5th percentile is what the work itself takes. Three rungs with two judges, a session's cached
-prefix and prices of a real book: the dearest plan there is but for longer ladders. Run it on an otherwise idle machine.
+Prints quantiles of each, in microseconds; on a busy machine the 5th percentile is what the work itself takes. Three
+rungs with two judges, a session's cached prefix and prices of a real book: the dearest plan there is but for longer
+ladders. Run it on an otherwise idle machine.
 """
 
 from __future__ import annotations

@@ -576,59 +576,6 @@ def features(tokens: Sequence[TokenLogprob], *, is_json: bool, prior: float) -> 
 
 
 FEATURES = (
-    "log_characters",
-    "log_lines",
-    "log_hedges",
-    "ends_with_question",
-    "share_of_digits",
-    "share_of_repeated_pairs",
-    "is_json",
-    "task_prior",
-)
-_OPENING_CHARACTERS = 300
-"""Whoever refuses says so first; the same words deep in a text are quoted or narrated."""
-_REFUSAL = re.compile(
-    r"\b(?:i(?:['\u2019]m| am) (?:sorry|unable|not able|not allowed)"
-    r"|i (?:can(?:not|['\u2019]t)|won['\u2019]t|will not|must decline|do not know|don['\u2019]t know)"
-    r"|as an ai\b|unable to (?:help|assist|answer|comply))",
-    re.IGNORECASE,
-)
-_HEDGE = re.compile(
-    r"\b(?:maybe|perhaps|possibly|probably|might|could be|not sure|unsure|uncertain|unclear|i think|i believe|i guess"
-    r"|it seems|it depends|roughly|as far as i know)\b",
-    re.IGNORECASE,
-)
-
-
-def features(tokens: Sequence[TokenLogprob], *, is_json: bool, prior: float) -> NDArray[np.float64]:
-    """Return float64[len(FEATURES)]: what the logistic models look at. Natural logarithms, at least one token.
-
-    The task's `prior` is among them: equal log-probabilities mean more on a message to read than on a capital to know.
-
-    Where the upstream gave no alternatives, the rest of the probability stands for one alternative.
-    """
-    logprobs = np.array([max(token.logprob, _FLOOR) for token in tokens])
-    margins = np.array([_margin(token) for token in tokens])
-    entropies = np.array([_entropy(token) for token in tokens])
-    return np.array(
-        [
-            logprobs.mean(),
-            logprobs.min(),
-            np.quantile(logprobs, 0.1),
-            (logprobs < _HALF).mean(),
-            margins[0],
-            margins.mean(),
-            margins.min(),
-            entropies.mean(),
-            entropies.max(),
-            np.log(len(tokens)),
-            float(is_json),
-            prior,
-        ]
-    )
-
-
-FEATURES = (
     "mean_logprob",
     "min_logprob",
     "logprob_p10",
