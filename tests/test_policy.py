@@ -498,3 +498,24 @@ def test_what_is_the_requests_own_is_no_parameter(parameters: str, said: str):
 def test_parameters_of_a_model_that_only_embeds_are_a_mistake():
     text = LOW.replace("PARAMETERS}", "seed: 1}, capabilities: [embeddings]")
     assert "answers neither" in only_mistake(text)
+
+
+@pytest.mark.parametrize(
+    ("quality", "said"),
+    [
+        ("calibration: own.json, calibrations: [own.json]", "give one of them"),
+        ("calibrations: [own.json, other.json]", "2 calibrations for 1 rungs below the baseline"),
+        ("calibrations: [absent]", 'unknown calibration "absent"'),
+    ],
+)
+def test_calibrations_fit_the_ladder(tmp_path: Path, quality: str, said: str):
+    for name in ("own.json", "other.json"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(PolicyError, match=said):
+        parse(GOOD.replace("confidence: 0.90", quality), folder=tmp_path)
+
+
+def test_each_calibration_of_a_ladder_is_found(tmp_path: Path):
+    (tmp_path / "own.json").write_text("{}")
+    policy = parse(GOOD.replace("confidence: 0.90", "calibrations: [own.json]"), folder=tmp_path)
+    assert policy.calibration_files(policy.routes[0]) == (tmp_path / "own.json",)
