@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 YOUNGEST: Final = timedelta(days=32)
 """How old a request must be: more than the longest window of a budget that ends."""
 COLUMNS: Final = {"requests": REQUEST_COLUMNS, "charges": CHARGE_COLUMNS}
+_LATER: Final = frozenset({"decision"})
+"""Columns that files of an earlier version lack; what they hold is NULL there."""
 _BATCH: Final = 20_000
 _NULL: Final = "\\N"
 
@@ -370,8 +372,9 @@ def _read_parquet(file: Path, what: str) -> Iterator[tuple[int, int, tuple[objec
         ) from error
     columns = ["slot", "seq", *(name.strip() for name in COLUMNS[what].split(","))]
     with parquet.ParquetFile(file) as table:
-        for batch in table.iter_batches(batch_size=_BATCH, columns=columns):
-            held = [batch.column(name).to_pylist() for name in columns]
+        here = {name for name in columns if name not in _LATER or name in table.schema_arrow.names}
+        for batch in table.iter_batches(batch_size=_BATCH, columns=[name for name in columns if name in here]):
+            held = [batch.column(name).to_pylist() if name in here else [None] * len(batch) for name in columns]
             for slot, seq, *values in zip(*held, strict=True):
                 yield slot, seq, tuple(values)
 
@@ -381,9 +384,13 @@ def _read_csv(file: Path, what: str) -> Iterator[tuple[int, int, tuple[object, .
     kinds = _kinds(what)
     with file.open(encoding="utf-8", newline="") as text:
         lines = csv.reader(text, strict=True)
-        if next(lines, []) != columns:
+        here = next(lines, [])
+        if here != [name for name in columns if name not in _LATER or name in here]:
             raise ArchiveUnusable(f"{file} has other columns than an archive of {what}")
+        gaps = [place - 2 for place, name in enumerate(columns) if name not in here]
         for slot, seq, *fields in lines:
+            for place in gaps:
+                fields.insert(place, _NULL)
             values = [
                 None if field == _NULL else kind(field.removeprefix("\\") if kind is str else field)
                 for field, kind in zip(fields, kinds, strict=True)

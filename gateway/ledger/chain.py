@@ -3,7 +3,8 @@
 Rules:
 - entry n's hash = blake2b-256(hash of entry n - 1, 32 raw bytes ‖ canonical row), where the hash of entry 0 is zeros;
 - a canonical row is the JSON array of its table's name and its columns' values in the order of the schema, the row's
-  own `id` left out (it is the store's business);
+  own `id` left out (it is the store's business), and so is a request's `decision` while it is NULL: rows from before
+  that column have the hashes they had, and no two rows the same array;
 - a writer is a slot: 0 is the gateway (or its first worker), 1, 2, … further workers, -1 the books;
 - a root is a line over all writers' heads, chained to the root before it; it is kept in the store and in a file.
 
@@ -26,6 +27,9 @@ BOOKS: Final = -1
 """The slot of the books writer: corrections, closings, and what the store books when it finds a writer dead."""
 GENESIS: Final = bytes(32)
 
+_DECISION: Final = -2
+"""Where a request's `decision` stands among its columns; it came with version 6 of the schema."""
+
 _encode: Final = msgspec.json.Encoder(order="sorted").encode
 
 
@@ -45,6 +49,8 @@ def link(former: bytes, table: str, values: Sequence[object]) -> bytes:
         table: where the row stands.
         values: its columns as SQLite returns them, in the schema's order, without `id`.
     """
+    if table == "requests" and values[_DECISION] is None:
+        values = (*values[:_DECISION], *values[_DECISION + 1 :])
     return hashlib.blake2b(former + _encode([table, *values]), digest_size=32).digest()
 
 

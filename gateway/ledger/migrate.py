@@ -81,9 +81,10 @@ def _copy(db: sqlite3.Connection, table: str) -> None:
     kept = {row[1] for row in db.execute(f'PRAGMA table_info("former_{table}")')}
     columns = [row[1] for row in db.execute(f'PRAGMA table_info("{table}")')]
     values = [name if name in kept else _FILLED.get((table, name), "NULL") for name in columns]
+    (has_no_rowid,) = db.execute("SELECT wr FROM pragma_table_list WHERE name = ?", (f"former_{table}",)).fetchone()
     db.execute(
         f'INSERT INTO "{table}" ({", ".join(columns)}) '  # noqa: S608 - names of the schema
-        f'SELECT {", ".join(values)} FROM "former_{table}" ORDER BY rowid'
+        f'SELECT {", ".join(values)} FROM "former_{table}"{"" if has_no_rowid else " ORDER BY rowid"}'
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import sqlite3
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.ledger.chain import GENESIS, link
 from gateway.ledger.errors import FolderInUse, FolderUnusable, RowInvalid, SchemaMismatch
 from gateway.ledger.journaled import JournaledLedger
 from gateway.ledger.report import Books
@@ -128,7 +130,7 @@ def test_a_newer_ledger_is_refused_and_left_alone(ledger: JournaledLedger, folde
     with closing(sqlite3.connect(folder / "ledger.db")) as connection:
         connection.execute("PRAGMA user_version = 99")
 
-    with pytest.raises(SchemaMismatch, match="version 99, this Faregate reads version 5; install"):
+    with pytest.raises(SchemaMismatch, match="version 99, this Faregate reads version 6; install"):
         JournaledLedger.open(folder, clock, INFO)
     with pytest.raises(SchemaMismatch, match="version 99"):
         Books(folder).bill()
@@ -142,7 +144,7 @@ def a_ledger_of_version_1(folder: Path) -> None:
 
 def test_a_ledger_of_version_1_is_brought_up_to_date_with_all_it_holds(folder: Path, reopen: Opener):
     a_ledger_of_version_1(folder)
-    with pytest.raises(SchemaMismatch, match="version 1, this Faregate reads version 5; start a gateway"):
+    with pytest.raises(SchemaMismatch, match="version 1, this Faregate reads version 6; start a gateway"):
         Books(folder).bill()
 
     ledger = reopen()
@@ -160,6 +162,29 @@ def test_a_ledger_of_version_1_is_brought_up_to_date_with_all_it_holds(folder: P
         shape = "SELECT type, name, sql FROM sqlite_master ORDER BY type, name"
         assert connection.execute(shape).fetchall() == fresh.execute(shape).fetchall()
         fresh.close()
+
+
+def test_a_request_without_a_decision_has_the_hash_it_had_before_there_was_that_column():
+    before = hashlib.blake2b(GENESIS + b'["requests","req_1",7]', digest_size=32).digest()
+
+    assert link(GENESIS, "requests", ["req_1", None, 7]) == before
+
+
+def test_a_ledger_of_version_5_is_brought_up_to_date_and_keeps_its_chain(
+    folder: Path, db: sqlite3.Connection, reopen: Opener
+):
+    beside = "SELECT type, name FROM sqlite_master WHERE type IN ('view', 'trigger')"
+    for kind, name in db.execute(beside).fetchall():
+        db.execute(f"DROP {kind} {name}")
+    db.execute("ALTER TABLE requests DROP COLUMN decision")
+    db.execute("PRAGMA user_version = 5")
+
+    ledger = reopen()
+    ledger.settle(a_charge(2))
+    ledger.book(a_request(2, decision='{"plan": null}'))
+    assert ledger.flush(5)
+
+    assert not {each.check for each in verify(folder).problems} & {"chain", "gapless", "rollups"}
 
 
 def test_a_migration_that_fails_leaves_the_former_version(folder: Path, clock: OwnClock):
