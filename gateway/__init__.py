@@ -10,6 +10,8 @@ Rooms, in the order a request meets them:
     ladder                 opens rungs and asks the judge; nothing has been sent while it runs
     relay                  the way after the first event
     settlement, ledger/    holds, charges, request rows; the journal and the store under them
+    audit, agreement       asks the baseline afterwards how good some answers were; `verdicts` keeps what it says
+    promises, recalibrate  how promises stand by those verdicts, and a threshold that keeps them
     journey                the record of one request that all of these write
     telemetry, log         metrics, spans, events
     stores, side_cache     which store a policy names, opened; the caches' admin pages
@@ -26,6 +28,9 @@ Decided here, other than the design to start from:
 - `x-faregate-explain: true` puts the reasons in a response header, which streams and errors have as well.
 - Under a budget a plan's rungs are all held before the first is opened, and the policy's `max_output_tokens` is always
   sent where the client set no cap; without a budget it is only assumed for the hold.
+- Verdicts have a file of their own (`verdicts.db`), since they are no money and several workers write them; an audit's
+  cost is in the ledger, as charges of the audited request that are booked after its row. A semantic cache's promise is
+  kept per route. Live verdicts can raise a threshold and never lower it: there are none of answers that were not kept.
 - Budgets are read from the policy once; budgets and rate limits hold for all workers of a gateway together.
 - The confidence header is the judge's word on the last answer it saw: of `small>large` it is the rejected one's.
 - "An equivalent model of the ladder" is one that a model names in its `equivalents`: rungs differ in quality, so none

@@ -13,6 +13,7 @@ from gateway.commands.evaluate import evaluate
 from gateway.commands.export import export
 from gateway.commands.ledger import ledger
 from gateway.commands.pools import pools
+from gateway.commands.promises import verdicts_group
 from gateway.commands.quality import train
 from gateway.commands.reconcile import reconcile
 from gateway.commands.report import report
@@ -182,6 +183,16 @@ def keys_revoke(policy_file: Path, key_id: str) -> None:
 @click.option("--check", is_flag=True, help="Fit nothing: hold the route's present calibration against --questions.")
 @click.option("--rung", help="Whose judge to fit or check, for ladders with several; the first rung's when left out.")
 @click.option("--source", help="Where your questions come from, with their licence; needed with --questions.")
+@click.option("--from-ledger", is_flag=True, help="Ask nobody: raise the threshold by the verdicts of live audits.")
+@click.option("--max-loss", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="With --from-ledger.")
+@click.option("--confidence", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="With --from-ledger.")
+@click.option(
+    "--subject",
+    type=click.Choice(["route", "semantic"]),
+    default="route",
+    show_default=True,
+    help="With --from-ledger: the route's max_loss, or its semantic cache's max_error.",
+)
 def calibrate(  # noqa: PLR0917 - as above
     policy_file: Path,
     route_name: str,
@@ -191,6 +202,10 @@ def calibrate(  # noqa: PLR0917 - as above
     check: bool,
     rung: str | None,
     source: str | None,
+    from_ledger: bool,
+    max_loss: float | None,
+    confidence: float | None,
+    subject: str,
 ) -> None:
     """Fit a route's judge to its models, and print what it can promise.
 
@@ -198,7 +213,21 @@ def calibrate(  # noqa: PLR0917 - as above
     grades the answers, and writes the calibration that `quality.calibration` names (--out FILE), or tells what the
     present one does on questions it has not seen (--check). The shipped 850 questions take about 40 minutes for two
     small models on two cores.
+
+    With --from-ledger nobody is asked: the threshold is raised until the promise holds by the verdicts of live audits,
+    which ends a breach, or it is said that no threshold keeps it.
     """
+    if from_ledger:
+        from gateway.commands.promises import recalibrate
+
+        chosen = _load(policy_file)
+        if route_name not in {route.name for route in chosen.routes}:
+            _fail(f"unknown route {route_name!r}; the policy has: {', '.join(route.name for route in chosen.routes)}")
+        sys.exit(recalibrate(chosen, route_name, max_loss=max_loss, confidence=confidence, subject_name=subject))
+    if max_loss is not None or confidence is not None:
+        raise click.UsageError(
+            "--max-loss and --confidence go with --from-ledger; without it, the artefact has them all"
+        )
     import asyncio
 
     from rich.console import Console
@@ -260,7 +289,7 @@ def demo(as_json: bool, keep: bool, calibration: Path | None, fresh: Path | None
     sys.exit(run_demo(as_json=as_json, keep=keep))
 
 
-for command in (cache, evaluate, export, ledger, pools, reconcile, report, train):
+for command in (cache, evaluate, export, ledger, pools, reconcile, report, train, verdicts_group):
     main.add_command(command)
 
 

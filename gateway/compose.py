@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from random import SystemRandom
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,7 @@ from backends.retries import RetryRules
 from backends.seam import Timeouts
 from backends.transport import Transport
 from backends.words import ModelId
+from gateway.audit import Auditor
 from gateway.caching import Caches
 from gateway.journey import CatalogModel
 from gateway.ledger.budgets import BudgetAuthority, Budgets, Cap, LocalBudgets
@@ -35,10 +37,12 @@ from gateway.ledger.spent import read_spent
 from gateway.limits import Limiter, Limits, LocalLimits
 from gateway.pipeline import Gateway, Parts
 from gateway.prepare import PreparedLane, candidates, lanes, price_book, stated_use
+from gateway.promises import watch_promises
 from gateway.settlement import Cashier
 from gateway.spending import Pseudonym, Spending, caps_of, overspent_warnings, unknown_warnings
 from gateway.stores import open_store
 from gateway.telemetry import Telemetry
+from gateway.verdicts import Verdicts
 from gateway.worker import Worker
 from policies.keys import FILE_NAME, KeyRing
 from policies.schema import DEFAULT_OPENAI_PROVIDER, Policy, Route, TransportKind
@@ -105,6 +109,7 @@ async def open_gateway(
     embedder: Embedder | None = None,
     acceptance: Acceptance | None = None,
     files: Files | None = None,
+    draw: Callable[[], float] | None = None,
 ) -> AsyncIterator[Opened]:
     """Open everything a policy names, and close it at the end.
 
@@ -115,6 +120,7 @@ async def open_gateway(
         embedder: the base embedder; the shipped one, loaded at its first use, when None.
         acceptance: decides about semantic hits; the shipped calibration when None.
         files: the journal's system calls; the real ones when None.
+        draw: uniform numbers in [0, 1) for what is audited; the kernel's when None.
 
     Raises:
         PolicyUnusable: a model without a price, a calibration for other models.
@@ -136,7 +142,14 @@ async def open_gateway(
             warnings=warnings,
         )
         async with open_way(
-            policy, prepared, purse, environ=environ, clock=clock, embedder=embedder, acceptance=acceptance
+            policy,
+            prepared,
+            purse,
+            environ=environ,
+            clock=clock,
+            embedder=embedder,
+            acceptance=acceptance,
+            draw=draw,
         ) as opened:
             watch_budgets(opened.gateway.parts.telemetry, authority, clock)
             yield replace(opened, books=books)
@@ -211,19 +224,23 @@ async def open_way(
     clock: Clock,
     embedder: Embedder | None = None,
     acceptance: Acceptance | None = None,
+    draw: Callable[[], float] | None = None,
 ) -> AsyncIterator[Opened]:
     """Open what every worker has of its own: caches' connections, upstreams, telemetry; see `open_gateway`."""
     folder = Path(policy.storage.folder)
     store = open_store(policy)
     worker = Worker()
     shipped = LazyEmbedder()
+    embedder = embedder or shipped
+    accepts = functools.cache(lambda: acceptance or Acceptance.load(states=shipped.states))
     caches = Caches(
         store=store,
-        acceptance=functools.cache(lambda: acceptance or Acceptance.load(states=shipped.states)),
-        embedder=embedder or shipped,
+        acceptance=accepts,
+        embedder=embedder,
         worker=worker,
         deadline_s=policy.storage.cache.deadline_ms / 1e3,
     )
+    verdicts = Verdicts.open(folder)
     telemetry = Telemetry(environ)
     spending = Spending(caps=purse.caps, budgets=purse.budgets, notice=telemetry.note_budget, pseudonym=purse.known_as)
     book, ready = prepared.book, prepared.lanes.values()
@@ -231,25 +248,46 @@ async def open_way(
         async with open_transport(policy) as transport:
             catalog = open_catalog(policy, transport, clock, book.schedules)
             telemetry.watch(pools_of(catalog))
+            cashier = Cashier(ledger=purse.ledger, prices=book, policy_digest=policy.digest, spending=spending)
+            served = {name: lane.lane for name, lane in prepared.lanes.items()}
+            auditor = Auditor(
+                policy=policy,
+                lanes=served,
+                catalog=catalog,
+                candidates=candidates(policy),
+                cashier=cashier,
+                verdicts=verdicts,
+                embedder=embedder,
+                worker=worker,
+                acceptance=accepts,
+                clock=clock,
+                draw=draw or SystemRandom().random,
+                observe=telemetry.observe_audit,
+                count=telemetry.count_audit,
+            )
+            watch_promises(auditor, telemetry.registry)
             parts = Parts(
                 policy=policy,
                 tenants=frozenset(policy.tenant_ids),
                 clock=clock,
                 keys=KeyRing(folder / FILE_NAME),
                 catalog=catalog,
-                lanes={name: lane.lane for name, lane in prepared.lanes.items()},
+                lanes=served,
                 candidates=candidates(policy),
                 caches=caches,
-                cashier=Cashier(ledger=purse.ledger, prices=book, policy_digest=policy.digest, spending=spending),
+                cashier=cashier,
                 limiter=purse.limits,
                 telemetry=telemetry,
+                auditor=auditor,
             )
             warnings = (*(warning for lane in ready for warning in lane.warnings), *purse.warnings)
             caches.warm_up(is_needed=any(_embeds(lane.lane.route) or lane.lane.judges for lane in ready))
-            yield Opened(gateway=Gateway(parts), ledger=purse.ledger, warnings=warnings)
+            async with auditor.running():
+                yield Opened(gateway=Gateway(parts), ledger=purse.ledger, warnings=warnings)
     finally:
         telemetry.close()
         caches.close()
+        verdicts.close()
 
 
 def terms_of(policy: Policy) -> Terms:

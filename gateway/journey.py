@@ -116,12 +116,18 @@ class Lane:
     judges: Mapping[ModelId, Judge] = field(default_factory=dict)
     output_ratios: Mapping[ModelId, OutputRatio] = field(default_factory=dict)
 
+    @property
+    def is_audited(self) -> bool:
+        """Tell whether answers it bought may be compared with the baseline's."""
+        return self.route.quality is not None and self.route.quality.audit is not None
+
 
 @dataclass(slots=True, kw_only=True)
 class Attempt:
     """One call to one endpoint of a model. `kind` is None while it is open and stays None when it cost nothing.
 
-    `stands_in_for` is the planned model that failed, when this one is its equivalent; `booked_usage` what was charged.
+    `stands_in_for` is the planned model that failed, when this one is its equivalent; `booked_usage` what was charged;
+    `is_audit`: it is made after the answer, to tell how good that was.
     """
 
     number: int
@@ -145,6 +151,7 @@ class Attempt:
     is_cost_unknown: bool = False
     is_settled: bool = False
     booked_usage: Usage | None = None
+    is_audit: bool = False
 
     def note(self, event: Event | Run) -> None:
         """Take what an event says about the attempt's cost and end."""
@@ -195,6 +202,7 @@ class Journey:
         verdicts: every judge's, in the ladder's order.
         path_models: the models whose answers arrived, in order; the last one is committed.
         stood_in_for: the planned model in whose place the last of them answers, if it is an equivalent.
+        body: the whole answer as JSON, where somebody wants it.
         is_traced: whether a span will be made of it, with its steps.
         pots: the budgets' pots its money is drawn from.
         notices: what budgets and limits tell the client beside the answer, as headers.
@@ -231,6 +239,7 @@ class Journey:
     waited_s: float = 0.0
     first_byte: float | None = None
     is_answered: bool = False
+    body: bytes | None = None
     is_traced: bool = False
     steps: list[Step] = field(default_factory=list)
 
@@ -246,6 +255,11 @@ class Journey:
         if models and self.stood_in_for is not None:
             models[-1] = f"{self.stood_in_for}~{models[-1]}"
         return ">".join(models)
+
+    @property
+    def wants_body(self) -> bool:
+        """Tell whether somebody will want a stream's whole answer: a cache, or an audit."""
+        return self.keys is not None or (self.lane is not None and self.lane.is_audited)
 
     @property
     def elapsed_s(self) -> float:

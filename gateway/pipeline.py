@@ -22,6 +22,7 @@ from backends.deadlines import Deadlines
 from backends.errors import BackendError
 from backends.sse import encode_event
 from backends.words import Ask, ModelId, RequestId, Surface, TenantId
+from gateway.audit import Auditor
 from gateway.caching import Caches
 from gateway.calls import Call, Sink
 from gateway.errors import (
@@ -86,6 +87,7 @@ class Parts:
     cashier: Cashier
     limiter: Limits
     telemetry: Telemetry
+    auditor: Auditor
 
 
 class Gateway:
@@ -257,7 +259,7 @@ class Gateway:
         selection = self.parts.policy.select(caller.tenant, ask.model)
         if selection is None:
             raise ModelNotFound(ask.model, self.parts.policy.names_for(caller.tenant))
-        lane = self.parts.lanes[selection.route.name]
+        lane = self.parts.auditor.lane_of(self.parts.lanes[selection.route.name])
         if selection.pinned is None:
             journey.lane = tightened(lane, journey.call.max_loss)
             journey.max_loss = journey.call.max_loss if journey.lane is not lane else None
@@ -288,6 +290,7 @@ class Gateway:
             flight.land(Bought(model=model, told=told, baseline_nusd=saved))
             if is_kept:
                 self.parts.caches.offer(journey, ask, told, model, saved)
+            journey.body = told.body
 
         try:
             if ask.is_stream:
@@ -304,7 +307,7 @@ class Gateway:
             await committed.reply.aclose()
 
     async def _serve_hit(self, journey: Journey, ask: Ask, hit: Hit, sink: Sink) -> None:
-        journey.hit = hit
+        journey.hit, journey.body = hit, hit.entry.payload
         with journey.step("replay"):
             await relay_hit(journey, ask, hit.entry.payload, hit.entry.usage, sink)
 
@@ -340,6 +343,9 @@ class Gateway:
             attempt.end(ChargeKind.CANCELLED, now)
         row = self.parts.cashier.book(journey)
         self._sessions.take(journey)
+        if journey.is_answered and journey.ask is not None:
+            # After its row: what an audit costs comes on top of what the request is booked at.
+            self.parts.auditor.offer(journey, journey.ask, journey.body)
         if journey.admission is not None:
             used = (usage_of(journey, attempt) for attempt in journey.attempts if attempt.kind is not None)
             tokens = sum(usage.total_input_tokens + usage.total_output_tokens for usage in used)

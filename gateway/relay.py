@@ -126,7 +126,7 @@ async def relay_stream(
     usage = usage_of(journey, attempt)
     journey.is_answered = True
     told = Told(
-        body=editor.assembled(usage) if journey.keys is not None else None,  # else no cache will want it
+        body=editor.assembled(usage) if journey.wants_body else None,
         usage=usage,
         finish_reason=editor.finish_reason,
         last_payload=editor.last_payload,

@@ -97,6 +97,7 @@ class Cashier:
                 tags=journey.call.tags,
                 session=journey.call.session,
                 user_pseudonym=journey.user_pseudonym,
+                is_audit=attempt.is_audit,
             )
         )
 

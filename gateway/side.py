@@ -19,6 +19,7 @@ from gateway.compose import Opened, pools_of
 from gateway.errors import KeyRefused, ModelNotFound, NotServed, Refused, problem_of
 from gateway.journey import Caller
 from gateway.ledger.seam import LedgerStatus
+from gateway.promises import breaches
 from gateway.side_cache import add_cache_pages
 from gateway.workers.figures import page, pools_now
 from policies.keys import Identity
@@ -66,6 +67,7 @@ def side_door(opened: Opened) -> FastAPI:
     def readiness() -> JSONResponse:
         """Tell whether requests can be answered and paid for."""
         told = _readiness(_status(opened), is_stopping=gateway.is_stopping)
+        told["breached"] = breaches(gateway.parts.auditor)
         return JSONResponse(told, status_code=200 if told["status"] == "ready" else 503)
 
     @app.get("/metrics")

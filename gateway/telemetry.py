@@ -99,6 +99,9 @@ class Telemetry:
             ["tenant", "per"],
             registry=registry,
         )
+        self._audits = Counts(
+            "faregate_audits", "Audits by what came of them.", ["route", "origin", "result"], registry=registry
+        )
         self._judged = Counts("faregate_judged", "Answers judged.", ["route", "kept"], registry=registry)
         self._kinds: dict[tuple[str, str, int], tuple[Count, Spread, Spread, Spread]] = {}
         self._provider = _provider(environ)
@@ -125,6 +128,15 @@ class Telemetry:
             self._count(journey, attempt)
         if self._provider is not None:
             self._export(self._provider, journey, row)
+
+    def observe_audit(self, journey: Journey) -> None:
+        """Count what an audit of a finished journey cost."""
+        for attempt in journey.attempts:
+            self._count(journey, attempt)
+
+    def count_audit(self, route: str, origin: str, result: str) -> None:
+        """Count an audit by what came of it."""
+        self._audits.labels(route, origin, result).inc()
 
     def watch(self, pools: Mapping[str, Pool]) -> None:
         """Tell of these pools' endpoints, by the pools' names; they are looked at when the metrics are read."""

@@ -7,6 +7,7 @@ Rooms:
     windows                a budget's days, weeks and months in a time zone
     keys                   API keys as digests in the storage folder
     promise                bounds and fixed-sequence testing (numpy only)
+    sequence               what live verdicts say of a promise, whenever one looks, and its state (numpy only)
     *.yaml                 `default`, `demo`, `example-providers`
 
 Decided here, other than the design to start from: the baseline is always the ladder's last rung; tenants are named in

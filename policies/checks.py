@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from policies.document import Location
     from policies.schema import (
+        Audit,
         BudgetRule,
         CacheStore,
         Model,
@@ -82,6 +83,7 @@ def check_references(draft: Draft, calibrations: Callable[[str], Path]) -> Itera
         yield from _check_ladder(index, route, draft)
         yield from _check_quality(index, route, calibrations)
         yield from _check_cache(index, route)
+        yield from _check_audits(index, route, draft)
         yield from _check_match(index, route, draft)
         yield from _check_reach(index, route, draft)
     for index, rule in draft.revenue.items():
@@ -317,6 +319,22 @@ def _check_cache_store(store: CacheStore, draft: Draft) -> Iterator[Finding]:
     if semantic and store.is_shared and not has_vectors:
         message = f"the semantic cache of {semantic[0]} needs shared vectors: give `vectors` a Qdrant server's address"
         yield Finding(at, message)
+
+
+def _check_audits(index: int, route: Route, draft: Draft) -> Iterator[Finding]:
+    quality, semantic = route.quality, route.cache.semantic
+    places: tuple[tuple[Location, Audit | None], ...] = (
+        (("quality", "audit"), quality.audit if quality is not None else None),
+        (("cache", "semantic", "audit"), semantic.audit if semantic is not None else None),
+    )
+    for place, audit in places:
+        if audit is None or audit.judge is None:
+            continue
+        at: Location = ("routes", index, *place, "judge")
+        if audit.judge not in draft.model_names:
+            yield Finding(at, unknown("model", audit.judge, draft.model_names, "the catalog has"))
+        elif (model := draft.models.get(audit.judge)) is not None and Capability.CHAT not in model.capabilities:
+            yield Finding(at, f'"{audit.judge}" cannot chat; name a model with the capability `chat`')
 
 
 def _check_match(index: int, route: Route, draft: Draft) -> Iterator[Finding]:

@@ -46,6 +46,9 @@ DEFAULT_CONTEXT_TOKENS: Final = 32_768
 DEFAULT_CONFIDENCE: Final = 0.95
 DEFAULT_HOLDBACK_TOKENS: Final = 32
 DEFAULT_HOLDBACK_MS: Final = 1_500
+DEFAULT_AUDIT_SHARE: Final = 0.02
+DEFAULT_AUDIT_USD_PER_DAY: Final = Decimal("1.00")
+DEFAULT_AGREEMENT: Final = 0.85
 DEFAULT_EXACT_TTL: Final = timedelta(hours=24)
 DEFAULT_SEMANTIC_TTL: Final = timedelta(hours=1)
 DEFAULT_SEMANTIC_MAX_ERROR: Final = 0.03  # the smallest that the shipped calibration can keep
@@ -487,6 +490,23 @@ class Match(Part):
         return self.tenant in {None, tenant} and self.model in {None, model}
 
 
+class Audit(Part):
+    """How a promise is watched: some served answers are compared with the baseline's, asked for afterwards.
+
+    Attributes:
+        share: of the answers that may have lost something, in (0, 1].
+        usd_per_day: what audits may cost in a day (UTC); when it is spent, nothing is sampled until the next.
+        judge: the model that tells which of two different answers is better; without one, other wording counts as
+            lost unless its vector is close, which overstates the loss of free prose.
+        agreement: the least cosine of two answers that say the same, in (0, 1); for audits without a judge.
+    """
+
+    share: Annotated[float, Field(gt=0, le=1)] = DEFAULT_AUDIT_SHARE
+    usd_per_day: BudgetUsd = DEFAULT_AUDIT_USD_PER_DAY
+    judge: ModelName | None = None
+    agreement: Share = DEFAULT_AGREEMENT
+
+
 class Quality(Part):
     """What a route promises against its baseline.
 
@@ -497,12 +517,14 @@ class Quality(Part):
             file; without one nothing below the baseline is used.
         calibrations: the same for a ladder with several judged rungs: one artefact for each of them, made for it below
             the baseline, in any order. Rungs that none speaks for answer nothing.
+        audit: how the promise is watched; without it, it rests on the calibration for ever.
     """
 
     max_loss: Share
     confidence: Share = DEFAULT_CONFIDENCE
     calibration: CalibrationName | None = None
     calibrations: tuple[CalibrationName, ...] = ()
+    audit: Audit | None = None
 
     @property
     def artefacts(self) -> tuple[str, ...]:
@@ -544,12 +566,16 @@ class SemanticCache(Part):
         allow: what is compared although it is left alone by default: `turns`, `tools`, `time_sensitive`, `code`,
             `maths`. Only the last user text is compared; all else has to be the same.
         max_characters: longer last user texts are not compared; the embedding sees some 1,000 characters of them.
+        confidence: 1 minus the probability that verdicts certify `max_error` wrongly, in (0, 1).
+        audit: how the promise is watched; left out: as the route's `quality.audit` says.
     """
 
     max_error: Share = DEFAULT_SEMANTIC_MAX_ERROR
     ttl: Duration = DEFAULT_SEMANTIC_TTL
     allow: Annotated[frozenset[Bypassed], PlainSerializer(sorted)] = frozenset()
     max_characters: Annotated[int, Field(ge=1, le=100_000)] = DEFAULT_SEMANTIC_CHARACTERS
+    confidence: Share = DEFAULT_CONFIDENCE
+    audit: Audit | None = None
 
 
 class Cache(Part):

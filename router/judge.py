@@ -24,7 +24,7 @@ import json
 import re
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from itertools import pairwise
 from math import exp, fsum, log, log1p
@@ -417,7 +417,15 @@ class Judge:
         promise = self.promise
         if max_loss >= promise.max_loss:
             return self
-        return self._calibration.judge(max_loss=max_loss, confidence=promise.confidence, is_shared=promise.is_shared)
+        found = self._calibration.judge(max_loss=max_loss, confidence=promise.confidence, is_shared=promise.is_shared)
+        # What verdicts asked for stays asked for, whatever the calibration knows of the smaller loss.
+        return found.at_least(promise.threshold) if isinstance(found, Judge) else found
+
+    def at_least(self, threshold: float) -> Judge:
+        """Return this judge with a threshold that is no lower: what a route's own verdicts ask for."""
+        highest = max(threshold, self._step.threshold)
+        step, promise = replace(self._step, threshold=highest), replace(self.promise, threshold=highest)
+        return Judge(self._calibration, step, promise)
 
     def weigh(self, evidence: Evidence, task: str | None = None) -> Verdict:
         """Return the verdict on an answer as far as it is known; call it once, when the hold-back ends.

@@ -51,6 +51,8 @@ class PlanReason(StrEnum):
     """The baseline's prompt cache makes it cheaper than starting below it."""
     BUDGET_DEGRADED = "budget_degraded"
     """No strategy's own: the gateway's, where a budget has room for a cheaper rung only."""
+    BREACHED = "promise_breached"
+    """No strategy's own: the gateway's, where verdicts say that the route loses more than it promises."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -280,6 +282,11 @@ class Cascade:
             for each in self._judged
             if isinstance(judge := each.judge.tightened(share), Judge)
         ]
+        return Cascade(self._ladder, judged=judged, estimator=self._estimator)
+
+    def at_least(self, threshold: float) -> Cascade:
+        """Return the same ladder with judges that keep no answer of a confidence below `threshold`."""
+        judged = [replace(each, judge=each.judge.at_least(threshold)) for each in self._judged]
         return Cascade(self._ladder, judged=judged, estimator=self._estimator)
 
     def needs_vector(self, ask: Ask) -> bool:

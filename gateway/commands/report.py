@@ -56,6 +56,8 @@ _MOMENT = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"])
     multiple=True,
     help="Also price everything at this model of the policy; may be given several times.",
 )
+@click.option("--quality", is_flag=True, help="Print promised against observed loss of every route and cache instead.")
+@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 @click.option("--sql", "as_sql", is_flag=True, help="Print the query behind the numbers instead, ready for sqlite3.")
 @click.option("--dictionary", is_flag=True, help="Print what every table and column of the ledger means instead.")
 def report(  # noqa: PLR0917 - click passes options by name
@@ -72,6 +74,8 @@ def report(  # noqa: PLR0917 - click passes options by name
     revenue: Path | None,
     hours: Path | None,
     baselines: tuple[str, ...],
+    quality: bool,
+    as_json: bool,
     as_sql: bool,
     dictionary: bool,
 ) -> None:
@@ -82,6 +86,13 @@ def report(  # noqa: PLR0917 - click passes options by name
     --by request: every row. It reads the ledger and may run beside a gateway. Dollars are exact; CSV and JSON have
     nano-dollars as integers too. `--format html` makes one self-contained file with charts.
     """
+    if quality:
+        from gateway.commands.promises import run_quality
+
+        if form in {"csv", "html"}:
+            raise click.UsageError("--quality prints a table, or JSON with --json")
+        run_quality(policy_file, folder, as_json=as_json or form == "json")
+        return
     from gateway.commands.asked import Asked, run_report
 
     asked = Asked(
@@ -92,7 +103,7 @@ def report(  # noqa: PLR0917 - click passes options by name
         until=until,
         zone=zone,
         tenant=tenant,
-        form=form,
+        form="json" if as_json else form,
         out=out,
         top=top,
         revenue=revenue,

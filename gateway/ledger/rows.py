@@ -53,6 +53,8 @@ class ChargeKind(StrEnum):
     """The upstream broke off after tokens."""
     ESTIMATED = "estimated"
     """The gateway died while the attempt ran: booked at its upper bound."""
+    AUDIT = "audit"
+    """The baseline, or a judge model, was asked afterwards how good a served answer was."""
 
 
 class HoldRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -62,6 +64,7 @@ class HoldRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         attempt: counts from 0 within the request.
         output_tokens_cap: the most output `upper_bound_nusd` allows for; None: not known.
         tags, session, user_pseudonym: the request's own, so that a crash does not hide whose budget the money is from.
+        is_audit: it is for an audit, of a request that was booked before; a crash does not make it an answer.
     """
 
     request_id: RequestId
@@ -81,6 +84,7 @@ class HoldRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tags: Mapping[str, str] = msgspec.field(default_factory=dict)
     session: str | None = None
     user_pseudonym: str | None = None
+    is_audit: bool = False
 
     def __post_init__(self) -> None:
         # Written out, as in the rows below: on the request's way a call with keywords costs ten comparisons.

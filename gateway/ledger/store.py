@@ -495,7 +495,7 @@ def estimated(hold: HoldRow, last_seen_at_us: int | None) -> ChargeRow:
     return ChargeRow(
         request_id=hold.request_id,
         attempt=hold.attempt,
-        kind=ChargeKind.ESTIMATED,
+        kind=ChargeKind.AUDIT if hold.is_audit else ChargeKind.ESTIMATED,
         tenant=hold.tenant,
         key_id=hold.key_id,
         route=hold.route,

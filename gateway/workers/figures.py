@@ -1,6 +1,7 @@
 """Adding up what several workers count, for one page of metrics.
 
 Counters and histograms are summed; so are gauges: requests in flight, and how many workers' breakers are in a state.
+How promises stand is the folder's, not a worker's: there the highest figure is taken; a worker may be seconds late.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from backends.pool import Pool
 
 _GROWING = frozenset({"counter", "histogram"})
+_OF_ALL = frozenset(f"faregate_promise_{what}" for what in ("state", "bound", "max_loss", "verdicts"))
 
 
 class Sample(msgspec.Struct, frozen=True, array_like=True):
@@ -64,7 +66,7 @@ def figures_of(registry: Collector) -> Figures:
 
 
 def total(parts: Iterable[Figures]) -> Figures:
-    """Return the sums over several processes."""
+    """Return the sums over several processes; of what all of them share, the highest."""
     heads: dict[str, Family] = {}
     sums: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
     for family in (family for part in parts for family in part):
@@ -72,7 +74,8 @@ def total(parts: Iterable[Figures]) -> Figures:
         lines = sums.setdefault(family.name, {})
         for sample in family.samples:
             key = (sample.name, sample.labels)
-            lines[key] = lines.get(key, 0.0) + sample.value
+            former = lines.get(key, 0.0)
+            lines[key] = max(former, sample.value) if family.name in _OF_ALL else former + sample.value
     return tuple(
         Family(
             head.name,

@@ -32,6 +32,13 @@ def lines(figures: Figures) -> list[str]:
     return [line for line in page(figures).decode().splitlines() if not line.startswith("#")]
 
 
+def test_what_all_workers_share_is_shown_once():
+    registry = CollectorRegistry()
+    Gauge("faregate_promise_verdicts", "Verdicts it rests on.", registry=registry).set(40)
+
+    assert lines(total([figures_of(registry)] * 3)) == ["faregate_promise_verdicts 40.0"]
+
+
 def test_counts_of_all_workers_are_added():
     both = total(
         [

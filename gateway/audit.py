@@ -1,0 +1,652 @@
+"""The one audit runner: asks the baseline afterwards how good served answers were, and acts on what it learns.
+
+- A unit is a request its route answered itself: not one whose client pinned a model, whose budget degraded it, or in
+  which an equivalent stood in, nor one that shared another's answer in flight (counted there), nor one whose client
+  asked for less loss than the route promises. Units whose answer may have lost something (a rung
+  below the baseline, alone or out of the exact cache; a semantic hit) are sampled with the policy's `share`; the others
+  count as lossless.
+- While nothing can be audited (the queue is full, the day's money is spent), units are not counted either, so that
+  those that are stay a fair sample. An audit that fails takes the units counted with it along.
+- Nothing here delays a request: `offer` counts and at most queues; one task asks, one audit at a time.
+- An audit's attempts are charges of kind `audit` of the audited request, held and journalled like any other, and drawn
+  from the budgets its request drew from: a budget without room has no audits.
+- The cache's promise is kept per route. A verdict on a semantic hit counts for the hit's share of wrong answers and for
+  the route's loss.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC
+from types import MappingProxyType
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from backends.asks import OutputCap, outbound_body, parse_ask
+from backends.blame import is_paid
+from backends.clock import Clock
+from backends.embedder import Embedder, EmbedderError
+from backends.errors import BackendError, ReplyMalformed
+from backends.prices import NANO_PER_USD
+from backends.seam import Outbound
+from backends.words import Ask, ModelId, Surface, Whole
+from gateway.agreement import Agreement, by_text, by_vectors, judge_body, judged
+from gateway.errors import places
+from gateway.journey import Attempt, CatalogModel, Journey, Lane
+from gateway.ledger.budgets import BudgetsUnready, Refused
+from gateway.ledger.errors import LedgerUnavailable
+from gateway.ledger.rows import ChargeKind
+from gateway.settlement import Cashier
+from gateway.verdicts import Event, Origin, PromiseId, Subject, VerdictRow, Verdicts, microseconds
+from gateway.worker import Worker, WorkerFull
+from policies.schema import Audit, Policy, Route
+from policies.sequence import Standing, State, Stated, assess
+from router.strategy import NOTHING, Cached, Candidate, Cascade, NoEligibleModel, Pinned, Plan, PlanReason, Strategy
+from semantic_cache.acceptance import Acceptance
+from semantic_cache.seam import Tier
+
+_log = logging.getLogger("faregate")
+
+_QUEUED = 32
+"""Audits waiting; each keeps its request in memory."""
+_REFRESH_S = 5.0
+"""How often states are read again: another worker, or `faregate calibrate`, may have changed them."""
+
+
+class _NotAudited(Exception):
+    """No verdict came of an audit; the message is one word for metrics."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Watched:
+    """One promise as this process sees it."""
+
+    id: PromiseId
+    stated: Stated
+    audit: Audit | None
+    state: State = State.PRIOR
+    standing: Standing | None = None
+    threshold: float | None = None
+    dry_day: str = ""
+
+    @property
+    def can_gain(self) -> bool:
+        return self.audit is not None and self.audit.judge is not None
+
+
+@dataclass(slots=True, kw_only=True)
+class _Desk:
+    """A route: its lane as prepared and as it is served now, its promises, and the units since its last samples."""
+
+    prepared: Lane
+    lane: Lane
+    promises: dict[Subject, _Watched]
+    route_before: int = 0
+    hits_before: int = 0
+    acted_on: tuple[frozenset[Subject], Mapping[Subject, float]] = (frozenset(), MappingProxyType({}))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """One sampled answer."""
+
+    journey: Journey
+    ask: Ask
+    desk: _Desk
+    watched: _Watched
+    audit: Audit
+    origin: Origin
+    served: ModelId
+    text: str
+    route_before: int
+    hits_before: int
+    attempts: list[int] = field(default_factory=list)
+
+
+class BaselineOnly:
+    """The strategy of a route whose promise is breached: its baseline answers, if it can; else what the route had."""
+
+    def __init__(self, baseline: Candidate, former: Strategy) -> None:
+        self._pinned = Pinned(baseline)
+        self._former = former
+
+    def needs_vector(self, ask: Ask) -> bool:  # noqa: ARG002 - the seam's signature
+        """Tell that no embedding is looked at."""
+        return False
+
+    def plan(self, ask: Ask, vector: NDArray[np.float32] | None, cached_tokens: Cached = NOTHING) -> Plan:
+        """Return the baseline; see `Strategy.plan`."""
+        try:
+            return replace(self._pinned.plan(ask, vector, cached_tokens), reason=PlanReason.BREACHED)
+        except NoEligibleModel:
+            plan = self._former.plan(ask, None, cached_tokens)
+            return replace(plan, rungs=plan.rungs[-1:], reason=PlanReason.BREACHED)
+
+
+class Auditor:
+    """Samples served answers, audits them, and keeps the promises' states.
+
+    Args:
+        policy: the routes' promises.
+        lanes: every route made ready.
+        catalog: the models.
+        candidates: the models as strategies see them.
+        cashier: holds and books an audit's money.
+        verdicts: where verdicts are kept; used from one thread at a time.
+        embedder: for answers that no judge compares; used on `worker`.
+        worker: runs what would hold up the event loop.
+        acceptance: the semantic cache's; loaded where a recalibration tightened it.
+        clock: the time.
+        draw: a uniform number in [0, 1), for samples and the order a judge sees.
+        observe: told of every audit's attempts.
+        count: told of every audit: route, origin, and what came of it.
+    """
+
+    def __init__(
+        self,
+        *,
+        policy: Policy,
+        lanes: Mapping[str, Lane],
+        catalog: Mapping[ModelId, CatalogModel],
+        candidates: Mapping[ModelId, Candidate],
+        cashier: Cashier,
+        verdicts: Verdicts,
+        embedder: Embedder,
+        worker: Worker,
+        acceptance: Callable[[], Acceptance],
+        clock: Clock,
+        draw: Callable[[], float],
+        observe: Callable[[Journey], None],
+        count: Callable[[str, str, str], None],
+    ) -> None:
+        self._catalog = catalog
+        self._candidates = candidates
+        self._cashier = cashier
+        self._verdicts = verdicts
+        self._embedder = embedder
+        self._worker = worker
+        self._acceptance = acceptance
+        self._clock = clock
+        self._draw = draw
+        self._observe = observe
+        self._count = count
+        self._policy_digest = policy.digest
+        self._queue: asyncio.Queue[_Job] = asyncio.Queue(_QUEUED)
+        self._desks = {
+            name: _Desk(prepared=lane, lane=lane, promises=promises)
+            for name, lane in lanes.items()
+            if (promises := promises_of(lane))
+        }
+
+    # --- on the request's way ---------------------------------------------------------------------------------------
+
+    def lane_of(self, lane: Lane) -> Lane:
+        """Return a route's lane as its promises' states want it."""
+        desk = self._desks.get(lane.route.name)
+        return lane if desk is None else desk.lane
+
+    def offer(self, journey: Journey, ask: Ask, body: bytes | None) -> None:
+        """Count an answer that was sent, and sample it; returns at once.
+
+        Args:
+            journey: answered.
+            ask: the parsed request.
+            body: the whole answer as JSON; None where it is not known.
+        """
+        desk = self._desks.get(journey.lane.route.name) if journey.lane is not None else None
+        if desk is None or not _is_unit(journey, desk):
+            return
+        origin, served = _origin(journey, desk.lane)
+        watched = _watcher(desk, origin)
+        if watched is not None and watched.audit is None:
+            return  # answers of this kind are not looked at, so that others cannot speak for the whole
+        if watched is not None and (body is None or ask.surface is Surface.EMBEDDINGS or self._is_idle(watched)):
+            return
+        audit = watched.audit if watched is not None else None
+        if watched is None or audit is None or origin is None or self._draw() >= audit.share:
+            desk.route_before += 1
+            desk.hits_before += origin is Origin.SEMANTIC
+            return
+        text = _text(body or b"")
+        if text is None:
+            return
+        job = _Job(
+            journey=journey,
+            ask=ask,
+            desk=desk,
+            watched=watched,
+            audit=audit,
+            origin=origin,
+            served=served,
+            text=text,
+            route_before=desk.route_before,
+            hits_before=desk.hits_before,
+        )
+        desk.route_before = 0
+        if origin is Origin.SEMANTIC:
+            desk.hits_before = 0
+        self._queue.put_nowait(job)
+
+    def _is_idle(self, watched: _Watched) -> bool:
+        return self._queue.full() or watched.dry_day == self._today()
+
+    # --- what promises say ------------------------------------------------------------------------------------------
+
+    def watched(self) -> Sequence[tuple[PromiseId, Stated, State, Standing | None]]:
+        """Return every promise that is watched, with how it stands as far as this process knows."""
+        return [(w.id, w.stated, w.state, w.standing) for desk in self._desks.values() for w in desk.promises.values()]
+
+    # --- the task ---------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Audit until the block ends; what is queued then is dropped, and what runs is booked."""
+        await self.refresh()
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(self._run()) if self._desks else None
+            try:
+                yield
+            finally:
+                if task is not None:
+                    task.cancel()
+
+    async def refresh(self) -> None:
+        """Read what became of promises elsewhere, and serve every route accordingly.
+
+        Raises:
+            sqlite3.Error: the verdicts cannot be read; nothing changes.
+        """
+        await asyncio.to_thread(self._read_states)
+        for desk in self._desks.values():
+            self._act(desk)
+
+    async def settled(self) -> None:
+        """Wait until everything sampled so far has been audited."""
+        await self._queue.join()
+
+    async def _run(self) -> None:
+        due = self._clock.monotonic() + _REFRESH_S
+        while True:
+            job = None
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, due - self._clock.monotonic())):
+                    job = await self._queue.get()
+            if job is not None:
+                try:
+                    await self._audit(job)
+                finally:
+                    self._queue.task_done()
+            if self._clock.monotonic() >= due:
+                with suppress(sqlite3.Error):
+                    await self.refresh()
+                due = self._clock.monotonic() + _REFRESH_S
+
+    async def _audit(self, job: _Job) -> None:
+        route = job.desk.prepared.route.name
+        try:
+            row = await self._judge(job)
+            await asyncio.to_thread(self._conclude, job, row)
+            self._act(job.desk)
+            result = row.how
+        except _NotAudited as error:
+            result = str(error)
+        except (BackendError, TimeoutError):
+            result = "upstream_failed"
+        except (LedgerUnavailable, BudgetsUnready):
+            result = "unpayable"
+        except (WorkerFull, EmbedderError):
+            result = "not_embedded"
+        except sqlite3.Error as error:
+            result = "not_stored"
+            _log.error("verdicts_failed", extra={"route": route, "error": str(error)})
+        except Exception as error:  # noqa: BLE001 - the last resort: answers must go on when looking at them fails
+            result = "failed"
+            _log.error("audit_failed", extra={"error": type(error).__name__, "where": places(error)})
+        self._count(route, job.origin, result)
+
+    async def _judge(self, job: _Job) -> VerdictRow:
+        lane, journey = job.desk.prepared, job.journey
+        baseline = self._catalog[lane.baseline]
+        whole = await self._ask(job, _unstreamed(job.ask), baseline)
+        if whole.finish_reason not in {"stop", "tool_calls", "function_call"}:
+            raise _NotAudited("baseline_unfinished")
+        found = by_text(job.text, whole.content)
+        if found is None:
+            found = await self._compare(job, whole.content)
+        hit, verdict, caller = journey.hit, journey.verdict, journey.caller
+        if caller is None:
+            raise AssertionError("an answered request has a caller")
+        setups = {s: watched.id.setup for s, watched in job.desk.promises.items() if watched.audit is not None}
+        return VerdictRow(
+            route=lane.route.name,
+            setup=setups.get(Subject.ROUTE, ""),
+            cache_setup=setups.get(Subject.SEMANTIC, ""),
+            origin=job.origin,
+            request_id=journey.request_id,
+            tenant=caller.tenant,
+            served=job.served,
+            baseline=lane.baseline,
+            probability=job.audit.share,
+            route_before=job.route_before,
+            hits_before=job.hits_before,
+            loss=found.loss,
+            how=found.how,
+            confidence=hit.score if hit is not None else verdict.confidence if verdict is not None else None,
+            similarity=hit.similarity if hit is not None else None,
+            policy_digest=self._policy_digest,
+            judged_at_us=microseconds(self._clock.now()),
+        )
+
+    async def _compare(self, job: _Job, baseline: str) -> Agreement:
+        if job.audit.judge is None:
+            vectors = await self._worker.run(self._embedder.embed, [job.text, baseline])
+            return by_vectors(job.text, baseline, vectors, least=job.audit.agreement)
+        is_swapped = self._draw() < 0.5
+        body = judge_body(job.ask, job.text, baseline, is_swapped=is_swapped)
+        reply = await self._ask(job, parse_ask(Surface.CHAT, body), self._catalog[job.audit.judge])
+        found = judged(reply.content, is_swapped=is_swapped)
+        if found is None:
+            raise _NotAudited("judge_unclear")
+        return found
+
+    # --- money ------------------------------------------------------------------------------------------------------
+
+    async def _ask(self, job: _Job, ask: Ask, model: CatalogModel) -> Whole:
+        """Return a model's answer, paid for as an attempt of the audited request.
+
+        Raises:
+            BackendError: there is none.
+            LedgerUnavailable, BudgetsUnready: it cannot be paid for.
+            _NotAudited: the day's money or a budget has no room for it.
+        """
+        journey = _shadow(job.journey, ask)
+        quote = self._cashier.quote(journey, model)
+        which, day = job.watched.id, self._today()
+        most = max(quote.upper_bound_nusd, quote.worst_nusd)
+        cap = int(job.audit.usd_per_day * NANO_PER_USD)
+        if not await asyncio.to_thread(self._verdicts.reserve, day, which.route, which.subject, most, cap_nusd=cap):
+            job.watched.dry_day = day
+            raise _NotAudited("day_is_spent")
+        attempt = Attempt(
+            number=len(job.journey.attempts) + len(job.attempts),
+            model=model,
+            started_at=self._clock.now(),
+            started=self._clock.monotonic(),
+            asks_logprobs=False,
+            quote=quote,
+            is_audit=True,
+        )
+        job.attempts.append(attempt.number)
+        try:
+            return await self._buy(journey, ask, attempt)
+        finally:
+            # Cancelled with the gateway's end as well: what was generated is booked.
+            attempt.end(ChargeKind.AUDIT if journey.attempts else None, self._clock.monotonic())
+            self._cashier.settle(journey)
+            self._observe(journey)
+            rest = most - attempt.cost_nusd
+            await asyncio.to_thread(self._verdicts.give_back, day, which.route, which.subject, rest)
+
+    async def _buy(self, journey: Journey, ask: Ask, attempt: Attempt) -> Whole:
+        model, quote = attempt.model, attempt.quote
+        if journey.pots:
+            held = await self._cashier.spending.reserve(journey, [quote.worst_nusd])
+            if isinstance(held, Refused):
+                raise _NotAudited("budget_is_spent")
+            attempt.hold = held[0]
+        try:
+            self._cashier.hold(journey, attempt)
+        except LedgerUnavailable:
+            if attempt.hold is not None:
+                self._cashier.spending.release(attempt.hold)
+            raise
+        journey.attempts.append(attempt)
+        cap = OutputCap(model.cap_field, quote.output_cap_tokens)  # always sent: the day's cap counts on it
+        outbound = Outbound(
+            surface=ask.surface,
+            body=outbound_body(ask, model=model.name, top_logprobs=None, output_cap=cap, parameters=model.parameters),
+            is_stream=False,
+            request_id=journey.request_id,
+            model=model.name,
+        )
+        try:
+            await self._cashier.secured()
+        except LedgerUnavailable:
+            attempt.end(None, self._clock.monotonic())
+            raise
+        try:
+            reply = await model.backend.open(outbound)
+            try:
+                attempt.endpoint = reply.endpoint
+                whole = await anext(reply)
+            finally:
+                await reply.aclose()
+        except BackendError as error:
+            attempt.end(ChargeKind.AUDIT if is_paid(error) else None, self._clock.monotonic())
+            raise
+        if not isinstance(whole, Whole):
+            raise ReplyMalformed("a stream came where a whole answer was asked for")
+        attempt.note(whole)
+        attempt.end(ChargeKind.AUDIT, self._clock.monotonic())
+        return whole
+
+    # --- states -----------------------------------------------------------------------------------------------------
+
+    def _conclude(self, job: _Job, row: VerdictRow) -> None:
+        """Store a verdict and what follows from it; on a thread."""
+        self._verdicts.add(row)
+        for watched in job.desk.promises.values():
+            is_about = watched.id.subject is Subject.ROUTE or row.origin is Origin.SEMANTIC
+            if is_about and watched.audit is not None:
+                self._assess(watched)
+
+    def _assess(self, watched: _Watched) -> None:
+        standing = standing_of(self._verdicts, watched.id, watched.stated, can_gain=watched.can_gain)
+        former = self._verdicts.state(watched.id)
+        watched.state, watched.standing = standing.state, standing
+        if standing.state is former:
+            return
+        detail = (
+            f"{standing.n} verdicts over {standing.units} answers put the loss between {standing.low:.4f} and "
+            f"{standing.bound:.4f}; promised: {watched.stated.max_loss:g} at {watched.stated.confidence:.0%}"
+        )
+        self._verdicts.note(Event(promise=watched.id, event=standing.state, detail=detail, at=self._clock.now()))
+        told = _log.error if standing.state is State.BREACHED else _log.info
+        told(
+            f"promise_{standing.state}",
+            extra={"route": watched.id.route, "subject": watched.id.subject, "detail": detail},
+        )
+
+    def _read_states(self) -> None:
+        """Read every promise's state; on a thread."""
+        for desk in self._desks.values():
+            for watched in desk.promises.values():
+                state = self._verdicts.state(watched.id)
+                if watched.standing is None or state is not watched.state:
+                    watched.standing = standing_of(
+                        self._verdicts, watched.id, watched.stated, can_gain=watched.can_gain
+                    )
+                watched.state = state
+                watched.threshold = self._verdicts.threshold(watched.id)
+
+    def _act(self, desk: _Desk) -> None:
+        """Serve a route as its promises' states want it."""
+        breached = frozenset(s for s, watched in desk.promises.items() if watched.state is State.BREACHED)
+        thresholds = {s: watched.threshold for s, watched in desk.promises.items() if watched.threshold is not None}
+        if (breached, thresholds) == desk.acted_on:
+            return
+        lane = desk.prepared
+        if Subject.ROUTE in thresholds:
+            lane = _at_least(lane, thresholds[Subject.ROUTE])
+        semantic = lane.route.cache.semantic
+        if semantic is not None and Subject.SEMANTIC in thresholds:
+            max_error = self._stricter_error(semantic.max_error, thresholds[Subject.SEMANTIC])
+            lane = replace(lane, route=_with_semantic(lane.route, max_error))
+        if Subject.SEMANTIC in breached:
+            lane = replace(lane, route=_with_semantic(lane.route, None))
+        if Subject.ROUTE in breached:
+            lane = replace(
+                lane,
+                route=_with_semantic(lane.route, None),
+                strategy=BaselineOnly(self._candidates[lane.baseline], lane.strategy),
+                judges={},
+                # What the exact cache holds of smaller models is not the baseline's answer.
+                answers=(*lane.answers, "baseline only"),
+            )
+        desk.lane, desk.acted_on = lane, (breached, thresholds)
+        desk.route_before = desk.hits_before = 0
+
+    def _stricter_error(self, max_error: float, threshold: float) -> float | None:
+        """Return the loosest error within a route's whose acceptance threshold is no lower; None: there is none."""
+        acceptance = self._acceptance()
+        bounds = sorted({step.upper_bound for step in acceptance.calibration.steps if step.upper_bound <= max_error})
+        for error in (max_error, *reversed(bounds)):
+            found = acceptance.threshold(error)
+            if found is not None and found >= threshold:
+                return error
+        return None
+
+    def _today(self) -> str:
+        return self._clock.now().astimezone(UTC).date().isoformat()
+
+
+def promises_of(lane: Lane) -> dict[Subject, _Watched]:
+    """Return what a route promises and can keep or break: nothing without a rung below its baseline or a cache."""
+    route = lane.route
+    quality, semantic = route.quality, route.cache.semantic
+    promises: dict[Subject, _Watched] = {}
+    if quality is not None:
+        # A new calibration is a new promise, also where it happens to choose the same threshold.
+        judged = [(model, judge.promise) for model, judge in lane.judges.items()]
+        rests_on = [repr((model, p.threshold, p.bound, p.mean_loss, p.n)) for model, p in judged]
+        promises[Subject.ROUTE] = _Watched(
+            id=PromiseId(route.name, Subject.ROUTE, _digest(Subject.ROUTE, *lane.answers, *rests_on)),
+            stated=Stated(max_loss=quality.max_loss, confidence=quality.confidence),
+            audit=quality.audit,
+        )
+    if semantic is not None:
+        fallback = quality.audit if quality is not None else None
+        promises[Subject.SEMANTIC] = _Watched(
+            id=PromiseId(
+                route.name, Subject.SEMANTIC, _digest(Subject.SEMANTIC, *lane.answers, repr(semantic.max_error))
+            ),
+            stated=Stated(max_loss=semantic.max_error, confidence=semantic.confidence),
+            audit=semantic.audit or fallback,
+        )
+    return promises
+
+
+def standing_of(verdicts: Verdicts, which: PromiseId, stated: Stated, *, can_gain: bool) -> Standing:
+    """Return how a promise stands by what is stored."""
+    series = verdicts.series(which, can_gain=can_gain)
+    return assess(verdicts.state(which), series, stated, verdicts.proxy(which, stated.confidence))
+
+
+def _is_unit(journey: Journey, desk: _Desk) -> bool:
+    """Tell whether an answer is one that its route gave by itself, as its promises' states want it."""
+    if journey.lane is not desk.lane or journey.stood_in_for is not None:
+        return False
+    if journey.hit is not None and journey.hit.tier is Tier.FLIGHT:
+        return False  # another request's answer, which was counted there
+    return journey.plan is None or journey.plan.reason is not PlanReason.BUDGET_DEGRADED
+
+
+def _at_least(lane: Lane, threshold: float) -> Lane:
+    """Return a lane that keeps no answer of a confidence below `threshold`."""
+    judges = {model: judge.at_least(threshold) for model, judge in lane.judges.items()}
+    strategy = lane.strategy.at_least(threshold) if isinstance(lane.strategy, Cascade) else lane.strategy
+    return replace(lane, judges=judges, strategy=strategy)
+
+
+def _origin(journey: Journey, lane: Lane) -> tuple[Origin | None, ModelId]:
+    """Return what may have lost something, None for an answer that cannot have; and whose answer was served."""
+    if journey.hit is not None:
+        served = journey.hit.entry.model
+        if journey.hit.tier is Tier.SEMANTIC:
+            return Origin.SEMANTIC, served
+        return (None if served == lane.baseline else Origin.EXACT), served
+    served = journey.path_models[-1]
+    return (None if served == lane.baseline else Origin.SMALL), served
+
+
+def _watcher(desk: _Desk, origin: Origin | None) -> _Watched | None:
+    """Return the promise whose audits look at such answers; None for answers that cannot have lost anything."""
+    if origin is None:
+        return None
+    semantic = desk.promises.get(Subject.SEMANTIC)
+    if origin is Origin.SEMANTIC and semantic is not None:
+        return semantic
+    return desk.promises.get(Subject.ROUTE)
+
+
+def _shadow(journey: Journey, ask: Ask) -> Journey:
+    """Return the record of an attempt that is made for a request after its answer."""
+    return Journey(
+        request_id=journey.request_id,
+        call=journey.call,
+        clock=journey.clock,
+        started_at=journey.clock.now(),
+        started=journey.clock.monotonic(),
+        caller=journey.caller,
+        ask=ask,
+        lane=journey.lane,
+        pots=journey.pots,
+        user_pseudonym=journey.user_pseudonym,
+    )
+
+
+def _unstreamed(ask: Ask) -> Ask:
+    fields = {name: value for name, value in ask.fields.items() if name not in {"stream", "stream_options"}}
+    return msgspec.structs.replace(ask, fields=fields, is_stream=False)
+
+
+class _Part(msgspec.Struct):
+    text: str | None = None
+
+
+class _Message(msgspec.Struct):
+    content: str | list[_Part] | None = None
+
+
+class _Choice(msgspec.Struct):
+    message: _Message | None = None
+    text: str | None = None
+
+
+class _Answer(msgspec.Struct):
+    choices: list[_Choice] = []
+
+
+def _text(body: bytes) -> str | None:
+    """Return the text of an answer's first choice; None where it has none that can be compared."""
+    try:
+        choices = msgspec.json.decode(body, type=_Answer).choices
+    except msgspec.MsgspecError:
+        return None
+    if not choices:
+        return None
+    message = choices[0].message
+    content = choices[0].text if message is None else message.content
+    if isinstance(content, list):
+        return "\n".join(part.text for part in content if part.text)
+    return content
+
+
+def _with_semantic(route: Route, max_error: float | None) -> Route:
+    """Return a route whose semantic tier promises another error, or is closed (None)."""
+    tier = route.cache.semantic
+    if tier is not None:
+        tier = None if max_error is None else tier.model_copy(update={"max_error": max_error})
+    return route.model_copy(update={"cache": route.cache.model_copy(update={"semantic": tier})})
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()

@@ -1,0 +1,227 @@
+"""Promises on paper and by hand: `report --quality`, `calibrate --from-ledger` and `verdicts`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+if TYPE_CHECKING:
+    from backends.words import JsonValue, RequestId
+    from gateway.journey import Lane
+    from gateway.promises import PromiseLine
+    from policies.schema import Policy
+
+_PROXIES = (
+    "Verdicts are proxies: two answers are compared, and nobody knows the truth. "
+    "Label some with `faregate verdicts label` to have their own error in the bound."
+)
+
+
+def run_quality(policy_file: Path | None, folder: Path | None, *, as_json: bool) -> None:
+    """Print promised against observed loss of every route and cache; a mistake is one line and status 1."""
+    from backends.clock import SystemClock
+    from gateway.commands.asked import load
+    from gateway.promises import promise_lines
+    from gateway.verdicts import Verdicts, VerdictsUnusable
+
+    policy = load(policy_file)
+    lanes = _lanes(policy)
+    try:
+        with closing(Verdicts.read(folder or Path(policy.storage.folder))) as verdicts:
+            lines = promise_lines(lanes, verdicts, SystemClock().now())
+    except VerdictsUnusable as error:
+        _fail(str(error))
+    if as_json:
+        click.echo(json.dumps({"promises": [_row(line) for line in lines], "note": _PROXIES}, indent=2))
+        return
+    _print(lines)
+
+
+def recalibrate(
+    policy: Policy, route_name: str, *, max_loss: float | None, confidence: float | None, subject_name: str
+) -> int:
+    """Choose a threshold by a route's own verdicts, begin a new series with it, and say what it promises.
+
+    Returns:
+        The exit status: 1 when no threshold keeps the promise; then nothing is changed.
+    """
+    from dataclasses import replace
+
+    from backends.clock import SystemClock
+    from gateway.audit import promises_of
+    from gateway.recalibrate import from_verdicts
+    from gateway.verdicts import RECALIBRATED, Event, Subject, Verdicts, VerdictsUnusable
+
+    watched = promises_of(_lanes(policy)[route_name]).get(Subject(subject_name))
+    if watched is None:
+        wants = "quality" if subject_name == Subject.ROUTE else "cache.semantic"
+        _fail(f"route {route_name} promises nothing there; give it `{wants}` in the policy")
+    given = {n: v for n, v in (("max_loss", max_loss), ("confidence", confidence)) if v is not None}
+    stated = replace(watched.stated, **given)
+    try:
+        with closing(Verdicts.open(Path(policy.storage.folder))) as verdicts:
+            found = from_verdicts(watched.id, verdicts.scored(watched.id), stated, can_gain=watched.can_gain)
+            promise = f"a loss of at most {stated.max_loss:g} at {stated.confidence:.0%}"
+            if found.threshold is None:
+                click.echo(
+                    f"No threshold keeps {promise} by {found.n} verdicts: the best bound is {found.bound:.4f}. At "
+                    f"least {found.missing} more verdicts without loss would be needed; nothing was changed."
+                )
+                return 1
+            detail = f"by {found.n} verdicts: {promise}, bound {found.bound:.4f}, {found.kept} of them kept"
+            verdicts.note(
+                Event(
+                    promise=watched.id,
+                    event=RECALIBRATED,
+                    detail=detail,
+                    at=SystemClock().now(),
+                    threshold=found.threshold,
+                )
+            )
+    except VerdictsUnusable as error:
+        _fail(str(error))
+    click.echo(
+        f"{route_name}: nothing below {found.threshold:g} is kept from now on ({detail}). A running gateway takes it "
+        "over within seconds; its verdicts are counted anew."
+    )
+    return 0
+
+
+@click.group("verdicts")
+def verdicts_group() -> None:
+    """List the verdicts of audits, and say what people think of the audited answers."""
+
+
+_POLICY = click.option(
+    "--policy",
+    "policy_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    show_default="policies/default.yaml",
+    help="The policy file (YAML).",
+)
+
+
+@verdicts_group.command("label")
+@_POLICY
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+def label(policy_file: Path | None, file: Path) -> None:
+    """Read people's labels of audited answers from FILE: one JSON object a line with request_id and loss.
+
+    loss is what the served answer lost against the baseline's, in [-1, 1]: 0 as good, 1 lost, below 0 better. Labels of
+    a random part of the verdicts measure the verdicts' own error, which then enters the bound.
+    """
+    from gateway.commands.asked import load
+    from gateway.verdicts import Verdicts, VerdictsUnusable
+
+    labels = _labels(file)
+    try:
+        with closing(Verdicts.open(Path(load(policy_file).storage.folder))) as verdicts:
+            known, unknown = verdicts.label(labels)
+    except VerdictsUnusable as error:
+        _fail(str(error))
+    click.echo(f"{known} labels of audited answers; {unknown} of requests that were not audited, left out")
+    sys.exit(0 if known else 1)
+
+
+@verdicts_group.command("list")
+@_POLICY
+def list_verdicts(policy_file: Path | None) -> None:
+    """Print every verdict as a JSON object a line; the request's id finds the rest."""
+    from gateway.commands.asked import load
+    from gateway.verdicts import Verdicts, VerdictsUnusable
+
+    try:
+        with closing(Verdicts.read(Path(load(policy_file).storage.folder))) as verdicts:
+            for row in verdicts.rows():
+                click.echo(json.dumps(row))
+    except VerdictsUnusable as error:
+        _fail(str(error))
+
+
+def _labels(file: Path) -> list[tuple[RequestId, float]]:
+    labels: list[tuple[RequestId, float]] = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row: JsonValue = json.loads(line)
+            request_id, loss = row["request_id"], float(row["loss"])
+        except (ValueError, TypeError, KeyError):
+            _fail(f'{file}:{number}: expected {{"request_id": "req-…", "loss": 0}} with a loss in [-1, 1]')
+        if not -1 <= loss <= 1 or not isinstance(request_id, str):
+            _fail(f"{file}:{number}: the loss is {loss:g}; it must lie in [-1, 1] (0: as good as the baseline's)")
+        labels.append((request_id, loss))  # type: ignore[arg-type]  # a text, as checked
+    return labels
+
+
+def _lanes(policy: Policy) -> dict[str, Lane]:
+    from backends.clock import SystemClock
+    from gateway.prepare import PolicyUnusable, lanes, price_book
+
+    try:
+        clock = SystemClock()
+        prepared = lanes(policy, price_book(policy, clock.now()), clock)
+    except PolicyUnusable as error:
+        _fail(str(error))
+    return {name: lane.lane for name, lane in prepared.items()}
+
+
+def _row(line: PromiseLine) -> dict[str, JsonValue]:
+    from backends.prices import usd
+
+    now = line.standing
+    return {
+        "route": line.route,
+        "subject": line.subject,
+        "state": now.state.value,
+        "promised": {"max_loss": line.max_loss, "confidence": line.confidence},
+        "observed": {"loss": now.mean, "low": now.low, "bound": now.bound},
+        "n": now.n,
+        "answers": now.units,
+        "smallest_detectable": now.smallest,
+        "verdicts_needed": line.needed,
+        "verdicts_by": line.how,
+        "is_audited": line.is_audited,
+        "proxy_error": None if now.proxy is None else {"n": now.proxy.n, "low": now.proxy.low, "high": now.proxy.high},
+        "threshold": line.threshold,
+        "audits_today_usd": f"{usd(line.spent_today_nusd):f}",
+    }
+
+
+def _print(lines: list[PromiseLine]) -> None:
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    console = Console()
+    if not lines:
+        console.print("No route promises anything: give one `quality`, or a semantic cache.", markup=False)
+        return
+    wide = [Column(name, no_wrap=True) for name in ("route", "state")]
+    columns = ("promise", "n", "answers", "observed", "bound", "smallest for n", "n needed")
+    table = Table(*wide, *columns, title="Promised and observed loss")
+    for line in lines:
+        now = line.standing
+        table.add_row(
+            line.route,
+            now.state.value if line.is_audited else f"{now.state.value}, not audited",
+            f"{'loss' if line.subject == 'route' else 'wrong hits'} ≤ {line.max_loss:g} at {line.confidence:.0%}",
+            str(now.n),
+            str(now.units),
+            "-" if now.mean is None else f"{now.mean:.4f}",
+            f"{now.low:.4f} to {now.bound:.4f}",
+            f"{now.smallest:.4f}",
+            str(line.needed),
+        )
+    console.print(table)
+    if any(line.standing.n and line.standing.proxy is None for line in lines):
+        console.print(_PROXIES, markup=False, highlight=False)
+
+
+def _fail(message: str) -> NoReturn:
+    click.echo(f"faregate: {message}", err=True)
+    sys.exit(1)

@@ -1,0 +1,372 @@
+"""The verdicts of audits and what follows from them: one append-only SQLite file in the storage folder.
+
+- Several workers and gateways' lives write to it; commands read it meanwhile (WAL). What a crash loses is an audit that
+  had no verdict yet, together with the units counted for it: the rest stays a fair sample.
+- `before` counts units since the same worker's sample before. A series starts after the latest `recalibrated` event.
+- A day's audit money is reserved here before it is spent, so that all workers together keep the cap; what a killed
+  gateway had reserved stays spent.
+- Verdicts hold no text of questions or answers. Labels are people's own losses for audited requests.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import astuple, dataclass, fields, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from backends.words import ModelId, RequestId, TenantId
+from gateway.ledger.errors import LedgerError
+from policies.sequence import ProxyError, Sample, Series, State, proxy_error
+
+FILE_NAME: Final = "verdicts.db"
+
+_VERSION: Final = 1
+_SCHEMA: Final = """
+CREATE TABLE verdicts (              -- one row for every audit that came to a verdict; append-only
+  id INTEGER PRIMARY KEY,            -- order of judging
+  route TEXT NOT NULL,               -- the policy rule
+  setup TEXT NOT NULL,               -- digest of what answers there: models and the judge's threshold
+  cache_setup TEXT NOT NULL,         -- likewise of the semantic cache
+  origin TEXT NOT NULL,              -- small | exact | semantic: what was served; grey: a pair that was not served
+  request_id TEXT NOT NULL,          -- the audited request
+  tenant TEXT NOT NULL,              -- its tenant
+  served TEXT NOT NULL,              -- the catalog's name of the model whose answer was served
+  baseline TEXT NOT NULL,            -- and of the one that was asked afterwards
+  probability REAL NOT NULL,         -- with which it was sampled
+  route_before INTEGER NOT NULL,     -- the route's answers since its sample before, this one not included
+  hits_before INTEGER NOT NULL,      -- the route's semantic hits likewise
+  loss REAL NOT NULL,                -- in [-1, 1]: 0 as good, 1 lost, below 0 better than the baseline's
+  how TEXT NOT NULL,                 -- exact | normalised | json | embedding | judge
+  confidence REAL,                   -- the judge's of a small answer, the acceptance's score of a pair
+  similarity REAL,                   -- of a pair, in [-1, 1]
+  policy_digest TEXT NOT NULL,       -- of the policy in force
+  judged_at_us INTEGER NOT NULL      -- microseconds since 1970 UTC
+) STRICT;
+CREATE INDEX verdicts_by_setup ON verdicts (setup, id);
+CREATE INDEX verdicts_by_cache ON verdicts (cache_setup, id);
+CREATE TABLE events (                -- what became of promises; append-only
+  id INTEGER PRIMARY KEY,            -- order of happening
+  route TEXT NOT NULL,               -- the policy rule
+  subject TEXT NOT NULL,             -- route: its max_loss; semantic: its cache's max_error
+  setup TEXT NOT NULL,               -- of the promise: another setup is another promise
+  event TEXT NOT NULL,               -- prior | certified | breached | recalibrated
+  after_verdict INTEGER NOT NULL,    -- the last verdict that was known
+  threshold REAL,                    -- of recalibrated: nothing below it is kept
+  detail TEXT NOT NULL,              -- a sentence for people
+  at_us INTEGER NOT NULL             -- microseconds since 1970 UTC
+) STRICT;
+CREATE TABLE labels (                -- what people say of audited answers; the latest counts
+  id INTEGER PRIMARY KEY,            -- order of labelling
+  request_id TEXT NOT NULL,          -- the audited request
+  loss REAL NOT NULL                 -- the true one, in [-1, 1]
+) STRICT;
+CREATE TABLE spent (                 -- audit money by day; reserved before it is spent
+  day TEXT NOT NULL,                 -- in UTC
+  route TEXT NOT NULL,               -- the policy rule
+  subject TEXT NOT NULL,             -- route | semantic: whose audits
+  nusd INTEGER NOT NULL,             -- nano-dollars
+  PRIMARY KEY (day, route, subject)
+) STRICT;
+"""
+
+
+class Subject(StrEnum):
+    """Which promise of a route is meant."""
+
+    ROUTE = "route"
+    """`quality.max_loss`: what its answers lose, those of its caches included."""
+    SEMANTIC = "semantic"
+    """`cache.semantic.max_error`: wrong answers as a share of the semantic hits served."""
+
+
+class Origin(StrEnum):
+    """What was audited."""
+
+    SMALL = "small"
+    EXACT = "exact"
+    SEMANTIC = "semantic"
+    GREY = "grey"
+
+
+class VerdictsUnusable(LedgerError):
+    """The file of verdicts cannot be read or written; the message says why and how to fix it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerdictRow:
+    """One verdict; see the table's comments."""
+
+    route: str
+    setup: str
+    cache_setup: str
+    origin: Origin
+    request_id: RequestId
+    tenant: TenantId
+    served: ModelId
+    baseline: ModelId
+    probability: float
+    route_before: int
+    hits_before: int
+    loss: float
+    how: str
+    confidence: float | None
+    similarity: float | None
+    policy_digest: str
+    judged_at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class PromiseId:
+    """Which promise: a route's or its cache's, under one setup. Another model or threshold is another promise."""
+
+    route: str
+    subject: Subject
+    setup: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """What became of a promise; see the table's comments."""
+
+    promise: PromiseId
+    event: str
+    detail: str
+    at: datetime
+    threshold: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """A verdict with what the decider had thought of the answer: the judge's confidence, or the acceptance's score."""
+
+    origin: Origin
+    score: float | None
+    sample: Sample
+
+
+def lowest_loss(which: PromiseId, *, can_gain: bool) -> float:
+    """Return the least loss a promise's verdicts can have."""
+    return -1.0 if can_gain and which.subject is Subject.ROUTE else 0.0
+
+
+RECALIBRATED: Final = "recalibrated"
+_COLUMNS: Final = ", ".join(field.name for field in fields(VerdictRow))
+_MARKS: Final = ", ".join("?" * len(fields(VerdictRow)))
+
+
+class Verdicts:
+    """The verdicts of a folder. Calls block for a disk's time: make them from a thread, one at a time."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    @classmethod
+    def open(cls, folder: Path) -> Verdicts:
+        """Open a folder's verdicts, making the file where it is missing.
+
+        Raises:
+            VerdictsUnusable: it cannot be opened, or another version made it.
+        """
+        path = folder / FILE_NAME
+        try:
+            db = sqlite3.connect(path, timeout=5.0, check_same_thread=False, isolation_level=None)
+            try:
+                _prepare(db, path)
+            except BaseException:
+                db.close()
+                raise
+        except sqlite3.Error as error:
+            raise VerdictsUnusable(f"{path} cannot be used ({error}); make it readable and writable") from error
+        return cls(db)
+
+    @classmethod
+    def read(cls, folder: Path) -> Verdicts:
+        """Open a folder's verdicts for a report; none where nothing was audited yet, and no file is made.
+
+        Raises:
+            VerdictsUnusable: as `open`.
+        """
+        if (folder / FILE_NAME).exists():
+            return cls.open(folder)
+        db = sqlite3.connect(":memory:", isolation_level=None)
+        _prepare(db, folder / FILE_NAME)
+        return cls(db)
+
+    def close(self) -> None:
+        """Close the file; idempotent."""
+        self._db.close()
+
+    def add(self, row: VerdictRow) -> None:
+        """Append a verdict."""
+        self._db.execute(f"INSERT INTO verdicts ({_COLUMNS}) VALUES ({_MARKS})", astuple(row))  # noqa: S608 - constants
+
+    def note(self, event: Event) -> None:
+        """Append what became of a promise."""
+        which = event.promise
+        self._db.execute(
+            "INSERT INTO events (route, subject, setup, event, after_verdict, threshold, detail, at_us) "
+            "VALUES (?, ?, ?, ?, (SELECT COALESCE(MAX(id), 0) FROM verdicts), ?, ?, ?)",
+            (
+                which.route,
+                which.subject,
+                which.setup,
+                event.event,
+                event.threshold,
+                event.detail,
+                microseconds(event.at),
+            ),
+        )
+
+    def state(self, which: PromiseId) -> State:
+        """Return the state a promise was left in."""
+        row = self._db.execute(
+            "SELECT event FROM events WHERE subject = ? AND setup = ? ORDER BY id DESC LIMIT 1",
+            (which.subject, which.setup),
+        ).fetchone()
+        return State.PRIOR if row is None or row[0] == RECALIBRATED else State(row[0])
+
+    def threshold(self, which: PromiseId) -> float | None:
+        """Return what the latest recalibration set: nothing below it is kept; None when there was none."""
+        row = self._db.execute(
+            "SELECT threshold FROM events WHERE subject = ? AND setup = ? AND event = ? ORDER BY id DESC LIMIT 1",
+            (which.subject, which.setup, RECALIBRATED),
+        ).fetchone()
+        return None if row is None else row[0]
+
+    def series(self, which: PromiseId, *, can_gain: bool = False) -> Series:
+        """Return a promise's verdicts since it was last calibrated.
+
+        Args:
+            which: the promise.
+            can_gain: whether a judge may have found served answers better; a cache's promise counts wrong hits, and an
+                answer better than the baseline's is no less than right.
+        """
+        lowest = lowest_loss(which, can_gain=can_gain)
+        scored = self._scored(which, after=self._calibrated(which))
+        return Series([replace(one.sample, loss=max(lowest, one.sample.loss)) for one in scored], can_gain=lowest < 0)
+
+    def scored(self, which: PromiseId) -> list[Scored]:
+        """Return all verdicts on a setup's answers, those before its last calibration included."""
+        return self._scored(which, after=0)
+
+    def rows(self) -> Iterator[dict[str, str | int | float | None]]:
+        """Yield every verdict with its columns' names, oldest first."""
+        cursor = self._db.execute("SELECT * FROM verdicts ORDER BY id")
+        names = [column[0] for column in cursor.description]
+        for row in cursor:
+            yield dict(zip(names, row, strict=True))
+
+    def how(self, which: PromiseId) -> dict[str, int]:
+        """Return how many of a promise's verdicts since its last calibration rest on what."""
+        _, kept = _READ[which.subject]
+        rows = self._db.execute(
+            f"SELECT how, COUNT(*) FROM verdicts WHERE {kept} AND id > ? GROUP BY how ORDER BY how",  # noqa: S608 - constants
+            (which.setup, self._calibrated(which)),
+        )
+        return dict(rows.fetchall())
+
+    def _scored(self, which: PromiseId, *, after: int) -> list[Scored]:
+        before, kept = _READ[which.subject]
+        found = self._db.execute(
+            f"SELECT origin, confidence, loss, probability, {before} FROM verdicts WHERE {kept} AND id > ? ORDER BY id",  # noqa: S608 - constants
+            (which.setup, after),
+        )
+        return [
+            Scored(origin=Origin(origin), score=score, sample=Sample(loss=loss, probability=p, before=n))
+            for origin, score, loss, p, n in found
+        ]
+
+    def label(self, labels: Iterable[tuple[RequestId, float]]) -> tuple[int, int]:
+        """Append people's labels; return how many are of audited requests, and how many of unknown ones."""
+        known, unknown = 0, 0
+        with closing(self._db.cursor()) as cursor:
+            cursor.execute("BEGIN IMMEDIATE")
+            for request_id, loss in labels:
+                if cursor.execute("SELECT 1 FROM verdicts WHERE request_id = ?", (request_id,)).fetchone() is None:
+                    unknown += 1
+                    continue
+                cursor.execute("INSERT INTO labels (request_id, loss) VALUES (?, ?)", (request_id, loss))
+                known += 1
+            cursor.execute("COMMIT")
+        return known, unknown
+
+    def proxy(self, which: PromiseId, confidence: float) -> ProxyError | None:
+        """Return the verdicts' own error, by the labelled ones among a promise's; None when none is labelled."""
+        _, kept = _READ[which.subject]
+        rows = self._db.execute(
+            "SELECT verdicts.loss, labels.loss FROM verdicts JOIN labels USING (request_id) "  # noqa: S608 - constants
+            f"WHERE {kept} "
+            "AND labels.id = (SELECT MAX(id) FROM labels AS later WHERE later.request_id = labels.request_id)",
+            (which.setup,),
+        ).fetchall()
+        if not rows:
+            return None
+        verdicts, truths = np.array(rows, dtype=np.float64).T
+        return proxy_error(verdicts, truths, confidence)
+
+    def reserve(self, day: str, route: str, subject: Subject, nusd: int, *, cap_nusd: int) -> bool:
+        """Take money of a day's cap; False when there is not so much left."""
+        self._db.execute("INSERT OR IGNORE INTO spent VALUES (?, ?, ?, 0)", (day, route, subject))
+        taken = self._db.execute(
+            "UPDATE spent SET nusd = nusd + ?1 WHERE day = ?2 AND route = ?3 AND subject = ?4 AND nusd + ?1 <= ?5",
+            (nusd, day, route, subject, cap_nusd),
+        )
+        return taken.rowcount == 1
+
+    def give_back(self, day: str, route: str, subject: Subject, nusd: int) -> None:
+        """Return what was reserved and not spent; negative: it cost more than was thought."""
+        self._db.execute(
+            "UPDATE spent SET nusd = MAX(0, nusd - ?) WHERE day = ? AND route = ? AND subject = ?",
+            (nusd, day, route, subject),
+        )
+
+    def spent_nusd(self, day: str, route: str, subject: Subject) -> int:
+        """Return what a day's audits cost, with what is reserved for those that run."""
+        row = self._db.execute(
+            "SELECT nusd FROM spent WHERE day = ? AND route = ? AND subject = ?", (day, route, subject)
+        ).fetchone()
+        return 0 if row is None else int(row[0])
+
+    def _calibrated(self, which: PromiseId) -> int:
+        row = self._db.execute(
+            "SELECT MAX(after_verdict) FROM events WHERE subject = ? AND setup = ? AND event = ?",
+            (which.subject, which.setup, RECALIBRATED),
+        ).fetchone()
+        return row[0] or 0
+
+
+_READ: Final = {
+    Subject.ROUTE: ("route_before", "setup = ? AND origin <> 'grey'"),
+    Subject.SEMANTIC: ("hits_before", "cache_setup = ? AND origin = 'semantic'"),
+}
+"""From a promise to the column that counts its units, and to which verdicts are its."""
+
+
+def microseconds(moment: datetime) -> int:
+    """Return microseconds since 1970 UTC."""
+    return int((moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1e6)
+
+
+def _prepare(db: sqlite3.Connection, path: Path) -> None:
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = NORMAL")
+    db.execute("BEGIN IMMEDIATE")
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version not in {0, _VERSION}:
+        db.execute("ROLLBACK")
+        raise VerdictsUnusable(
+            f"{path} is of version {version}, this Faregate reads version {_VERSION}; install its own"
+        )
+    if version == 0:
+        for statement in _SCHEMA.split(";\n"):
+            if statement.strip():
+                db.execute(statement)
+        db.execute(f"PRAGMA user_version = {_VERSION}")
+    db.execute("COMMIT")

@@ -1,0 +1,187 @@
+"""Audits of served answers: asked after the answer, booked to its request, and acted on when a promise is breached."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from backends.words import JsonValue
+from gateway.verdicts import FILE_NAME, RECALIBRATED, Event, Verdicts
+from tests.served.test_budgets import metric
+from tests.served.world import Served, a_policy, read_rows, serving
+from tests.upstream import UNSURE, Act, Received, Upstream, says
+
+pytestmark = pytest.mark.asyncio
+
+ALL = {"share": 1.0, "usd_per_day": 1000}
+
+
+def audited(large: Upstream, small: Upstream, *, max_loss: float = 0.05, **changes: JsonValue) -> JsonValue:
+    """Return the tests' policy with every kept small answer and every semantic hit audited."""
+    policy = a_policy([large.url], [small.url])
+    _, cached, cascade = policy["routes"]
+    cascade["quality"] |= {"max_loss": max_loss, "audit": ALL | changes}
+    cached["cache"]["semantic"]["audit"] = ALL | changes
+    return policy
+
+
+async def asked(gateway: Served, *questions: str, model: str = "auto", **fields: JsonValue) -> list[str]:
+    """Ask one after another, each when the one before is stored and audited, and return their paths."""
+    paths = []
+    for question in questions:
+        seen = await gateway.ask(question, model=model, **fields)
+        await gateway.stored()
+        await gateway.rows_of(seen)  # what is booked has been offered
+        await gateway.opened.gateway.parts.auditor.settled()
+        paths.append(seen.headers["x-faregate-path"])
+    return paths
+
+
+def verdicts(gateway: Served) -> list[tuple[JsonValue, ...]]:
+    with closing(sqlite3.connect(gateway.folder / FILE_NAME)) as db:
+        return db.execute("SELECT origin, served, loss, how FROM verdicts ORDER BY id").fetchall()
+
+
+def audit_charges(folder: Path) -> list[tuple[JsonValue, ...]]:
+    return [(c["model"], c["attempt"], c["route"]) for c in read_rows(folder).charges if c["kind"] == "audit"]
+
+
+async def test_a_kept_small_answer_is_compared_with_the_baselines_and_booked_to_its_request(tmp_path: Path):
+    async with (
+        Upstream({"": says("It is 12 km.")}) as small,
+        Upstream({"": says("it is **12 km**")}) as large,
+        serving(tmp_path, audited(large, small)) as gateway,
+    ):
+        assert await asked(gateway, "How far?", stream=True) == ["small"]
+        assert await asked(gateway, "How far is it?") == ["small"]
+        requests = (await gateway.rows(2)).requests
+        assert verdicts(gateway) == [("small", "small", 0.0, "normalised")] * 2
+        assert [r.json.keys() & {"stream", "stream_options", "logprobs"} for r in large.requests] == [set(), set()]
+        assert await metric(gateway, 'faregate_audits_total{origin="small",result="normalised",route="cascade"}') == 2
+    assert audit_charges(tmp_path / "data") == [("large", 1, "cascade")] * 2
+    kept = [c["cost_nusd"] for c in read_rows(tmp_path / "data").charges if c["kind"] == "answer"]
+    assert [request["cost_nusd"] for request in requests] == kept
+
+
+COMPARED = {
+    "the same JSON": ('{"n": 1, "m": [2]}', '{"m":[2],"n":1}', (0.0, "json")),
+    "other JSON": ('{"n": 1}', '{"n": 2}', (1.0, "json")),
+    "another number": ("The tower is 300 m high.", "The tower is 330 m high.", (1.0, "embedding")),
+    "other words": ("The capital of France is Paris.", "Paris is the capital of France.", (0.0, "embedding")),
+}
+
+
+async def test_answers_are_compared_by_what_they_say(tmp_path: Path):
+    async with (
+        Upstream({question: says(small) for question, (small, _, _) in COMPARED.items()}) as small,
+        Upstream({question: says(large) for question, (_, large, _) in COMPARED.items()}) as large,
+        serving(tmp_path, audited(large, small)) as gateway,
+    ):
+        await asked(gateway, *COMPARED)
+        assert [row[2:] for row in verdicts(gateway)] == [expected for _, _, expected in COMPARED.values()]
+
+
+async def test_a_judge_model_is_asked_where_the_texts_differ_whatever_their_order(tmp_path: Path):
+    def large_script(received: Received) -> Act:
+        if "<answer_a>" not in received.text:
+            return says("Bananas are berries indeed.")
+        first = re.search(r"<answer_a>\n(.*)\n</answer_a>", received.text)
+        return says("Answer A" if first is not None and first[1].startswith("Bananas") else "B.")
+
+    async with (
+        Upstream({"": says("No fruit is a berry.")}) as small,
+        Upstream(large_script) as large,
+        serving(tmp_path, audited(large, small, judge="large")) as gateway,
+    ):
+        await asked(gateway, "one?", "two?", "three?", "four?")
+        assert [row[2:] for row in verdicts(gateway)] == [(1.0, "judge")] * 4
+    assert [model for model, _, _ in audit_charges(tmp_path / "data")] == ["large"] * 8
+
+
+async def test_the_baselines_own_answers_are_not_audited(tmp_path: Path):
+    async with (
+        Upstream({"": says("perhaps so or not so", logprob=UNSURE)}) as small,
+        Upstream({"": says("the large answer")}) as large,
+        serving(tmp_path, audited(large, small)) as gateway,
+    ):
+        assert await asked(gateway, "a", "b") == ["small>large", "small>large"]
+        assert await asked(gateway, "a", model="large") == ["large"]
+        assert verdicts(gateway) == []
+        assert len(large.requests) == 3
+
+
+async def test_without_money_for_the_day_nothing_is_audited(tmp_path: Path):
+    async with (
+        Upstream({"": says("yes it is")}) as small,
+        Upstream({"": says("no it is not")}) as large,
+        serving(tmp_path, audited(large, small, usd_per_day=0.0001)) as gateway,
+    ):
+        await asked(gateway, "a", "b", "c")
+        assert (verdicts(gateway), large.requests) == ([], [])
+    assert audit_charges(tmp_path / "data") == []
+
+
+async def test_audits_draw_from_the_budget_of_the_request_they_look_at(tmp_path: Path):
+    budget = {"tenants": [{"id": "acme", "budget": {"usd": 1, "per": "month"}}]}
+    async with (
+        Upstream({"": says("yes it is")}) as small,
+        Upstream({"": says("no it is not")}) as large,
+        serving(tmp_path, audited(large, small) | budget) as gateway,
+    ):
+        await asked(gateway, "a", "b", max_tokens=100)
+        left = await metric(gateway, "faregate_budget_left_usd")
+    charges = read_rows(tmp_path / "data").charges
+    assert [c["kind"] for c in charges].count("audit") == 2
+    assert round(left * 10**9) == 10**9 - sum(c["cost_nusd"] for c in charges)
+
+
+async def test_a_breached_route_is_answered_by_its_baseline_until_it_is_recalibrated(tmp_path: Path):
+    async with (
+        Upstream({"": says("it is certainly 7")}) as small,
+        Upstream({"": says("it is certainly 8")}) as large,
+    ):
+        policy = audited(large, small)
+        async with serving(tmp_path, policy) as gateway:
+            paths = await asked(gateway, *(f"What is {n}?" for n in range(12)))
+            late = await gateway.ask("What is it now?", model="auto")
+            (row,) = (await gateway.rows_of(late)).requests
+            readiness = (await gateway.send("/health/readiness", method="GET")).json
+            breached = await metric(gateway, 'faregate_promise_state{route="cascade",state="breached",subject="route"}')
+        async with serving(tmp_path, policy) as gateway:
+            again = await asked(gateway, "And now?")
+            auditor = gateway.opened.gateway.parts.auditor
+            ((which, *_), *_) = (each for each in auditor.watched() if each[0].route == "cascade")
+            with closing(Verdicts.open(gateway.folder)) as store:
+                store.note(Event(promise=which, event=RECALIBRATED, detail="", at=datetime.now(UTC), threshold=0.99))
+            await auditor.refresh()
+            stricter = await asked(gateway, "And then?")
+
+    assert paths[:8] == ["small"] * 8
+    assert (late.headers["x-faregate-path"], row["plan_reason"]) == ("large", "promise_breached")
+    assert readiness["breached"] == [{"route": "cascade", "subject": "route", "state": "breached"}]
+    assert (readiness["status"], breached) == ("ready", 1)
+    assert again == ["large"]
+    assert stricter == ["small>large"]
+
+
+async def test_wrong_semantic_hits_close_the_tier_and_right_ones_do_not(tmp_path: Path):
+    places = ["moss", "rust", "a chimney", "a kettle", "an oven", "windows", "a carpet", "a fridge", "shoes", "a bike"]
+    script = {f"How can I clean {place}?": says(f"Use number {n}.") for n, place in enumerate(places)}
+    script |= {f"How do I clean {place}?": says(f"Never use {n * 7 + 30}.") for n, place in enumerate(places)}
+    async with (
+        Upstream(script) as large,
+        serving(tmp_path, audited(large, large)) as gateway,
+    ):
+        asks = [f"How {word} I clean {place}?" for place in places for word in ("do", "can")]
+        hits = (await asked(gateway, *asks, model="cached"))[1::2]
+        last = await asked(gateway, "How do I clean teak?", "How can I clean teak?", model="cached")
+        rows = verdicts(gateway)
+    assert {row[0] for row in rows} == {"semantic"}
+    assert len(rows) >= 8
+    assert hits[:8] == ["cache:semantic"] * 8
+    assert last == ["large", "large"]
