@@ -47,7 +47,7 @@ def hasty(policy: JsonValue) -> JsonValue:
     return policy | {"routes": [route, *policy["routes"]]}
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
+@pytest_asyncio.fixture(loop_scope="module")
 async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Upstream, Upstream, Served]]:
     async with (
         Upstream(SMALL) as small,
