@@ -301,6 +301,15 @@ def test_an_older_artefact_judges_alone_only():
     assert "several judged rungs" in shared.reason
 
 
+def test_a_threshold_that_verdicts_raised_holds_for_smaller_losses_too(judge: Judge):
+    raised = judge.at_least(0.99)
+
+    tight = raised.tightened(judge.promise.max_loss * 0.99)
+    assert isinstance(tight, Judge)
+    assert (raised.promise.threshold, tight.promise.threshold) == (0.99, 0.99)
+    assert judge.at_least(0.0).promise == judge.promise
+
+
 def test_a_tightened_judge_keeps_no_more(judge: Judge):
     tight = judge.tightened(0.015)
     assert judge.tightened(0.5) is judge
