@@ -29,7 +29,7 @@ check-calibration: setup ## Hold the shipped calibration against 220 fresh quest
 	@$(BIN)/faregate demo --check-calibration .venv/fresh.jsonl
 
 test: setup ## Run the tests that need no model
-	@$(BIN)/pytest -m "not models"
+	@$(BIN)/pytest -m "not models" -n auto --dist loadfile
 
 KILLS ?= 1000
 
