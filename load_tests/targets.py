@@ -56,6 +56,7 @@ http {{
   scgi_temp_path {folder}/scgi;
   keepalive_requests 10000000;
   client_max_body_size 64m;
+  client_body_buffer_size 1m;
   upstream mock {{ server 127.0.0.1:{upstream}; keepalive 256; keepalive_requests 10000000; }}
   server {{
     listen 127.0.0.1:{port};
