@@ -30,6 +30,7 @@ from targets import FAREGATE, Target
 
 HERE = Path(__file__).resolve().parent
 FILES_A_STREAM = 2
+_OPENED_PER_S = 300
 SETTLED_SHARE = 0.25
 """The first quarter of a soak is warm-up: buffers, caches and the allocator's arenas fill."""
 
@@ -121,7 +122,9 @@ def _idle(stage: Stage, options: argparse.Namespace) -> dict[str, object]:
     body = cell.body("plain", is_numbered=False)
     body["messages"][-1]["content"] += f" mock:tok=2,itv={options.seconds * 1e6:.0f}"  # type: ignore[index]
     empty = pss_mib(stage.pids)
-    load = stage.load(stage.routes["plain"], body, "-c", str(options.streams), "-d", "0.1", "-w", "0", "-e", "300")
+    # Opened one after another: what thousands of connections at once do to the first byte is another question.
+    pace = ("-r", str(_OPENED_PER_S), "-d", str(options.streams / _OPENED_PER_S))
+    load = stage.load(stage.routes["plain"], body, "-c", str(options.streams), *pace, "-w", "0", "-e", "300")
     highest, began = empty, time.monotonic()
     with Progress(console=stage.console) as progress:
         task = progress.add_task(f"{options.streams:,} idle streams", total=options.seconds)
