@@ -38,9 +38,6 @@ class AskInvalid(FloorError):
 class BackendError(FloorError):
     """An upstream did not answer well; `endpoint` names it for the operator, never for the client."""
 
-    is_retryable = True
-    """Whether another endpoint may answer the same request."""
-
     def __init__(self, message: str, *, endpoint: str = "") -> None:
         super().__init__(message)
         self.message = message
@@ -79,8 +76,6 @@ class CredentialsRejected(BackendError):
 class AskRejected(BackendError):
     """The upstream refuses what the client asked; its own words, made for the client, are in the fields."""
 
-    is_retryable = False
-
     def __init__(
         self, status: int, message: str, *, kind: str, param: str | None, code: str | None, endpoint: str = ""
     ) -> None:
@@ -97,5 +92,3 @@ class ReplyMalformed(BackendError):
 
 class StreamCut(BackendError):
     """A stream that ended before its `finish_reason`."""
-
-    is_retryable = False

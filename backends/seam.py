@@ -76,7 +76,7 @@ class Backend(Protocol):
         """Send an attempt and return its reply once the first event is there.
 
         Raises:
-            BackendError: any of the family; `is_retryable` tells whether another endpoint may help.
+            BackendError: any of the family; `blame.blame_of` tells whether another endpoint may help.
         """
         ...
 

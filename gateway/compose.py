@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import SystemRandom
@@ -227,67 +227,83 @@ async def open_way(
     draw: Callable[[], float] | None = None,
 ) -> AsyncIterator[Opened]:
     """Open what every worker has of its own: caches' connections, upstreams, telemetry; see `open_gateway`."""
-    folder = Path(policy.storage.folder)
-    store = open_store(policy)
-    worker = Worker()
-    shipped = LazyEmbedder()
-    embedder = embedder or shipped
+    folder, book = Path(policy.storage.folder), prepared.book
+    served = {name: lane.lane for name, lane in prepared.lanes.items()}
+    async with AsyncExitStack() as stack:
+        seeing = _open_seeing(policy, stack, embedder=embedder, acceptance=acceptance)
+        verdicts = Verdicts.open(folder)
+        stack.callback(verdicts.close)
+        telemetry = Telemetry(environ)
+        stack.callback(telemetry.close)
+        transport = await stack.enter_async_context(open_transport(policy))
+        catalog = open_catalog(policy, transport, clock, book.schedules)
+        telemetry.watch(pools_of(catalog))
+        spending = Spending(
+            caps=purse.caps, budgets=purse.budgets, notice=telemetry.note_budget, pseudonym=purse.known_as
+        )
+        cashier = Cashier(ledger=purse.ledger, prices=book, policy_digest=policy.digest, spending=spending)
+        auditor = Auditor(
+            policy=policy,
+            lanes=served,
+            catalog=catalog,
+            candidates=candidates(policy),
+            cashier=cashier,
+            verdicts=verdicts,
+            embedder=seeing.embedder,
+            worker=seeing.worker,
+            acceptance=seeing.acceptance,
+            clock=clock,
+            draw=draw or SystemRandom().random,
+            observe=telemetry.observe_audit,
+            count=telemetry.count_audit,
+        )
+        watch_promises(auditor, telemetry.registry)
+        parts = Parts(
+            policy=policy,
+            tenants=frozenset(policy.tenant_ids),
+            clock=clock,
+            keys=KeyRing(folder / FILE_NAME),
+            catalog=catalog,
+            lanes=served,
+            candidates=candidates(policy),
+            caches=seeing.caches,
+            cashier=cashier,
+            limiter=purse.limits,
+            telemetry=telemetry,
+            auditor=auditor,
+        )
+        ready = prepared.lanes.values()
+        warnings = (*(warning for lane in ready for warning in lane.warnings), *purse.warnings)
+        seeing.caches.warm_up(is_needed=any(_embeds(lane.lane.route) or lane.lane.judges for lane in ready))
+        await stack.enter_async_context(auditor.running())
+        yield Opened(gateway=Gateway(parts), ledger=purse.ledger, warnings=warnings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Seeing:
+    """The caches, and what they share with audits: the embedder, its thread, and what accepts a neighbour's answer."""
+
+    caches: Caches
+    embedder: Embedder
+    worker: Worker
+    acceptance: Callable[[], Acceptance]
+
+
+def _open_seeing(
+    policy: Policy, stack: AsyncExitStack, *, embedder: Embedder | None, acceptance: Acceptance | None
+) -> _Seeing:
+    """Open the caches; the stack closes them and the worker."""
+    shipped, worker = LazyEmbedder(), Worker()
     accepts = functools.cache(lambda: acceptance or Acceptance.load(states=shipped.states))
     caches = Caches(
-        store=store,
+        store=open_store(policy),
         acceptance=accepts,
-        embedder=embedder,
+        embedder=embedder or shipped,
         worker=worker,
         deadline_s=policy.storage.cache.deadline_ms / 1e3,
     )
-    verdicts = Verdicts.open(folder)
-    telemetry = Telemetry(environ)
-    spending = Spending(caps=purse.caps, budgets=purse.budgets, notice=telemetry.note_budget, pseudonym=purse.known_as)
-    book, ready = prepared.book, prepared.lanes.values()
-    try:
-        async with open_transport(policy) as transport:
-            catalog = open_catalog(policy, transport, clock, book.schedules)
-            telemetry.watch(pools_of(catalog))
-            cashier = Cashier(ledger=purse.ledger, prices=book, policy_digest=policy.digest, spending=spending)
-            served = {name: lane.lane for name, lane in prepared.lanes.items()}
-            auditor = Auditor(
-                policy=policy,
-                lanes=served,
-                catalog=catalog,
-                candidates=candidates(policy),
-                cashier=cashier,
-                verdicts=verdicts,
-                embedder=embedder,
-                worker=worker,
-                acceptance=accepts,
-                clock=clock,
-                draw=draw or SystemRandom().random,
-                observe=telemetry.observe_audit,
-                count=telemetry.count_audit,
-            )
-            watch_promises(auditor, telemetry.registry)
-            parts = Parts(
-                policy=policy,
-                tenants=frozenset(policy.tenant_ids),
-                clock=clock,
-                keys=KeyRing(folder / FILE_NAME),
-                catalog=catalog,
-                lanes=served,
-                candidates=candidates(policy),
-                caches=caches,
-                cashier=cashier,
-                limiter=purse.limits,
-                telemetry=telemetry,
-                auditor=auditor,
-            )
-            warnings = (*(warning for lane in ready for warning in lane.warnings), *purse.warnings)
-            caches.warm_up(is_needed=any(_embeds(lane.lane.route) or lane.lane.judges for lane in ready))
-            async with auditor.running():
-                yield Opened(gateway=Gateway(parts), ledger=purse.ledger, warnings=warnings)
-    finally:
-        telemetry.close()
-        caches.close()
-        verdicts.close()
+    stack.callback(caches.close)
+    return _Seeing(caches=caches, embedder=embedder or shipped, worker=worker, acceptance=accepts)
 
 
 def terms_of(policy: Policy) -> Terms:

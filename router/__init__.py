@@ -10,6 +10,7 @@ Rooms:
     artefact               the file that holds such estimators and the threshold that keeps a promise
     train_records, train_vectors, train_estimators, train_replay, train_metrics, train_certify, train_artefact,
     train_report           `faregate train` and `faregate evaluate`: outcome records to artefact, figures and plot
+    sealed                 artefacts as JSON with a digest of their content
     train_promise          counts how often promises break, on populations whose true loss is known
     artefacts/             the default artefact and its model card
     calibrations/          shipped artefacts, by the two models' names
@@ -23,6 +24,6 @@ Decided here, other than the design to start from:
   part): a rung above another answers only what that one did not keep, and a bound of the signed loss over all questions
   says nothing about a part of them. One judged rung goes by the signed loss and by its calibration's own clusters.
 - Which of the permitted rungs are tried is decided in dollars over all their sequences (`strategy.Tables`, by the
-  calibrations' keep rates; a trained artefact takes its place behind the seam `strategy.Estimator`). A session's cached
+  calibrations' keep rates behind the seam `strategy.Estimator`; `artefact` is not behind it yet). A session's cached
   prefix is part of the price, also of a single judged rung: it depends on what was asked before, not on the answer.
 """

@@ -8,7 +8,6 @@ refused, with the reason: its numbers would mean nothing.
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import math
 import zlib
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from backends.words import JsonValue
 from router.estimators import Estimators
 from router.judge import CalibrationError
+from router.sealed import read_sealed, seal
 
 FORMAT = "faregate-router/1"
 ANY_LADDER = ("any-small", "any-large")
@@ -95,22 +95,10 @@ class Artefact:
         Raises:
             ArtefactError: it is missing, cut, changed, of another version, or holds numbers that are none.
         """
-        try:
-            row = json.loads(path.read_bytes())
-        except OSError as error:
-            raise ArtefactError(f"artefact {path} cannot be read ({error.strerror}); {_AGAIN}") from error
-        except ValueError as error:
-            raise ArtefactError(f"artefact {path} is not JSON, perhaps cut short ({error}); {_AGAIN}") from error
-        stated = row.pop("sha256", None) if isinstance(row, dict) else None
-        if stated != _digest(row):
-            raise ArtefactError(
-                f'artefact {path} was changed or cut: its sha256 field says "{stated}", its content gives'
-                f' "{_digest(row)}"; {_AGAIN}'
-            )
-        if row.get("format") != FORMAT:
-            raise ArtefactError(
-                f'artefact {path} has format "{row.get("format")}", this version reads "{FORMAT}"; {_AGAIN}'
-            )
+        row = read_sealed(path, what="artefact", again=_AGAIN, error=ArtefactError)
+        stated = row.get("format") if isinstance(row, dict) else None
+        if stated != FORMAT:
+            raise ArtefactError(f'artefact {path} has format "{stated}", this version reads "{FORMAT}"; {_AGAIN}')
         try:
             artefact = msgspec.convert(row, cls, dec_hook=_array)
         except (msgspec.ValidationError, ValueError, zlib.error) as error:
@@ -120,7 +108,7 @@ class Artefact:
     def dump(self) -> str:
         """Return the artefact's text, digest included; `load` accepts exactly this."""
         row = json.loads(json.dumps(msgspec.to_builtins(self, enc_hook=_text)))
-        return json.dumps({"sha256": _digest(row), **row}, separators=(",", ":")) + "\n"
+        return seal(row)
 
     def check(self, *, ladder: tuple[str, ...], embedder: str) -> None:
         """Refuse to speak about other models or vectors.
@@ -157,8 +145,3 @@ def _array(wanted: type, value: JsonValue) -> _Array:
         raise ValueError("an array holds numbers that are not finite")
     shaped = flat.reshape(value["shape"])
     return shaped.astype(np.float32) if "float32" in str(wanted) else shaped.astype(np.float64)
-
-
-def _digest(row: JsonValue) -> str:
-    canonical = json.dumps(row, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -19,7 +19,6 @@ CalibrationError is all that can go wrong here.
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import re
 from bisect import bisect_left
@@ -34,8 +33,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.words import Capability, JsonValue, TokenLogprob
+from backends.words import Capability, TokenLogprob
 from policies.promise import fixed_sequence
+from router.sealed import read_sealed, seal
 
 WHOLE = "whole"
 """The name of the window that is the whole answer."""
@@ -295,18 +295,7 @@ class Calibration:
             CalibrationError: it is missing, is not JSON of this shape, or its digest does not fit its content.
         """
         again = "make it again with `faregate calibrate`"
-        try:
-            row = json.loads(path.read_bytes())
-        except OSError as error:
-            raise CalibrationError(f"calibration {path} cannot be read ({error.strerror}); {again}") from error
-        except ValueError as error:
-            raise CalibrationError(f"calibration {path} is not JSON ({error}); {again}") from error
-        stated = row.pop("sha256", None) if isinstance(row, dict) else None
-        if stated != _digest(row):
-            raise CalibrationError(
-                f'calibration {path} was changed or cut: its sha256 field says "{stated}", its content gives'
-                f' "{_digest(row)}"; {again}'
-            )
+        row = read_sealed(path, what="calibration", again=again, error=CalibrationError)
         try:
             calibration = msgspec.convert(row, cls)
         except msgspec.ValidationError as error:
@@ -318,7 +307,7 @@ class Calibration:
     def dump(self) -> str:
         """Return the artefact's text, digest included; `load` accepts exactly this."""
         row = json.loads(json.dumps(asdict(self)))
-        return json.dumps({"sha256": _digest(row), **row}, separators=(",", ":")) + "\n"
+        return seal(row)
 
     def centres(self) -> NDArray[np.float32]:
         """Return the centroids as float32[tasks, 384], rows of unit length."""
@@ -644,8 +633,3 @@ def _quantile(ascending: Sequence[float], share: float) -> float:
     low = int(place)
     high = min(low + 1, len(ascending) - 1)
     return ascending[low] + (ascending[high] - ascending[low]) * (place - low)
-
-
-def _digest(row: JsonValue) -> str:
-    canonical = json.dumps(row, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -156,8 +156,3 @@ def at(done: Replay, ends: Reference, setting: int) -> Fixed:
     outside = done.is_outside if done.is_outside.mean() <= STEPS_ASIDE else np.ones_like(done.is_outside)
     usd = None if ends.strong_usd is None else np.where(outside, ends.strong_usd, done.usd[setting])
     return Fixed(quality=np.where(outside, ends.strong, done.quality[setting]), usd=usd)
-
-
-def mode_allows(mode: Mode, outcomes: Outcomes) -> bool:
-    """Tell whether the columns that a mode needs are there."""
-    return mode is Mode.ROUTE or outcomes.has_signal

@@ -11,7 +11,7 @@ Rooms:
     scaled_store           the store of several gateways: answers in `redis_store`, vectors in `qdrant_index`
     reach                  deadline and rest for a store behind a network
     replay                 a stored answer as JSON or as a stream
-    verifier               the question to a model of the catalog, and the score read from its reply
+    verifier               the question to a model of the catalog, and the score read from its reply (not asked yet)
     evaluate, evaluate_report  how well acceptance does on labelled pairs (offline)
     train_acceptance       fits the acceptance from labelled pairs (scikit-learn; never when serving)
     calibrations/          the shipped artefact
