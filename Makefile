@@ -76,7 +76,7 @@ bench-quick: setup ## The same in one short round: it shows that it works, not h
 
 clean: ## Remove what was built; fetched models and the ledger stay
 	@rm -rf .venv dist load_tests/bin load_tests/results .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
-	@rm -rf .hypothesis .coverage
+	@rm -rf .hypothesis .coverage tests/compat/node/node_modules
 	@find backends gateway load_tests policies router semantic_cache tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A virtual environment that works is kept and brought up to date, so that what runs from it goes on running.
