@@ -2,6 +2,7 @@
 
 Rooms:
     schema                 every key, its bounds and its default; nothing is parsed and ignored
+    money, values          the schema's prices, pools, budgets and ledger; its scalars. `schema` has their names too
     document, loader       YAML with positions and `${NAME}`; a file to a `Policy` or to all of its mistakes
     checks                 what spans two parts: a route's models, a pool's price, a match's tenant
     windows                a budget's days, weeks and months in a time zone

@@ -8,35 +8,87 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from decimal import Decimal
-from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, ClassVar, Final, Literal, TypeVar
-from urllib.parse import urlsplit
+from typing import Annotated, Final, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
-    Discriminator,
     Field,
     PlainSerializer,
     PrivateAttr,
     SecretStr,
     StringConstraints,
-    Tag,
-    model_validator,
 )
 
 from backends.words import Capability, JsonValue, ModelId, TenantId
-from policies.windows import Per, UnknownTimeZone, zone_names, zone_of
+from policies.money import (
+    DEFAULT_LEDGER_BUFFER_BYTES,
+    AtLimit,
+    Budget,
+    BudgetMatch,
+    BudgetRule,
+    Dimension,
+    Durability,
+    Ledger,
+    OnFailure,
+    Pool,
+    Price,
+    Prices,
+    PriceTier,
+    RevenueRule,
+    Stated,
+    Throughput,
+    TokenPrices,
+)
+from policies.values import (
+    BudgetUsd,
+    CacheAddress,
+    CalibrationName,
+    Duration,
+    ModelName,
+    Name,
+    OutputTokens,
+    Part,
+    Seconds,
+    Secret,
+    Share,
+    Size,
+    TenantName,
+    Url,
+    VectorsAddress,
+    ZoneName,
+    canonical,
+    frozen,
+)
+
+# What `policies.money` says is imported from here, too; other public names need no line.
+__all__ = (
+    "DEFAULT_LEDGER_BUFFER_BYTES",
+    "AtLimit",
+    "Budget",
+    "BudgetMatch",
+    "BudgetRule",
+    "Dimension",
+    "Durability",
+    "Ledger",
+    "OnFailure",
+    "Policy",
+    "Pool",
+    "Price",
+    "PriceTier",
+    "Prices",
+    "RevenueRule",
+    "Stated",
+    "Throughput",
+    "TokenPrices",
+)
 
 # --- the defaults, all of them -----------------------------------------------------------------------------------
 
@@ -74,7 +126,6 @@ DEFAULT_FOLDER: Final = Path("faregate-data")
 DEFAULT_CACHE_ENTRIES: Final = 50_000
 DEFAULT_CACHE_DEADLINE_MS: Final = 20  # a cache that is slower than that is no help
 DEFAULT_CACHE_BYTES: Final = 512_000_000
-DEFAULT_LEDGER_BUFFER_BYTES: Final = 64_000_000  # the rows of some 30,000 requests
 DEFAULT_HOST: Final = "127.0.0.1"  # reachable from this machine only, until the operator says otherwise
 DEFAULT_PORT: Final = 4_000
 DEFAULT_TENANT: Final = TenantId("default")
@@ -107,240 +158,7 @@ DEFAULT_CAPABILITIES: Final[Mapping[BackendKind, frozenset[Capability]]] = Mappi
     }
 )
 
-# --- scalars -----------------------------------------------------------------------------------------------------
-
-# Names appear in headers such as `x-faregate-path: small>large` and `cache:exact`: no ":", ">", comma or blank.
-_NAME = r"^[A-Za-z0-9][A-Za-z0-9._/@+-]{0,127}$"
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)")
-_SECONDS: Final[Mapping[str, Decimal]] = MappingProxyType(
-    {"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600)}
-)
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|KiB|MiB|GiB)?")
-_BYTES: Final[Mapping[str, int]] = MappingProxyType(
-    {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-)
-
-
-def _duration(value: JsonValue) -> JsonValue:
-    if isinstance(value, timedelta):
-        return value
-    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
-    if match is None or not Decimal(match[1]):
-        raise ValueError("expected a duration above 0 with its unit: 24h, 30m, 10s or 500ms")
-    return timedelta(seconds=float(Decimal(match[1]) * _SECONDS[match[2]]))
-
-
-def _size(value: JsonValue) -> JsonValue:
-    match = _SIZE.fullmatch(str(value)) if isinstance(value, int | str) else None
-    if match is None:
-        raise ValueError("expected a size such as 20MB, 512KiB or 1000000 (units: B, KB, MB, GB, KiB, MiB, GiB)")
-    return int(Decimal(match[1]) * _BYTES[match[2] or "B"])
-
-
-def _moment(value: JsonValue) -> JsonValue:
-    if isinstance(value, datetime):
-        return value
-    try:
-        moment = datetime.fromisoformat(value if isinstance(value, str) else "")
-    except ValueError:
-        moment = None
-    if moment is not None and moment.tzinfo is None and re.fullmatch(r"\d{4}-\d{2}-\d{2}", value):
-        moment = moment.replace(tzinfo=UTC)
-    if moment is None or moment.tzinfo is None:
-        raise ValueError(
-            "expected a date such as 2026-11-01 (UTC), or a moment with its zone: 2026-11-01T08:00:00+01:00"
-        )
-    return moment.astimezone(UTC)
-
-
-def _url(value: str) -> str:
-    try:
-        url = urlsplit(value)
-        has_place = bool(url.hostname) and (url.port is None or url.port > 0)
-    except ValueError:
-        url, has_place = urlsplit(""), False
-    if url.scheme not in {"http", "https"} or not has_place or not value.isascii() or re.search(r"\s", value):
-        raise ValueError("expected an address such as http://127.0.0.1:8000/v1 (http or https)")
-    if url.username is not None or url.query or url.fragment:
-        raise ValueError("an address holds no user, password, query or fragment: put the secret in `api_key`")
-    return value.rstrip("/")
-
-
-def _cache_address(value: SecretStr) -> SecretStr:
-    address = value.get_secret_value()
-    try:
-        url = urlsplit(address)
-        is_good = (url.scheme in {"redis", "rediss"} and bool(url.hostname)) or (
-            url.scheme == "unix" and bool(url.path)
-        )
-    except ValueError:
-        is_good = False
-    if address != "embedded" and not is_good:
-        raise ValueError(
-            "expected `embedded`, or an address such as redis://:${REDIS_PASSWORD}@host:6379/0 or unix:///path"
-        )
-    return value
-
-
-def _vectors_address(value: str) -> str:
-    return value if value == "embedded" else _url(value)
-
-
-def _header_safe(value: SecretStr) -> SecretStr:
-    if re.fullmatch(r"[\x21-\x7e]+", value.get_secret_value()) is None:
-        raise ValueError("expected a key of visible ASCII characters without blanks (it is sent in a header)")
-    return value
-
-
-def _zone(name: str) -> str:
-    try:
-        zone_of(name)
-    except UnknownTimeZone:
-        lowered = {known.lower(): known for known in sorted(zone_names())}
-        parts = {known.lower().rpartition("/")[2]: known for known in sorted(zone_names())}
-        wanted = name.lower().replace(" ", "_")
-        near = [lowered[found] for found in get_close_matches(wanted, lowered, n=3, cutoff=0.7)]
-        near += [parts[found] for found in get_close_matches(wanted.rpartition("/")[2], parts, n=2, cutoff=0.75)]
-        meant = ", ".join(f'"{known}"' for known in dict.fromkeys(near))
-        hint = f"; did you mean {meant}?" if meant else ""
-        raise ValueError(
-            f"no such time zone; expected an IANA name such as Europe/Berlin, America/New_York or UTC{hint}"
-        ) from None
-    return name
-
-
-_Key = TypeVar("_Key", bound=str)
-_Value = TypeVar("_Value")
-
-
-def _canonical(value: Mapping[str, JsonValue]) -> str:
-    return json.dumps(dict(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
-def _frozen(value: Mapping[_Key, _Value]) -> Mapping[_Key, _Value]:
-    return MappingProxyType(dict(value))
-
-
-Name = Annotated[str, StringConstraints(pattern=_NAME)]
-ModelName = Annotated[ModelId, StringConstraints(pattern=_NAME)]
-TenantName = Annotated[TenantId, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-Duration = Annotated[timedelta, BeforeValidator(_duration)]
-Size = Annotated[int, BeforeValidator(_size), Field(gt=0)]
-Url = Annotated[str, AfterValidator(_url)]
-Secret = Annotated[SecretStr, AfterValidator(_header_safe)]
-CacheAddress = Annotated[SecretStr, AfterValidator(_cache_address)]
-VectorsAddress = Annotated[str, AfterValidator(_vectors_address)]
-Usd = Annotated[Decimal, Field(ge=0, le=1_000_000)]
-Moment = Annotated[datetime, BeforeValidator(_moment)]
-BudgetUsd = Annotated[Decimal, Field(ge=0, le=1_000_000_000, decimal_places=9)]
-OutputTokens = Annotated[int, Field(ge=1, le=10_000_000)]
-ZoneName = Annotated[str, AfterValidator(_zone)]
-ScopeValue = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-TokensPerSecond = Annotated[Decimal, Field(gt=0, le=1_000_000_000)]
-Seconds = Annotated[float, Field(gt=0, le=86_400)]
-Share = Annotated[float, Field(gt=0, lt=1)]
-CalibrationName = Annotated[str, StringConstraints(min_length=1)]
-
-
-class Part(BaseModel):
-    """What every part of a policy is: frozen, closed to unknown keys, and deaf to keys without a value."""
-
-    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_empty(cls, value: JsonValue) -> JsonValue:
-        if not isinstance(value, dict):
-            return value
-        return {key: item for key, item in value.items() if item is not None or key not in cls.model_fields}
-
-
 # --- the parts ---------------------------------------------------------------------------------------------------
-
-
-class Stated(StrEnum):
-    """What becomes of the cost a provider states in its answers (OpenRouter's `usage.cost`)."""
-
-    TRUST = "trust"
-    """It is the charge."""
-    RECONCILE = "reconcile"
-    """It is kept beside the charge, to be compared with it."""
-
-
-class TokenPrices(Part):
-    """Dollars per million tokens, by class; see `words.Usage` for what each class holds.
-
-    Attributes:
-        cache_write_usd_per_mtok: writes that live minutes; `cache_write_1h_usd_per_mtok` those that live an hour.
-    """
-
-    input_usd_per_mtok: Usd | None = None
-    output_usd_per_mtok: Usd | None = None
-    cached_input_usd_per_mtok: Usd | None = None
-    cache_write_usd_per_mtok: Usd | None = None
-    cache_write_1h_usd_per_mtok: Usd | None = None
-    reasoning_usd_per_mtok: Usd | None = None
-    audio_input_usd_per_mtok: Usd | None = None
-    image_input_usd_per_mtok: Usd | None = None
-    audio_output_usd_per_mtok: Usd | None = None
-    image_output_usd_per_mtok: Usd | None = None
-
-    @property
-    def usd_per_mtok(self) -> dict[str, Decimal]:
-        """Return what is stated, by class."""
-        stated = {name.removesuffix("_usd_per_mtok"): getattr(self, name) for name in TokenPrices.model_fields}
-        return {name: usd for name, usd in stated.items() if usd is not None}
-
-
-class PriceTier(TokenPrices):
-    """Prices of all tokens of an attempt whose input exceeds a number of tokens; what is left out costs as below it."""
-
-    above_input_tokens: Annotated[int, Field(ge=1, le=100_000_000)]
-
-
-class Price(TokenPrices):
-    """An operator's own price of a model, in US dollars.
-
-    With `input_usd_per_mtok` and `output_usd_per_mtok` it outranks the provider's list and the pool's rates. A class
-    that is left out then costs what its nearest class costs: cached input, cache writes and pictures what input costs,
-    an hour's cache write what a short one costs, reasoning what output costs. Sound, made pictures and searches have no
-    near class: unless they are priced, an attempt that has some has no known cost. Without the two, the provider's list
-    holds, less `discount`, and what is stated replaces its class of the list.
-
-    Attributes:
-        valid_from: when it begins, a date (its midnight in UTC) or a moment with its zone; left out: it always was.
-        valid_to: when it ends, itself excluded; left out: it never does. What no price covers costs what the list says.
-        discount: a contract's share off everything on the list, in (0, 1).
-        tiers: prices of long contexts.
-        service_tiers: from a service tier (`batch`, `flex`, `priority`) to what its tokens cost as a multiple of the
-            standard tier's, in (0, 100].
-        usd_per_request: a fee per attempt.
-        usd_per_web_search: a fee per search the provider runs.
-        stated: what becomes of the cost the provider states; left out: it is trusted of `provider: openrouter`, and
-            elsewhere it stands in where nothing else can tell the cost.
-    """
-
-    valid_from: Moment | None = None
-    valid_to: Moment | None = None
-    discount: Annotated[Decimal, Field(gt=0, lt=1)] | None = None
-    tiers: tuple[PriceTier, ...] = ()
-    service_tiers: Annotated[
-        Mapping[Name, Annotated[Decimal, Field(gt=0, le=100)]], AfterValidator(_frozen), PlainSerializer(dict)
-    ] = Field(default_factory=lambda: MappingProxyType({}))
-    usd_per_request: Usd | None = None
-    usd_per_web_search: Usd | None = None
-    stated: Stated | None = None
-
-
-def _price_shape(value: JsonValue) -> str:
-    return "[prices]" if isinstance(value, list | tuple) else "[price]"
-
-
-Prices = Annotated[
-    Annotated[Price, Tag("[price]")] | Annotated[tuple[Price, ...], Field(min_length=1), Tag("[prices]")],
-    Discriminator(_price_shape),
-]
-"""One price, or several that follow one another; the tags are no keys of the file, and mistakes leave them out."""
 
 
 def _default_capabilities(fields: Mapping[str, JsonValue]) -> frozenset[Capability]:
@@ -433,7 +251,7 @@ class Model(Part):
     @property
     def variant(self) -> str:
         """Name what answers: the served name, with the parameters where there are any; calibrations go by it."""
-        return f"{self.name} {_canonical(self.parameters)}" if self.parameters else self.name
+        return f"{self.name} {canonical(self.parameters)}" if self.parameters else self.name
 
     @property
     def prices(self) -> tuple[Price, ...]:
@@ -441,33 +259,6 @@ class Model(Part):
         if self.price is None:
             return ()
         return (self.price,) if isinstance(self.price, Price) else self.price
-
-
-class Throughput(Part):
-    """What one replica of a pool processes per second when busy, by token class; rates derive from it.
-
-    `cached_input_tokens_per_s` left out: cached input is charged like uncached input.
-    """
-
-    input_tokens_per_s: TokensPerSecond
-    output_tokens_per_s: TokensPerSecond
-    cached_input_tokens_per_s: TokensPerSecond | None = None
-
-
-class Pool(Part):
-    """The replicas that serve one model; each costs `usd_per_hour`.
-
-    Attributes:
-        spot: they are spot machines, which the cloud may take back; the bill says so.
-        watts: what one of them draws while it works, on average; the bill estimates energy from it.
-    """
-
-    endpoints: Annotated[tuple[Url, ...], Field(min_length=1)]
-    usd_per_hour: Usd
-    spot: bool = False
-    watts: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    throughput: Throughput | None = None
-    api_key: Secret | None = None
 
 
 class Match(Part):
@@ -620,87 +411,6 @@ class Route(Part):
     max_output_tokens: OutputTokens | None = None
 
 
-class AtLimit(StrEnum):
-    """What becomes of a request whose worst case a budget has no room for."""
-
-    BLOCK = "block"
-    """It is refused with 402 and the time the budget is full again."""
-    DEGRADE = "degrade"
-    """It is answered by a cheaper rung of its ladder that fits; where none does, it is refused."""
-    WARN = "warn"
-    """It is served, and the answer says so in a header."""
-
-
-class Budget(Part):
-    """How much may be spent in a window.
-
-    Attributes:
-        usd: the cap in dollars, down to the nano-dollar; 0 lets nothing be bought.
-        per: `day`, `week` (from Monday), `month` (from the 1st) or `total`.
-        at_limit: `block`, `degrade` or `warn`. Only the first two are hard: committed + held ≤ cap at every instant.
-        timezone: whose midnights begin a window, as an IANA name; left out: the tenant's.
-    """
-
-    usd: BudgetUsd
-    per: Per
-    at_limit: AtLimit = AtLimit.BLOCK
-    timezone: ZoneName | None = None
-
-
-class Dimension(StrEnum):
-    """What a budget may be for. `feature` and `task` are tags (`x-faregate-tags: feature=search,task=7`)."""
-
-    TENANT = "tenant"
-    KEY = "key"
-    ROUTE = "route"
-    FEATURE = "feature"
-    USER = "user"
-    SESSION = "session"
-    TASK = "task"
-
-
-class BudgetMatch(Part):
-    """Which requests a budget counts; every key is optional, and without any it counts all.
-
-    Attributes:
-        tenant: who pays.
-        key: an API key's id (`faregate keys list`).
-        route: a route's name.
-        feature: the tag `feature`.
-        user: the end user: the body's `safety_identifier`, else its `user`.
-        session: the header `x-faregate-session`.
-        task: the tag `task`: one run of an agent.
-    """
-
-    tenant: TenantName | None = None
-    key: ScopeValue | None = None
-    route: Name | None = None
-    feature: ScopeValue | None = None
-    user: ScopeValue | None = None
-    session: ScopeValue | None = None
-    task: ScopeValue | None = None
-
-
-def _listed(value: JsonValue) -> JsonValue:
-    return [value] if isinstance(value, str) else value
-
-
-class BudgetRule(Budget):
-    """A budget for something other than a whole tenant.
-
-    Without `each` everything that matches draws from one pot. With `each` every different value has a pot of its own,
-    of `usd` each: `{name: sessions, each: session, usd: 1, per: total}`. A request without that value (no session
-    header) is not counted here: what the client says of itself is its own word, so the hard fence is the tenant's or
-    the key's budget. Keys, features, users, sessions and tasks are a tenant's own words: the pots of `each` are never
-    shared between tenants. A `match` without a tenant counts all tenants together, but for `user`, which is always one
-    tenant's.
-    """
-
-    name: Name
-    match: BudgetMatch = BudgetMatch()
-    each: Annotated[tuple[Dimension, ...], BeforeValidator(_listed)] = ()
-
-
 class RateLimits(Part):
     """How fast one tenant or one key may ask; what is left out is not limited.
 
@@ -730,30 +440,6 @@ class Tenant(Part):
     budget: Budget | None = None
     limits: RateLimits = RateLimits()
     key_limits: RateLimits = RateLimits()
-
-
-class RevenueRule(Part):
-    """What some requests bring in, for the margin in reports; at least one amount.
-
-    Attributes:
-        tenant: only this tenant's requests; left out: anybody's.
-        feature: only those with this tag `feature`.
-        usd_per_request: for each request.
-        usd_per_answer: for each successful answer.
-        usd_per_month: for a calendar month, spread over its requests.
-    """
-
-    tenant: TenantName | None = None
-    feature: Annotated[str, StringConstraints(min_length=1, max_length=256)] | None = None
-    usd_per_request: Usd | None = None
-    usd_per_answer: Usd | None = None
-    usd_per_month: Usd | None = None
-
-    @model_validator(mode="after")
-    def _states_an_amount(self) -> "RevenueRule":
-        if self.usd_per_request is None and self.usd_per_answer is None and self.usd_per_month is None:
-            raise ValueError("expected usd_per_request, usd_per_answer or usd_per_month")
-        return self
 
 
 class Timeouts(Part):
@@ -848,39 +534,6 @@ class TransportKind(StrEnum):
     """The one that others use, too; for the day when the first is suspected of a fault."""
 
 
-class Durability(StrEnum):
-    """What a hold survives from the moment the upstream is called."""
-
-    PROCESS = "process"
-    """The gateway's death, `kill -9` included: the kernel has the record."""
-    POWER = "power"
-    """A power cut too: the upstream is called when the disk has the record (one sync for all that wait)."""
-
-
-class OnFailure(StrEnum):
-    """What becomes of requests while the journal cannot be written: a full or read-only disk."""
-
-    REFUSE = "refuse"
-    """Nothing is bought (503)."""
-    BUFFER = "buffer"
-    """They are served; their rows wait in memory, up to a limit, and are lost with the process."""
-
-
-class Ledger(Part):
-    """How careful the ledger is.
-
-    Attributes:
-        buffer_bytes: how much `on_failure: buffer` keeps in memory before it refuses too.
-        roots: the file for the daily roots of the hash chains, best on another disk or machine; left out:
-            `roots.jsonl` in `storage.folder`.
-    """
-
-    durability: Durability = Durability.PROCESS
-    on_failure: OnFailure = OnFailure.REFUSE
-    buffer_bytes: Size = DEFAULT_LEDGER_BUFFER_BYTES
-    roots: Path | None = None
-
-
 class Server(Part):
     """Where the gateway listens, how it asks, and how it stops.
 
@@ -922,9 +575,9 @@ class Policy(Part):
 
     version: Literal[1]
     models: Annotated[
-        Mapping[ModelName, Model], Field(min_length=1), AfterValidator(_frozen), PlainSerializer(dict[str, Model])
+        Mapping[ModelName, Model], Field(min_length=1), AfterValidator(frozen), PlainSerializer(dict[str, Model])
     ]
-    pools: Annotated[Mapping[Name, Pool], AfterValidator(_frozen), PlainSerializer(dict[str, Pool])] = Field(
+    pools: Annotated[Mapping[Name, Pool], AfterValidator(frozen), PlainSerializer(dict[str, Pool])] = Field(
         default_factory=lambda: MappingProxyType({})
     )
     routes: Annotated[tuple[Route, ...], Field(min_length=1)]
