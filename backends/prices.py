@@ -356,9 +356,9 @@ class Schedule:
         return self.days[bisect_right(self.starts, second) - 1]
 
     def upper_bound_nusd(
-        self, moment: datetime, input_tokens: int, output_tokens: int, *, has_media: bool = True
+        self, moment: datetime, input_tokens: int, output_tokens: int, *, has_media: bool = True, web_searches: int = 0
     ) -> int:
-        """Return the most that an attempt within these counts can cost, in nano-dollars, searches aside.
+        """Return the most that an attempt within these counts can cost, in nano-dollars, its fees included.
 
         The dearest rate of every hour, service tier and context tier that can apply, of the prices of now and of those
         that begin within a day: an attempt may be priced by when it ends.
@@ -366,15 +366,17 @@ class Schedule:
         Raises:
             UsageImpossible: a count is negative.
         """
-        if input_tokens < 0 or output_tokens < 0:
-            raise UsageImpossible(f"cannot bound {input_tokens} input and {output_tokens} output tokens: negative")
+        if input_tokens < 0 or output_tokens < 0 or web_searches < 0:
+            raise UsageImpossible(
+                f"cannot bound {input_tokens} input, {output_tokens} output tokens, {web_searches} searches: negative"
+            )
         index, second = 0, 0
         if len(self.starts) > 1:
             second = int(moment.timestamp())
             index = bisect_right(self.starts, second) - 1
-        bound = self._ceilings[index].femto(input_tokens, output_tokens, has_media)
+        bound = self._ceilings[index].femto(input_tokens, output_tokens, has_media, web_searches)
         if index + 1 < len(self.starts) and self.starts[index + 1] - second < _DAY_S:
-            bound = max(bound, self._ceilings[index + 1].femto(input_tokens, output_tokens, has_media))
+            bound = max(bound, self._ceilings[index + 1].femto(input_tokens, output_tokens, has_media, web_searches))
         return round_half_even(bound, FEMTO_PER_NANO)
 
     def facts(self) -> JsonValue:
@@ -424,7 +426,8 @@ def _lines(plan: Plan) -> dict[str, _Line]:
 class _Ceiling:
     """The dearest rates of a day: `entries[i]` for inputs above `starts[i - 1]` tokens.
 
-    An entry is femto-dollars per input and output token without sound and pictures, the same with them, and the fee.
+    An entry is femto-dollars per input and output token without sound and pictures, the same with them, the fee, and
+    the fee of a search.
     """
 
     starts: tuple[int, ...]
@@ -438,17 +441,19 @@ class _Ceiling:
             (tier.start_tokens, tier) for rates in every for tier in rates.tiers
         ]
         fee = max((rates.per_request for rates in every), default=0)
+        search = max((rates.web_search or 0 for rates in every), default=0)
         starts = tuple(sorted({start for start, _ in contexts if start > 0}))
-        entries = tuple(
-            (*(max((rate(rates) for start, rates in contexts if start <= above), default=0) for rate in _DEAREST), fee)
+        tokens = [
+            [max((rate(rates) for start, rates in contexts if start <= above), default=0) for rate in _DEAREST]
             for above in (0, *starts)
-        )
+        ]
+        entries = tuple((*dearest, fee, search) for dearest in tokens)
         return cls(starts, entries, bool(every))
 
-    def femto(self, input_tokens: int, output_tokens: int, has_media: bool) -> int:
+    def femto(self, input_tokens: int, output_tokens: int, has_media: bool, web_searches: int) -> int:
         entry = self.entries[bisect_left(self.starts, input_tokens)]
         side = 2 if has_media else 0
-        return input_tokens * entry[side] + output_tokens * entry[side + 1] + entry[4]
+        return input_tokens * entry[side] + output_tokens * entry[side + 1] + entry[4] + web_searches * entry[5]
 
 
 _DEAREST: Final[tuple[Callable[[Rates | Tier], int], ...]] = (

@@ -397,6 +397,8 @@ def open_catalog(
             equivalents=model.equivalents,
             context_tokens=model.context_tokens,
             max_output_tokens=model.max_output_tokens,
+            most_web_searches=model.most_web_searches,
+            searches_unasked=model.searches_unasked,
             # OpenAI's own models refuse `max_tokens`; other servers of its protocol may not know the newer name.
             cap_field="max_completion_tokens" if model.provider == DEFAULT_OPENAI_PROVIDER else "max_tokens",
             parameters=Parameters.of(model.parameters) if model.parameters else NO_PARAMETERS,

@@ -21,7 +21,7 @@ from gateway.calls import Call
 from gateway.ledger.budgets import Hold, PotId
 from gateway.ledger.rows import ChargeKind
 from gateway.limits import Admission
-from policies.schema import DEFAULT_MAX_OUTPUT_TOKENS, BackendKind, Route, Stated
+from policies.schema import DEFAULT_MAX_OUTPUT_TOKENS, DEFAULT_WEB_SEARCHES, BackendKind, Route, Stated
 from router.judge import Judge, Verdict
 from router.strategy import Cached, Plan, Strategy
 from semantic_cache.partition import Keys
@@ -48,6 +48,8 @@ class CatalogModel:
         equivalents: the models that may answer in its place when it fails, in order.
         context_tokens: what input and output together may reach; None: not known.
         max_output_tokens: the cap for answers under a budget whose client set none.
+        most_web_searches: how many searches one of its answers may be billed for.
+        searches_unasked: whether it searches without being asked.
         cap_field: the name under which its upstream understands a chat answer's cap.
         parameters: what its requests have beside the client's own fields.
         variant: its name with its parameters: two entries of one name and other parameters answer otherwise.
@@ -65,6 +67,8 @@ class CatalogModel:
     equivalents: tuple[ModelId, ...] = ()
     context_tokens: int | None = None
     max_output_tokens: int = DEFAULT_MAX_OUTPUT_TOKENS
+    most_web_searches: int = DEFAULT_WEB_SEARCHES
+    searches_unasked: bool = False
     cap_field: str = "max_tokens"
     parameters: Parameters = NO_PARAMETERS
     variant: str = ""
@@ -78,7 +82,7 @@ class Quote:
         input_tokens: estimated from the request's size.
         output_cap_tokens: the most output of one choice.
         is_cap_sent: whether the upstream is told that cap, because the client set none and a budget counts on it.
-        upper_bound_nusd: all choices at the dearest rate that can apply, for the input as estimated.
+        upper_bound_nusd: all choices at the dearest rate that can apply, for the input as estimated, fees included.
         worst_nusd: the same for the most input that its bytes can be: what budgets hold; 0 where none applies.
     """
 

@@ -7,10 +7,13 @@ early tells no usage, but the next rung's usage tells how many tokens the prompt
 
 from __future__ import annotations
 
+from functools import partial
+
 from msgspec.structs import replace
 
 from backends.asks import estimate_input_tokens
 from backends.prices import STANDARD_TIERS, PriceBook, Rates
+from backends.searches import most_searches
 from backends.words import Ask, Provenance, Surface, TenantId, Usage
 from gateway.explain import decision
 from gateway.journey import Attempt, Caller, CatalogModel, Journey, Lane, OutputRatio, Quote
@@ -60,14 +63,17 @@ class Cashier:
             is_cap_sent = bool(journey.pots)
             if model.context_tokens is not None:
                 cap = max(1, min(cap, model.context_tokens - input_tokens))
-        bound, now, has_media = model.rates.upper_bound_nusd, journey.clock.now(), _has_media(ask)
-        output_tokens = cap * ask.choices
-        most = bound(now, ask.input_bytes + _PREAMBLE_TOKENS, output_tokens, has_media=has_media) if journey.pots else 0
+        searches = most_searches(
+            ask, model.parameters.fields, most=model.most_web_searches, is_unasked=model.searches_unasked
+        )
+        bound = partial(model.rates.upper_bound_nusd, has_media=_has_media(ask), web_searches=searches)
+        now, output_tokens = journey.clock.now(), cap * ask.choices
+        most = bound(now, ask.input_bytes + _PREAMBLE_TOKENS, output_tokens) if journey.pots else 0
         return Quote(
             input_tokens=input_tokens,
             output_cap_tokens=cap,
             is_cap_sent=is_cap_sent,
-            upper_bound_nusd=bound(now, input_tokens, output_tokens, has_media=has_media),
+            upper_bound_nusd=bound(now, input_tokens, output_tokens),
             worst_nusd=most,
         )
 

@@ -130,6 +130,8 @@ DEFAULT_HOST: Final = "127.0.0.1"  # reachable from this machine only, until the
 DEFAULT_PORT: Final = 4_000
 DEFAULT_TENANT: Final = TenantId("default")
 DEFAULT_TIMEZONE: Final = "UTC"
+DEFAULT_WEB_SEARCHES: Final = 10  # twice what providers' own examples cap theirs at
+RESEARCH_WEB_SEARCHES: Final = 100  # Perplexity's and OpenAI's research models run some 30
 DEFAULT_MAX_OUTPUT_TOKENS: Final = 4_096  # no model of the price list answers more unless it is asked to
 
 AUTO: Final = "auto"
@@ -174,6 +176,9 @@ def _default_provider(fields: Mapping[str, JsonValue]) -> str | None:
     return DEFAULT_OPENAI_PROVIDER if fields["base_url"] == DEFAULT_OPENAI_URL else None
 
 
+_SEARCHING: Final = ("search", "sonar", "compound", ":online")
+"""In the names of models that search unasked: OpenAI's `…-search-preview`, `…-deep-research`, Perplexity's, Groq's."""
+
 _THE_REQUESTS: Final = frozenset(
     {
         *("model", "messages", "prompt", "input", "suffix", "stream", "stream_options", "user", "safety_identifier"),
@@ -212,6 +217,21 @@ def _plain(value: JsonValue) -> JsonValue:
             return value
 
 
+class WebSearches(Part):
+    """How many searches of the provider one answer may be billed for.
+
+    Attributes:
+        max: the most of them; a request's own `max_uses` lowers it. Left out: 10, and 100 for models with "research" in
+            their name.
+        unasked: whether the model searches without being asked; otherwise only requests with `web_search_options`,
+            `search_parameters`, `plugins`, `enable_search` or a search tool are taken to search. Left out: models with
+            "search", "sonar" or "compound" in their name do.
+    """
+
+    max: Annotated[int, Field(ge=0, le=10_000)] | None = None
+    unasked: bool | None = None
+
+
 class Model(Part):
     """An entry of the catalog: what can answer, where it is, what it can do and what it costs.
 
@@ -226,6 +246,7 @@ class Model(Part):
             it is named here, and embeddings go only to one of the same `name`. Each can do what this one can.
         max_output_tokens: the cap sent upstream for a request under a budget whose client set none; a route's own
             may only lower it.
+        web_searches: how many searches one answer may be billed for; budgets hold their fees beside the tokens'.
         parameters: fields sent upstream with every chat and legacy completion, in place of the client's own: the same
             model thinking less or more is another entry (`large@low: {…, parameters: {reasoning_effort: low}}`), on the
             same pool and at the same price. `max_tokens` or `max_completion_tokens` lowers the client's own cap.
@@ -244,6 +265,7 @@ class Model(Part):
     context_tokens: Annotated[int, Field(ge=1, le=100_000_000)] = DEFAULT_CONTEXT_TOKENS
     equivalents: tuple[ModelName, ...] = ()
     max_output_tokens: OutputTokens = DEFAULT_MAX_OUTPUT_TOKENS
+    web_searches: WebSearches = WebSearches()
     parameters: Annotated[Mapping[str, JsonValue], AfterValidator(_parameters), PlainSerializer(dict)] = Field(
         default_factory=lambda: MappingProxyType({})
     )
@@ -252,6 +274,19 @@ class Model(Part):
     def variant(self) -> str:
         """Name what answers: the served name, with the parameters where there are any; calibrations go by it."""
         return f"{self.name} {canonical(self.parameters)}" if self.parameters else self.name
+
+    @property
+    def most_web_searches(self) -> int:
+        """Return how many searches one answer may be billed for."""
+        if self.web_searches.max is not None:
+            return self.web_searches.max
+        return RESEARCH_WEB_SEARCHES if "research" in self.name.lower() else DEFAULT_WEB_SEARCHES
+
+    @property
+    def searches_unasked(self) -> bool:
+        """Tell whether requests search that do not ask for it."""
+        stated = self.web_searches.unasked
+        return any(word in self.name.lower() for word in _SEARCHING) if stated is None else stated
 
     @property
     def prices(self) -> tuple[Price, ...]:

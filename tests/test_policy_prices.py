@@ -72,6 +72,34 @@ def test_a_class_that_is_stated_replaces_the_lists():
     assert rates.cost_nusd(Usage(input_tokens=0, cached_input_tokens=2, web_searches=1)) == 21_001_000
 
 
+def test_fees_are_in_the_bound_at_their_dearest():
+    lower, higher = "usd_per_web_search: 0.02, usd_per_request: 0.001", "usd_per_web_search: 0.03"
+    found = prices(f"[{{{lower}, valid_to: 2026-11-03}}, {{{higher}, valid_from: 2026-11-03}}]")
+
+    without, having = (found.upper_bound_nusd(NOW, 0, 0, web_searches=searches) for searches in (0, 3))
+
+    assert (without, having) == (1_000_000, 90_000_000), "prices of tomorrow are looked at, too"
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "expected"),
+    [
+        ("gpt-5", "", (10, False)),
+        ("gpt-5-search-api", "", (10, True)),
+        ("sonar-deep-research", "", (100, True)),
+        ("sonar", ", web_searches: {max: 1}", (1, True)),
+        ("gpt-5", ", web_searches: {unasked: true}", (10, True)),
+    ],
+)
+def test_how_often_a_model_searches_is_told_by_the_policy_or_by_its_name(
+    name: str, more: str, expected: tuple[int, bool]
+):
+    fee = "{input_usd_per_mtok: 3, output_usd_per_mtok: 9, usd_per_web_search: 0.01}"
+    model = policy(fee, f"name: {name}{more}").models[BIG]
+
+    assert (model.most_web_searches, model.searches_unasked) == expected
+
+
 def test_service_tiers_are_multiples_of_ones_own_price():
     found = prices("{input_usd_per_mtok: 3, output_usd_per_mtok: 9, service_tiers: {batch: 0.5, priority: 2}}")
 

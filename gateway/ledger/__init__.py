@@ -37,6 +37,5 @@ Left out on purpose:
 - Hours as rollups (see `rollups`): by day, week or month of another zone than UTC, reports read the rows, and so do
   sessions, users and tasks: seconds a million requests, not a second for all.
 - NVML (`measured` joules): it tells of one machine's cards, the gateway runs elsewhere; joules are `watts` x busy time.
-- A hold does not hold fees for web searches: how many there will be is the provider's choice. They are charged.
 - Prices of single replicas inside one pool: replicas that cost differently are pools of their own.
 """

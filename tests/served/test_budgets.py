@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
 from backends.words import JsonValue
 from tests.served.world import Served, a_policy, serving
-from tests.upstream import Upstream
+from tests.upstream import Upstream, says
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # one gateway serves most of these
 
@@ -34,6 +35,8 @@ BUDGETS = [
     {"name": f"{word}s", "match": {"tenant": "words"}, "each": word, **SMALL_EACH}
     for word in ("session", "user", "task", "feature")
 ]
+
+SEARCHED = {"prompt_tokens": 7, "completion_tokens": 3, "server_tool_use": {"web_search_requests": 2}}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -161,3 +164,19 @@ async def test_rate_limits_are_told_on_answers_and_on_refusals(gateway: Served):
 async def test_what_is_left_of_a_tenants_budget_can_be_watched(gateway: Served):
     assert await metric(gateway, 'faregate_budget_left_usd{per="month",tenant="broke"}') == 0
     assert 0.99 < await metric(gateway, 'faregate_budget_left_usd{per="month",tenant="capped"}') <= 1
+
+
+async def test_fees_of_searches_are_held_before_they_are_charged(upstream: Upstream, tmp_path: Path):
+    policy = a_policy([upstream.url])
+    policy["models"]["large"] |= {"web_searches": {"max": 2}}
+    policy["models"]["large"]["price"] |= {"usd_per_web_search": 1}
+    policy["tenants"] = [{"id": "acme", "budget": {"usd": 3.5, "per": "total"}}]
+    upstream.script["searched"] = says("Found.", tells_usage=False, fields={"usage": SEARCHED})
+    async with serving(tmp_path, policy) as served:
+        plain = await served.ask("plain", max_tokens=10)
+        first, second = [await served.ask("searched", max_tokens=10, web_search_options={}) for _ in range(2)]
+        (_, charge) = (await served.rows_of(plain, first)).charges
+
+    assert (plain.status, first.status, second.status) == (200, 200, 402)
+    assert 2_000_000_000 < charge["cost_nusd"] < 2_001_000_000
+    assert "may cost up to $2.0" in second.error["message"]
