@@ -31,7 +31,7 @@ from gateway.ledger.following import BooksFollower
 from gateway.ledger.journal import Files
 from gateway.ledger.journaled import JournaledLedger
 from gateway.ledger.pseudonyms import Pseudonyms
-from gateway.ledger.rows import PoolPrice
+from gateway.ledger.rows import PoolPrice, ReplicaPrice
 from gateway.ledger.seam import EpochInfo, Ledger, Terms
 from gateway.ledger.spent import read_spent
 from gateway.limits import Limiter, Limits, LocalLimits
@@ -320,7 +320,17 @@ def terms_of(policy: Policy) -> Terms:
 def epoch_of(policy: Policy) -> EpochInfo:
     """Return what the ledger bills this life's pools by."""
     pools = tuple(
-        PoolPrice(pool=name, usd_per_hour=pool.usd_per_hour, replicas=len(pool.endpoints))
+        PoolPrice(
+            pool=name,
+            usd_per_hour=pool.usd_per_hour,
+            replicas=len(pool.endpoints),
+            each=tuple(
+                ReplicaPrice(
+                    endpoint=each.endpoint, usd_per_hour=each.usd_per_hour, is_spot=each.is_spot, watts=each.watts
+                )
+                for each in pool.machines
+            ),
+        )
         for name, pool in policy.pools.items()
     )
     return EpochInfo(policy_digest=policy.digest, pools=pools)

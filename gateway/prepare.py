@@ -30,7 +30,7 @@ from backends.prices import (
 from backends.words import JsonValue, ModelId
 from gateway.journey import Lane, OutputRatio
 from policies.promise import shared_confidence
-from policies.schema import Model, Policy, Price, Route, Stated
+from policies.schema import Model, Policy, Pool, Price, Route, Stated
 from router.judge import Calibration, CalibrationError, Judge
 from router.strategy import Candidate, Cascade, Judged, Tables
 
@@ -123,7 +123,7 @@ def _listed(policy: Policy, model: Model) -> Schedule | None:
     pool = policy.pools[model.pool] if model.pool is not None else None
     if pool is not None and pool.throughput is not None:
         rates = pool_rates(
-            usd_per_hour=pool.usd_per_hour,
+            usd_per_hour=_mean_usd_per_hour(pool),
             input_tokens_per_s=pool.throughput.input_tokens_per_s,
             cached_input_tokens_per_s=pool.throughput.cached_input_tokens_per_s,
             output_tokens_per_s=pool.throughput.output_tokens_per_s,
@@ -138,6 +138,12 @@ def _listed(policy: Policy, model: Model) -> Schedule | None:
         if is_needed:
             raise
         return None  # a model too new for the list, that the operator prices
+
+
+def _mean_usd_per_hour(pool: Pool) -> Decimal:
+    """Return what a replica's hour costs on average: with spot machines beside others, none's price is the pool's."""
+    each = [machine.usd_per_hour for machine in pool.machines]
+    return pool.usd_per_hour if set(each) == {pool.usd_per_hour} else sum(each, Decimal(0)) / len(each)
 
 
 def _span(price: Price) -> Span:

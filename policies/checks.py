@@ -248,6 +248,22 @@ def _check_pool(name: str, pool: Pool) -> Iterator[Finding]:
     for index, endpoint in enumerate(pool.endpoints):
         if endpoint in pool.endpoints[:index]:
             yield Finding(("pools", name, "endpoints", index), f'"{endpoint}" is listed twice; list each replica once')
+    known: dict[str, int] = {}
+    cards: dict[int | str, str] = {}
+    for index, replica in enumerate(pool.replicas):
+        at: Location = ("pools", name, "replicas", index)
+        if replica.endpoint not in pool.endpoints:
+            message = unknown("endpoint", replica.endpoint, pool.endpoints, f"pools.{name}.endpoints has")
+            yield Finding((*at, "endpoint"), message)
+        if replica.endpoint in known:
+            first = known[replica.endpoint]
+            yield Finding((*at, "endpoint"), f'"{replica.endpoint}" is described by replicas[{first}] too; keep one')
+        known.setdefault(replica.endpoint, index)
+        for place, gpu in enumerate(replica.gpus):
+            if gpu in cards:
+                message = f"gpu {gpu} is {cards[gpu]}'s already; its energy would be counted twice"
+                yield Finding((*at, "gpus", place), message)
+            cards.setdefault(gpu, replica.endpoint)
 
 
 def _check_ladder(index: int, route: Route, draft: Draft) -> Iterator[Finding]:

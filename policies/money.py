@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
@@ -138,10 +139,46 @@ class Throughput(Part):
     cached_input_tokens_per_s: TokensPerSecond | None = None
 
 
-class Pool(Part):
-    """The replicas that serve one model; each costs `usd_per_hour`.
+GpuId = Annotated[str, StringConstraints(pattern=r"^(GPU|MIG)-[0-9a-fA-F-]{8,64}$")]
+Gpu = Annotated[int, Field(ge=0, le=1_023)] | GpuId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """A replica with all that holds for it; see `Replica` and `Pool`."""
+
+    endpoint: str
+    usd_per_hour: Decimal
+    is_spot: bool
+    watts: int | None
+    gpus: tuple[int | str, ...]
+
+
+class Replica(Part):
+    """What sets one replica of a pool apart from the others.
 
     Attributes:
+        endpoint: which of the pool's `endpoints` it is.
+        usd_per_hour, spot, watts: its own, in place of the pool's.
+        gpus: the cards it runs on, where they are this machine's: by number (0 is the first) or by id (`GPU-…`). What
+            they draw is read off their meters (NVML) and stands in the bill as measured, in place of `watts`.
+    """
+
+    endpoint: Url
+    usd_per_hour: Usd | None = None
+    spot: bool | None = None
+    watts: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    gpus: tuple[Gpu, ...] = ()
+
+
+class Pool(Part):
+    """The replicas that serve one model; each costs `usd_per_hour` unless `replicas` says otherwise.
+
+    A replica that comes or goes is a change of `endpoints`: the ledger bills each from the moment a policy names it
+    until one no longer does, or by the cloud's own hours (`faregate report --hours`).
+
+    Attributes:
+        replicas: those that cost something else than the pool says, such as spot machines beside on-demand ones.
         spot: they are spot machines, which the cloud may take back; the bill says so.
         watts: what one of them draws while it works, on average; the bill estimates energy from it.
     """
@@ -152,6 +189,22 @@ class Pool(Part):
     watts: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     throughput: Throughput | None = None
     api_key: Secret | None = None
+    replicas: tuple[Replica, ...] = ()
+
+    @property
+    def machines(self) -> "tuple[Machine, ...]":
+        """Return every replica with what holds for it, in the order of the endpoints."""
+        own = {replica.endpoint: replica for replica in self.replicas}
+        return tuple(self._machine(endpoint, own.get(endpoint)) for endpoint in self.endpoints)
+
+    def _machine(self, endpoint: str, own: Replica | None) -> Machine:
+        return Machine(
+            endpoint=endpoint,
+            usd_per_hour=own.usd_per_hour if own and own.usd_per_hour is not None else self.usd_per_hour,
+            is_spot=own.spot if own and own.spot is not None else self.spot,
+            watts=own.watts if own and own.watts is not None else self.watts,
+            gpus=own.gpus if own else (),
+        )
 
 
 class AtLimit(StrEnum):

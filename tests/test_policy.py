@@ -72,6 +72,17 @@ def test_a_policy_says_what_its_file_says():
     assert policy.endpoints_of(ModelId("small")) == ("http://gpu-a:8000/v1", "http://gpu-b:8000/v1")
 
 
+def test_a_replica_has_what_it_states_and_else_its_pools():
+    own = "{endpoint: http://gpu-b:8000/v1, usd_per_hour: 0.2, spot: true, gpus: [1, GPU-8c5f6a3e-0000]}"
+    pool = parse(GOOD.replace("0.60", f"0.60\n    watts: 300\n    replicas: [{own}]")).pools["l40s-spot"]
+
+    assert [(each.usd_per_hour, each.is_spot, each.watts) for each in pool.machines] == [
+        (Decimal("0.60"), False, 300),
+        (Decimal("0.2"), True, 300),
+    ]
+    assert pool.machines[1].gpus == (1, "GPU-8c5f6a3e-0000")
+
+
 def test_mistakes_in_budgets_stand_where_they_were_made():
     tenants = "[{id: support, timezone: europe/berlin, budget: {usd: 5, per: moth}}, {id: other, limits: {rpm: 0}}]"
     budgets = """
@@ -215,6 +226,21 @@ def test_the_error_reads_as_file_line_column_path_and_message():
         ("max_loss: 0.03", "max_loss: 1", 'routes[0].quality.max_loss: expected less than 1; got "1"'),
         ("usd_per_hour: 0.60", "usd_per_hour: -1", "usd_per_hour: expected greater than or equal to 0"),
         ("usd_per_hour: 0.60", "usd_per_hour: .inf", 'usd_per_hour: ".inf" is no number to compute with'),
+        (
+            "    usd_per_hour: 0.60",
+            "    usd_per_hour: 0.60\n    replicas: [{endpoint: http://gpu-c:8000/v1, spot: true}]",
+            'replicas[0].endpoint: unknown endpoint "http://gpu-c:8000/v1"; pools.l40s-spot.endpoints has',
+        ),
+        (
+            "    usd_per_hour: 0.60",
+            "    usd_per_hour: 0.60\n    replicas: [{endpoint: http://gpu-a:8000/v1}, {endpoint: http://gpu-a:8000/v1/}]",
+            'replicas[1].endpoint: "http://gpu-a:8000/v1" is described by replicas[0] too',
+        ),
+        (
+            "    usd_per_hour: 0.60",
+            "    usd_per_hour: 0.60\n    replicas: [{endpoint: http://gpu-a:8000/v1, gpus: [0, 1, 0]}]",
+            "replicas[0].gpus[2]: gpu 0 is http://gpu-a:8000/v1's already",
+        ),
         (
             "limits:",
             "timeouts: {connect_s: 700}\nlimits:",

@@ -226,8 +226,9 @@ def pool_facts(asked: Asked, question: Question) -> dict[str, PoolFacts]:
     pools = asked.policy().pools if asked.folder is None or asked.policy_file is not None else {}
     facts = {str(name): PoolFacts(watts=pool.watts, is_spot=pool.spot) for name, pool in pools.items()}
     billed = read_hours(asked.hours, question) if asked.hours else {}
-    for name, nusd in billed.items():
-        facts[name] = replace(facts.get(name, PoolFacts()), billed_nusd=nusd)
+    for name, lines in billed.items():
+        total = sum(line.nusd for line in lines)
+        facts[name] = replace(facts.get(name, PoolFacts()), billed_nusd=total, billed=lines)
     return facts
 
 

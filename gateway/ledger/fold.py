@@ -18,7 +18,7 @@ import msgspec
 
 from gateway.ledger.errors import JournalCorrupt
 from gateway.ledger.journal import Position, RecordKind, Segment, segments
-from gateway.ledger.rows import ChargeRow, EpochRow, HeartbeatRow, HoldRow, ReleaseRow, RequestRow
+from gateway.ledger.rows import ChargeRow, EnergyRow, EpochRow, HeartbeatRow, HoldRow, ReleaseRow, RequestRow
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,6 +44,7 @@ _ROWS: Final[dict[RecordKind, msgspec.json.Decoder[Row]]] = {
     RecordKind.RELEASE: msgspec.json.Decoder(ReleaseRow),
     RecordKind.CHARGE: msgspec.json.Decoder(ChargeRow),
     RecordKind.REQUEST: msgspec.json.Decoder(RequestRow),
+    RecordKind.ENERGY: msgspec.json.Decoder(EnergyRow),
 }
 
 

@@ -35,6 +35,7 @@ class RecordKind(StrEnum):
     RELEASE = "release"
     CHARGE = "charge"
     REQUEST = "request"
+    ENERGY = "energy"
     VOID = "void"
     """In the place of a record that was damaged beyond reading: an operator's word that it is lost."""
 

@@ -39,6 +39,7 @@ class JournaledLedger:
         self.release = writer.release
         self.settle = writer.settle
         self.book = writer.book
+        self.meter = writer.meter
         self.renew = writer.renew
         self.secured = writer.secured
 
@@ -143,6 +144,7 @@ class WorkerLedger:
         self.release = writer.release
         self.settle = writer.settle
         self.book = writer.book
+        self.meter = writer.meter
         self.renew = writer.renew
         self.secured = writer.secured
 

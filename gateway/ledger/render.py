@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
+    from gateway.ledger.pools import ReplicaLine
     from gateway.ledger.report import Bill, GroupLine
 
 _SECTIONS: Final = ("by_kind", "by_model", "by_tenant", "by_route", "by_path", "by_day", "pools")
@@ -39,6 +40,7 @@ _AMOUNTS: Final = (
     "up_us",
     "busy_us",
     "energy_j",
+    "energy",
     "rate_factor",
     "is_spot",
     "is_imported",
@@ -218,23 +220,26 @@ def _pools_grid(bill: Bill) -> RenderableType:
 
 
 def _replicas_grid(bill: Bill) -> RenderableType:
-    columns = ("replica", "hours", "busy", "bill", "charged", "idle", "variance")
+    columns = ("replica", "hours", "busy", "bill", "charged", "idle", "variance", "energy")
     rows = [
         (
-            f"{line.pool} {one.endpoint or '(never reached)'}",
+            f"{line.pool} {one.endpoint or '(never reached)'}{' (spot)' if one.is_spot else ''}",
             _hours(one.up_us),
             _hours(one.busy_us),
             _short(one.bill_nusd),
             _short(one.charged_nusd),
             _short(one.idle_nusd),
             _short(one.variance_nusd),
+            _joules(one),
         )
         for line in bill.pools
         for one in line.replicas
     ]
-    energy = ", ".join(f"{line.pool} {line.energy_j} J" for line in bill.pools if line.energy_j is not None)
-    title = "Replicas" + (f" (energy while busy, estimated from the stated watts: {energy})" if energy else "")
-    return _grid(title, columns, rows)
+    return _grid("Replicas (estimated joules are the stated watts x the seconds of work)", columns, rows)
+
+
+def _joules(one: ReplicaLine) -> str:
+    return "-" if one.energy_j is None else f"{one.energy_j:,} J {one.energy}"
 
 
 def _group_grid(name: str, lines: Sequence[GroupLine]) -> RenderableType:

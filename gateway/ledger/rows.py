@@ -258,12 +258,46 @@ class RequestRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             _refuse_naive(self.started_at, "started_at")
 
 
+class ReplicaPrice(msgspec.Struct, frozen=True, kw_only=True):
+    """What one replica costs while the gateway runs.
+
+    Attributes:
+        endpoint: its address, as charges name it.
+        is_spot: the cloud may take it back.
+        watts: what it draws while it works, on average; None: not stated.
+    """
+
+    endpoint: str
+    usd_per_hour: Decimal
+    is_spot: bool = False
+    watts: int | None = None
+
+
 class PoolPrice(msgspec.Struct, frozen=True, kw_only=True):
-    """What a pool costs while the gateway runs: the price of one replica's hour, and how many there are."""
+    """What a pool costs while the gateway runs: the price of one replica's hour, and how many there are.
+
+    Attributes:
+        each: the replicas by name, each at its own price; empty in what was written before they had names.
+    """
 
     pool: str
     usd_per_hour: Decimal
     replicas: int
+    each: tuple[ReplicaPrice, ...] = ()
+
+
+class EnergyRow(msgspec.Struct, frozen=True, kw_only=True):
+    """What a replica's cards drew between two looks at their meters.
+
+    Attributes:
+        millijoules: of all its cards together.
+    """
+
+    pool: str
+    endpoint: str
+    since: datetime
+    until: datetime
+    millijoules: int
 
 
 class EpochRow(msgspec.Struct, frozen=True, kw_only=True):

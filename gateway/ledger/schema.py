@@ -9,7 +9,7 @@ from gateway.ledger.rollups import ROLLUPS
 from gateway.ledger.views import VIEWS
 
 APPLICATION_ID: Final = 0x46415245  # "FARE": tells our file from any other SQLite file
-VERSION: Final = 6
+VERSION: Final = 7
 
 _BOOKS: Final = f"""
 CREATE TABLE requests (              -- one row for every client request, whatever became of it; append-only
@@ -102,6 +102,23 @@ CREATE TABLE epoch_pools (           -- the pools an epoch kept up
   usd_per_hour TEXT NOT NULL,        -- decimal dollars for one replica's hour
   replicas INTEGER NOT NULL,         -- how many
   PRIMARY KEY (epoch, pool)
+) STRICT;
+CREATE TABLE epoch_replicas (        -- the replicas of these pools, each at its own price
+  epoch INTEGER NOT NULL,            -- of epochs
+  pool TEXT NOT NULL,                -- the pool
+  endpoint TEXT NOT NULL,            -- the replica, as charges name it
+  usd_per_hour TEXT NOT NULL,        -- decimal dollars for its hour
+  is_spot INTEGER NOT NULL,          -- 1 where the cloud may take it back
+  watts INTEGER,                     -- what it draws while it works; NULL where the policy does not say
+  PRIMARY KEY (epoch, pool, endpoint)
+) STRICT;
+CREATE TABLE energy (                -- what the replicas' cards drew, by their own meters
+  pool TEXT NOT NULL,                -- the pool
+  endpoint TEXT NOT NULL,            -- the replica
+  start_us INTEGER NOT NULL,         -- microseconds since 1970 UTC: one look at the meters
+  end_us INTEGER NOT NULL,           -- and the next
+  millijoules INTEGER NOT NULL CHECK (millijoules >= 0),              -- between them, of all its cards
+  PRIMARY KEY (pool, endpoint, start_us)
 ) STRICT;
 CREATE TABLE open_holds (            -- attempts begun and not yet charged or released; the fold's working state
   request_id TEXT NOT NULL,          -- the request

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from backends.words import RequestId
-    from gateway.ledger.rows import ChargeRow, HoldRow, PoolPrice, RequestRow
+    from gateway.ledger.rows import ChargeRow, EnergyRow, HoldRow, PoolPrice, RequestRow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +89,10 @@ class Ledger(Protocol):
 
     def book(self, row: RequestRow) -> None:
         """Book a request; twice is once. Kept and tried again like `release`."""
+        ...
+
+    def meter(self, row: EnergyRow) -> None:
+        """Book what a replica's cards drew. Kept and tried again like `release`."""
         ...
 
     def renew(self, info: EpochInfo) -> None:

@@ -29,6 +29,7 @@ from gateway.ledger.rows import (
     ChargeKind,
     ChargeRow,
     CostProvenance,
+    EnergyRow,
     EpochRow,
     HeartbeatRow,
     HoldRow,
@@ -50,7 +51,7 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 _MOST_LINKS: Final = 10_000  # kept in memory while a whole store is chained
 _BUSY: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 
-Row = HoldRow | ReleaseRow | ChargeRow | RequestRow | EpochRow | HeartbeatRow
+Row = HoldRow | ReleaseRow | ChargeRow | RequestRow | EpochRow | HeartbeatRow | EnergyRow
 
 REQUEST_COLUMNS: Final = (
     "request_id, client_request_id, tenant, key_id, surface, route, model_asked, path, status, error_code, is_stream, "
@@ -356,6 +357,11 @@ class Store:
                 self._once("requests", _INSERT_REQUEST, (*_request_values(row, user), epoch), slot)
             case EpochRow():
                 self._put_epoch(row)
+            case EnergyRow():
+                self._db.execute(
+                    "INSERT OR IGNORE INTO energy VALUES (?, ?, ?, ?, ?)",
+                    (row.pool, row.endpoint, microseconds(row.since), microseconds(row.until), row.millijoules),
+                )
             case HeartbeatRow():
                 self._db.execute(
                     "UPDATE epochs SET last_seen_at_us = MAX(last_seen_at_us, ?) WHERE epoch = ?",
@@ -443,6 +449,13 @@ class Store:
             self._db.execute(
                 "INSERT OR IGNORE INTO epoch_pools VALUES (?, ?, ?, ?)",
                 (row.epoch, pool.pool, str(pool.usd_per_hour), pool.replicas),
+            )
+            self._db.executemany(
+                "INSERT OR IGNORE INTO epoch_replicas VALUES (?, ?, ?, ?, ?, ?)",
+                [
+                    (row.epoch, pool.pool, each.endpoint, str(each.usd_per_hour), each.is_spot, each.watts)
+                    for each in pool.each
+                ],
             )
 
     def _remember(self, upto: Position) -> None:

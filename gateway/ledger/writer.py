@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from backends.clock import Clock
     from backends.words import RequestId
     from gateway.ledger.journal import Files, Position
-    from gateway.ledger.rows import ChargeRow, HoldRow, RequestRow
+    from gateway.ledger.rows import ChargeRow, EnergyRow, HoldRow, RequestRow
     from gateway.ledger.seam import EpochInfo, Terms
 
 HEARTBEAT_S: Final = 5.0
@@ -182,6 +182,10 @@ class Writer:
     def book(self, row: RequestRow) -> None:
         """Book a request; see `seam.Ledger`."""
         self._keep(RecordKind.REQUEST, _encode(row))
+
+    def meter(self, row: EnergyRow) -> None:
+        """Book what a replica's cards drew; see `seam.Ledger`."""
+        self._keep(RecordKind.ENERGY, _encode(row))
 
     def renew(self, info: EpochInfo) -> None:
         """Begin a new epoch; see `seam.Ledger`."""

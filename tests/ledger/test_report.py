@@ -19,7 +19,7 @@ from gateway.ledger.errors import LedgerMissing, PeriodInvalid
 from gateway.ledger.journal import Position, Segment
 from gateway.ledger.render import BillFormat, render_bill
 from gateway.ledger.report import Bill, Books
-from gateway.ledger.rows import ChargeKind, ChargeRow, EpochRow, PoolPrice, RequestRow
+from gateway.ledger.rows import ChargeKind, ChargeRow, EpochRow, PoolPrice, ReplicaPrice, RequestRow
 from gateway.ledger.store import Row, Store
 from tests.ledger.world import NOON, a_charge, a_hold, a_request
 
@@ -34,10 +34,15 @@ def books(folder: Path, rows: Sequence[Row]) -> Books:
     return Books(folder)
 
 
-def an_epoch(number: int, start_s: float, end_s: float, **pool: str | int) -> EpochRow:
+def an_epoch(
+    number: int, start_s: float, end_s: float, *, each: Sequence[ReplicaPrice] = (), **pool: str | int
+) -> EpochRow:
     price = {"pool": "cpu", "usd_per_hour": "0.36", "replicas": 1} | pool
     kept = PoolPrice(
-        pool=str(price["pool"]), usd_per_hour=Decimal(price["usd_per_hour"]), replicas=int(price["replicas"])
+        pool=str(price["pool"]),
+        usd_per_hour=Decimal(price["usd_per_hour"]),
+        replicas=len(each) or int(price["replicas"]),
+        each=tuple(each),
     )
     return EpochRow(
         writer="w",

@@ -130,7 +130,7 @@ def test_a_newer_ledger_is_refused_and_left_alone(ledger: JournaledLedger, folde
     with closing(sqlite3.connect(folder / "ledger.db")) as connection:
         connection.execute("PRAGMA user_version = 99")
 
-    with pytest.raises(SchemaMismatch, match="version 99, this Faregate reads version 6; install"):
+    with pytest.raises(SchemaMismatch, match="version 99, this Faregate reads version 7; install"):
         JournaledLedger.open(folder, clock, INFO)
     with pytest.raises(SchemaMismatch, match="version 99"):
         Books(folder).bill()
@@ -144,7 +144,7 @@ def a_ledger_of_version_1(folder: Path) -> None:
 
 def test_a_ledger_of_version_1_is_brought_up_to_date_with_all_it_holds(folder: Path, reopen: Opener):
     a_ledger_of_version_1(folder)
-    with pytest.raises(SchemaMismatch, match="version 1, this Faregate reads version 6; start a gateway"):
+    with pytest.raises(SchemaMismatch, match="version 1, this Faregate reads version 7; start a gateway"):
         Books(folder).bill()
 
     ledger = reopen()

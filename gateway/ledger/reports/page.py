@@ -15,6 +15,7 @@ from gateway.ledger.reports.charts import Bar, Point, bars, dollars, gauge, over
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from gateway.ledger.pools import PoolLine, ReplicaLine
     from gateway.ledger.report import Bill
     from gateway.ledger.reports.answer import Answer, Line
     from gateway.ledger.reports.forecast import Forecast
@@ -196,16 +197,26 @@ def _cells(line: Line) -> tuple[str, ...]:
 def _pools(bill: Bill) -> str:
     if not bill.pools:
         return ""
-    rows = [
-        (
-            line.pool,
-            f"{line.up_us / 3.6e9:,.1f}",
-            *(dollars(nusd) for nusd in (line.bill_nusd, line.charged_nusd, line.idle_nusd, line.variance_nusd)),
-        )
-        for line in bill.pools
-    ]
-    heads = ("pool", "hours", "bill", "charged", "idle", "variance")
+    rows: list[Sequence[str]] = []
+    for pool in bill.pools:
+        rows.append(_machine_cells(pool.pool, pool))
+        if len(pool.replicas) > 1:
+            rows += [_machine_cells(_replica_name(pool, each), each) for each in pool.replicas]
+    heads = ("pool and replicas", "hours", "bill", "charged", "idle", "variance", "energy")
     return _section("Our own machines (bill = charged + idle + variance)", _table(heads, rows))
+
+
+def _machine_cells(name: str, line: PoolLine | ReplicaLine) -> tuple[str, ...]:
+    return (
+        name,
+        f"{line.up_us / 3.6e9:,.1f}",
+        *(dollars(nusd) for nusd in (line.bill_nusd, line.charged_nusd, line.idle_nusd, line.variance_nusd)),
+        "-" if line.energy_j is None else f"{line.energy_j:,} J {line.energy}",
+    )
+
+
+def _replica_name(pool: PoolLine, replica: ReplicaLine) -> str:
+    return f"{pool.pool} {replica.endpoint or '(never reached)'}{' (spot)' if replica.is_spot else ''}"
 
 
 def _table(
