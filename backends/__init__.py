@@ -13,6 +13,7 @@ Rooms:
     usage                  what an upstream says it used, in whatever shape, as disjoint token classes
     searches               how many searches of the provider a request may be billed for; for holds
     prices, price_list     rates in integer femto-dollars, costs in integer nano-dollars; providers' lists, compiled
+    energy                 what this machine's graphics cards have drawn, by their own meters (NVML)
     embedder               all-MiniLM-L6-v2 in int8, shipped in `minilm/`, built by `build_embedder`
     fetch, llamacpp        model files, and a local server for them (the demo's and the tests')
 

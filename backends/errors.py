@@ -4,6 +4,7 @@ FloorError
 ├── AskInvalid               the client's body is not a request we can read (its fault, 400)
 ├── PriceUnknown             see `backends.prices`
 ├── EmbedderError            see `backends.embedder`
+├── MetersUnavailable        see `backends.energy`
 └── BackendError             an upstream did not answer well
     ├── EndpointUnreachable  no connection, or it died before the first event; nothing was answered
     ├── EndpointTimeout      silent for longer than a deadline; `phase` tells which

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import SystemRandom
@@ -25,6 +25,7 @@ from backends.transport import Transport
 from backends.words import ModelId
 from gateway.audit import Auditor
 from gateway.caching import Caches
+from gateway.energy import metering
 from gateway.journey import CatalogModel
 from gateway.ledger.budgets import BudgetAuthority, Budgets, Cap, LocalBudgets
 from gateway.ledger.following import BooksFollower
@@ -225,8 +226,12 @@ async def open_way(
     embedder: Embedder | None = None,
     acceptance: Acceptance | None = None,
     draw: Callable[[], float] | None = None,
+    is_metering: bool = True,
 ) -> AsyncIterator[Opened]:
-    """Open what every worker has of its own: caches' connections, upstreams, telemetry; see `open_gateway`."""
+    """Open what every worker has of its own: caches' connections, upstreams, telemetry; see `open_gateway`.
+
+    One of several workers is the one that reads the cards' meters (`is_metering`).
+    """
     folder, book = Path(policy.storage.folder), prepared.book
     served = {name: lane.lane for name, lane in prepared.lanes.items()}
     async with AsyncExitStack() as stack:
@@ -273,7 +278,9 @@ async def open_way(
             auditor=auditor,
         )
         ready = prepared.lanes.values()
-        warnings = (*(warning for lane in ready for warning in lane.warnings), *purse.warnings)
+        metered = metering(policy, purse.ledger.meter, clock) if is_metering else nullcontext(())
+        unmetered = await stack.enter_async_context(metered)
+        warnings = (*(warning for lane in ready for warning in lane.warnings), *purse.warnings, *unmetered)
         seeing.caches.warm_up(is_needed=any(_embeds(lane.lane.route) or lane.lane.judges for lane in ready))
         await stack.enter_async_context(auditor.running())
         yield Opened(gateway=Gateway(parts), ledger=purse.ledger, warnings=warnings)

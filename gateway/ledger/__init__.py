@@ -36,6 +36,6 @@ Decided here:
 Left out on purpose:
 - Hours as rollups (see `rollups`): by day, week or month of another zone than UTC, reports read the rows, and so do
   sessions, users and tasks: seconds a million requests, not a second for all.
-- NVML (`measured` joules): it tells of one machine's cards, the gateway runs elsewhere; joules are `watts` x busy time.
-- Prices of single replicas inside one pool: replicas that cost differently are pools of their own.
+- Meters of other machines' cards: NVML tells of its own machine; elsewhere joules are `watts` x busy time, `estimated`.
+- Whether a replica was there: it is billed while a policy names it, unless the cloud's own hours say otherwise.
 """

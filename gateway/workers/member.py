@@ -227,7 +227,9 @@ async def _answer(
     purse = Purse(ledger=ledger, budgets=budgets, caps=caps_of(policy, known_as), known_as=known_as, limits=crew)
     async with contextlib.AsyncExitStack() as stack:
         address = stack.enter_context(budgets_socket(Path(policy.storage.folder)))
-        way = await stack.enter_async_context(open_way(policy, prepared, purse, environ=environment(), clock=clock))
+        way = await stack.enter_async_context(
+            open_way(policy, prepared, purse, environ=environment(), clock=clock, is_metering=begin.slot == 0)
+        )
         opened = replace(way, crew=crew)
         server = _Server(opened, lambda: budgets.is_ready, lambda: line.say(Ready(way.warnings)))
 
