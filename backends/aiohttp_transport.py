@@ -18,11 +18,13 @@ from types import SimpleNamespace
 from weakref import WeakKeyDictionary
 
 import aiohttp
-from aiohttp.client_reqrep import ConnectionKey
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.client_reqrep import ClientRequest, ConnectionKey
 from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 from typing_extensions import override
 
+from backends.connecting import MOST_AT_ONCE, Patience
 from backends.errors import EndpointTimeout, EndpointUnreachable, ReplyMalformed, StreamCut
 from backends.transport import MAX_HEADER_BYTES
 
@@ -132,7 +134,30 @@ class AiohttpResponse:
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Gives out kept connections only while they are silent."""
+    """Gives out kept connections only while they are silent, and makes new ones with patience and in turn.
+
+    Args:
+        connect_s: how long the network may take for a connection; the rest is aiohttp's.
+    """
+
+    def __init__(self, *, connect_s: float, force_close: bool, keepalive_timeout: float | None = None) -> None:
+        if force_close:
+            super().__init__(limit=0, force_close=True)
+        else:
+            super().__init__(limit=0, keepalive_timeout=keepalive_timeout)
+        self._connect_s = connect_s
+        self._turns: dict[ConnectionKey, asyncio.Semaphore] = {}
+
+    @override
+    async def _create_connection(
+        self, req: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
+    ) -> ResponseHandler:
+        async with self._turns.setdefault(req.connection_key, asyncio.Semaphore(MOST_AT_ONCE)):
+            try:
+                with Patience(self._connect_s):
+                    return await super()._create_connection(req, traces, timeout)
+            except TimeoutError as error:
+                raise aiohttp.ConnectionTimeoutError from error
 
     @override
     async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:
@@ -180,12 +205,11 @@ def _open_session(connect_s: float, *, is_kept: bool) -> aiohttp.ClientSession:
     trace = aiohttp.TraceConfig()
     trace.on_connection_reuseconn.append(note_reuse)
     # aiohttp's connector limit would be a second, hidden queue. Deadlines but for connecting are the backends' own.
-    connector = (
-        _Connector(limit=0, keepalive_timeout=_KEEP_ALIVE_S) if is_kept else _Connector(limit=0, force_close=True)
-    )
+    keep_s = _KEEP_ALIVE_S if is_kept else None
+    connector = _Connector(connect_s=connect_s, force_close=not is_kept, keepalive_timeout=keep_s)
     return aiohttp.ClientSession(
         connector=connector,
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_s),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
         cookie_jar=aiohttp.DummyCookieJar(),
         skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
         auto_decompress=False,

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 import aiohappyeyeballs
 
+from backends.connecting import MOST_AT_ONCE, Patience
 from backends.errors import EndpointTimeout, EndpointUnreachable
 from backends.wire_connection import Connection, WireResponse
 
@@ -41,12 +42,16 @@ _LINES_KEPT = 256
 
 @dataclass(slots=True, kw_only=True)
 class _Origin:
-    """Where connections go, and those that wait there for a request, the latest used last."""
+    """Where connections go, and those that wait there for a request, the latest used last.
+
+    `turns` is taken by who makes a connection; waiting for it is no time of the network's.
+    """
 
     host: str
     port: int
     is_tls: bool
     idle: deque[Connection] = field(default_factory=deque)
+    turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOST_AT_ONCE))
 
 
 class WireTransport:
@@ -76,8 +81,9 @@ class WireTransport:
         connection = self._take(origin)
         if connection is not None and (response := await connection.ask(head, body)) is not None:
             return response
-        # A dead connection is seldom alone: the second try goes where none can have been waiting.
-        connection = await self._connect(origin)
+        async with origin.turns:
+            # A dead connection is seldom alone: the second try goes where none can have been waiting.
+            connection = await self._connect(origin)
         response = await connection.ask(head, body)
         if response is None:
             raise EndpointUnreachable("the upstream closed the connection without an answer")
@@ -134,7 +140,7 @@ class WireTransport:
 
         connection = Connection(self._loop, on_idle=keep, on_lost=forget)
         try:
-            async with asyncio.timeout(self._connect_s):
+            with Patience(self._connect_s):
                 await self._loop.create_connection(
                     # Cast: `asyncio.Protocol` as a base would need `typing.override`, which Python 3.11 lacks.
                     lambda: cast("asyncio.Protocol", connection),

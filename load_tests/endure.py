@@ -64,6 +64,7 @@ def _options() -> argparse.Namespace:
     idle = tests.add_parser("idle", help="many silent streams at once")
     idle.add_argument("--streams", type=int, default=10_000)
     idle.add_argument("--seconds", type=float, default=40.0, help="how long they are silent (default: 40)")
+    idle.add_argument("--at-once", action="store_true", help="open them in one moment, not one after another")
     idle.set_defaults(run=_idle)
     soak = tests.add_parser("soak", help="a mixed load with hang-ups")
     soak.add_argument("--minutes", type=float, default=30.0)
@@ -122,8 +123,10 @@ def _idle(stage: Stage, options: argparse.Namespace) -> dict[str, object]:
     body = cell.body("plain", is_numbered=False)
     body["messages"][-1]["content"] += f" mock:tok=2,itv={options.seconds * 1e6:.0f}"  # type: ignore[index]
     empty = pss_mib(stage.pids)
-    # Opened one after another: what thousands of connections at once do to the first byte is another question.
+    # Opened one after another unless that is the question: thousands in one moment wait for one another.
     pace = ("-r", str(_OPENED_PER_S), "-d", str(options.streams / _OPENED_PER_S))
+    if options.at_once:
+        pace = ("-r", str(options.streams), "-d", "1")
     load = stage.load(stage.routes["plain"], body, "-c", str(options.streams), *pace, "-w", "0", "-e", "300")
     highest, began = empty, time.monotonic()
     with Progress(console=stage.console) as progress:
