@@ -17,6 +17,8 @@ Rooms, in the order a request meets them:
     telemetry, log         metrics, spans, events
     stores, side_cache     which store a policy names, opened; the caches' admin pages
     prepare, compose       from a policy to lanes and rates; opening and closing everything
+    upstreams              the transports and pools of a process
+    reload, source         another policy while the gateway runs; `outcome` tells what became of it
     workers/               several processes for one gateway: a supervisor, and the workers it keeps alive
     serve, cli, check, keys_command, calibrate, demo/
                            the commands
@@ -32,7 +34,9 @@ Decided here, other than the design to start from:
 - Verdicts have a file of their own (`verdicts.db`), since they are no money and several workers write them; an audit's
   cost is in the ledger, as charges of the audited request that are booked after its row. A semantic cache's promise is
   kept per route. Live verdicts can raise a threshold and never lower it: there are none of answers that were not kept.
-- Budgets are read from the policy once; budgets and rate limits hold for all workers of a gateway together.
+- A reload (SIGHUP, `faregate reload`) makes a second gateway on the same connections, books and counts, which answers
+  what begins; the first one ends what it has begun. The address, workers, storage and the ledger's terms are one life's.
+- Budgets and rate limits hold for all workers of a gateway together.
 - The confidence header is the judge's word on the last answer it saw: of `small>large` it is the rejected one's.
 - "An equivalent model of the ladder" is one that a model names in its `equivalents`: rungs differ in quality, so none
   stands in for another unasked. Judged rungs have none (a judge knows one model); stand-ins' answers are not cached.

@@ -22,9 +22,10 @@ from backends.errors import BackendError
 from backends.prices import FEMTO_PER_USD, PriceBook
 from backends.seam import Outbound
 from backends.words import Capability, JsonValue, ModelId, RequestId, Surface, Whole
-from gateway.compose import open_catalog, open_transport
+from gateway.compose import open_catalog
 from gateway.journey import CatalogModel
 from gateway.prepare import PolicyUnusable, price_book
+from gateway.upstreams import Upstreams
 from policies.promise import shared_confidence
 from policies.schema import Policy, Route
 from router.judge import Calibration, CalibrationError, NoThreshold, Rates, Signal
@@ -104,8 +105,8 @@ async def calibrate(job: Job, console: Console) -> int:
 
 async def _ask_both(job: Job, questions: Sequence[Question], book: PriceBook, console: Console) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    async with open_transport(job.policy) as transport:
-        catalog = open_catalog(job.policy, transport, SystemClock(), book.schedules)
+    async with Upstreams() as upstreams:
+        catalog = open_catalog(job.policy, upstreams, SystemClock(), book.schedules)
         with Progress(*columns, console=console) as progress:
             async with asyncio.TaskGroup() as group:
                 for model in _rungs(job):

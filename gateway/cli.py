@@ -16,11 +16,13 @@ from gateway.commands.pools import pools
 from gateway.commands.promises import verdicts_group
 from gateway.commands.quality import train
 from gateway.commands.reconcile import reconcile
+from gateway.commands.reload import reload
 from gateway.commands.report import report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gateway.source import PolicySource
     from policies.schema import Policy
 
 DEFAULT_POLICY = Path(__file__).parent.parent / "policies" / "default.yaml"
@@ -73,34 +75,36 @@ def serve(policy_file: Path, host: str | None, port: int | None, workers: int | 
     from gateway.listening import PortUnavailable
     from gateway.log import set_up_logging
     from gateway.prepare import PolicyUnusable
+    from gateway.source import PolicySource
     from policies.errors import PoliciesError
 
     set_up_logging(level=log_level)
-    policy, text = _load_with_text(policy_file, host=host, port=port, workers=workers)
+    source = PolicySource(file=policy_file, host=host, port=port, workers=workers)
+    policy, text = _read(source)
 
     def on_ready(url: str) -> None:
         click.echo(f"faregate serves {policy_file} at {url}/v1", err=True)
 
     try:
-        _run(policy, text, policy_file, log_level=log_level, on_ready=on_ready)
+        _run(policy, text, source, log_level=log_level, on_ready=on_ready)
     except (PortUnavailable, PolicyUnusable, PoliciesError, LedgerError, OSError) as error:
         _fail(str(error))
 
 
-def _run(policy: Policy, text: str, file: Path, *, log_level: str, on_ready: Callable[[str], None]) -> None:
+def _run(policy: Policy, text: str, source: PolicySource, *, log_level: str, on_ready: Callable[[str], None]) -> None:
     """Serve in this process, or with several workers."""
     if policy.server.workers > 1:
         from gateway.workers.begin import WorkerUnfit, serve_with_workers
 
         try:
-            serve_with_workers(policy, text, file, log_level=log_level, on_ready=on_ready)
+            serve_with_workers(policy, text, source, log_level=log_level, on_ready=on_ready)
         except WorkerUnfit as error:
             _fail(str(error))
         return
     from gateway.serve import serve as run
     from gateway.settings import environment
 
-    run(policy, environ=environment(), on_ready=on_ready)
+    run(policy, source, environ=environment(), on_ready=on_ready)
 
 
 @main.command()
@@ -289,28 +293,24 @@ def demo(as_json: bool, keep: bool, calibration: Path | None, fresh: Path | None
     sys.exit(run_demo(as_json=as_json, keep=keep))
 
 
-for command in (cache, evaluate, export, ledger, pools, reconcile, report, train, verdicts_group):
+for command in (cache, evaluate, export, ledger, pools, reconcile, reload, report, train, verdicts_group):
     main.add_command(command)
 
 
 def _load(file: Path) -> Policy:
-    return _load_with_text(file)[0]
+    from gateway.source import PolicySource
+
+    return _read(PolicySource(file=file))[0]
 
 
-def _load_with_text(file: Path, **server: str | int | None) -> tuple[Policy, str]:
-    """Return a policy, with what is not None in place of its `server` keys, and the text it was made of."""
-    from gateway.settings import environment
+def _read(source: PolicySource) -> tuple[Policy, str]:
+    """Return a policy, and the text it was made of."""
     from policies.errors import PolicyError
-    from policies.loader import parse_policy, read_policy
 
     try:
-        text = read_policy(file)
-        policy = parse_policy(text, file, environment())
+        return source.read()
     except PolicyError as error:
         _fail(str(error))
-    changes = {name: value for name, value in server.items() if value is not None}
-    changed = policy.model_copy(update={"server": policy.server.model_copy(update=changes)}) if changes else policy
-    return changed, text
 
 
 def _need(*modules: str, extra: str) -> None:

@@ -16,12 +16,8 @@ from numpy.typing import NDArray
 from backends.asks import NO_PARAMETERS, Parameters
 from backends.clock import Clock
 from backends.embedder import DIMENSIONS, Embedder, MiniLM, WordStates
-from backends.http import HttpBackend
 from backends.pool import Pool
 from backends.prices import PriceBook, Schedule
-from backends.retries import RetryRules
-from backends.seam import Timeouts
-from backends.transport import Transport
 from backends.words import ModelId
 from gateway.audit import Auditor
 from gateway.caching import Caches
@@ -38,15 +34,16 @@ from gateway.ledger.spent import read_spent
 from gateway.limits import Limiter, Limits, LocalLimits
 from gateway.pipeline import Gateway, Parts
 from gateway.prepare import PreparedLane, candidates, lanes, price_book, stated_use
-from gateway.promises import watch_promises
+from gateway.promises import PromiseWatch
 from gateway.settlement import Cashier
 from gateway.spending import Pseudonym, Spending, caps_of, overspent_warnings, unknown_warnings
 from gateway.stores import open_store
 from gateway.telemetry import Telemetry
+from gateway.upstreams import Upstreams
 from gateway.verdicts import Verdicts
 from gateway.worker import Worker
 from policies.keys import FILE_NAME, KeyRing
-from policies.schema import DEFAULT_OPENAI_PROVIDER, Policy, Route, TransportKind
+from policies.schema import DEFAULT_OPENAI_PROVIDER, Policy, Route
 from semantic_cache.acceptance import Acceptance
 
 if TYPE_CHECKING:
@@ -60,6 +57,7 @@ class Opened:
     """A running gateway and what its other doors (health, metrics, admin) look at.
 
     Attributes:
+        purse, commons: what it shares with the gateways of policies that follow it (`open_generation`).
         crew: the workers it is one of; None where it is alone.
         books: to be asked now and then to look; None where the supervisor does.
     """
@@ -67,6 +65,8 @@ class Opened:
     gateway: Gateway
     ledger: Ledger
     warnings: tuple[str, ...]
+    purse: Purse
+    commons: Commons
     crew: Crew | None = None
     books: BooksFollower | None = None
 
@@ -141,6 +141,7 @@ async def open_gateway(
             known_as=known_as,
             limits=LocalLimits(Limiter(policy)),
             warnings=warnings,
+            authority=authority,
         )
         async with open_way(
             policy,
@@ -174,6 +175,7 @@ class Purse:
         caps: the policy's budgets.
         known_as: what end users are known by.
         warnings: what an operator should know of the budgets.
+        authority: of the budgets, where it is in this process.
     """
 
     ledger: Ledger
@@ -182,6 +184,7 @@ class Purse:
     known_as: Pseudonym
     limits: Limits
     warnings: tuple[str, ...] = ()
+    authority: BudgetAuthority | None = None
 
 
 def prepare(policy: Policy, clock: Clock) -> Prepared:
@@ -232,58 +235,89 @@ async def open_way(
 
     One of several workers is the one that reads the cards' meters (`is_metering`).
     """
-    folder, book = Path(policy.storage.folder), prepared.book
-    served = {name: lane.lane for name, lane in prepared.lanes.items()}
     async with AsyncExitStack() as stack:
         seeing = _open_seeing(policy, stack, embedder=embedder, acceptance=acceptance)
-        verdicts = Verdicts.open(folder)
+        verdicts = Verdicts.open(Path(policy.storage.folder))
         stack.callback(verdicts.close)
         telemetry = Telemetry(environ)
         stack.callback(telemetry.close)
-        transport = await stack.enter_async_context(open_transport(policy))
-        catalog = open_catalog(policy, transport, clock, book.schedules)
-        telemetry.watch(pools_of(catalog))
-        spending = Spending(
-            caps=purse.caps, budgets=purse.budgets, notice=telemetry.note_budget, pseudonym=purse.known_as
-        )
-        cashier = Cashier(ledger=purse.ledger, prices=book, policy_digest=policy.digest, spending=spending)
-        auditor = Auditor(
-            policy=policy,
-            lanes=served,
-            catalog=catalog,
-            candidates=candidates(policy),
-            cashier=cashier,
+        commons = Commons(
+            seeing=seeing,
             verdicts=verdicts,
-            embedder=seeing.embedder,
-            worker=seeing.worker,
-            acceptance=seeing.acceptance,
+            telemetry=telemetry,
+            promises=PromiseWatch(telemetry.registry),
+            upstreams=await stack.enter_async_context(Upstreams()),
             clock=clock,
             draw=draw or SystemRandom().random,
-            observe=telemetry.observe_audit,
-            count=telemetry.count_audit,
         )
-        watch_promises(auditor, telemetry.registry)
-        parts = Parts(
-            policy=policy,
-            tenants=frozenset(policy.tenant_ids),
-            clock=clock,
-            keys=KeyRing(folder / FILE_NAME),
-            catalog=catalog,
-            lanes=served,
-            candidates=candidates(policy),
-            caches=seeing.caches,
-            cashier=cashier,
-            limiter=purse.limits,
-            telemetry=telemetry,
-            auditor=auditor,
-        )
-        ready = prepared.lanes.values()
+        opened = await stack.enter_async_context(open_generation(policy, prepared, purse, commons))
         metered = metering(policy, purse.ledger.meter, clock) if is_metering else nullcontext(())
         unmetered = await stack.enter_async_context(metered)
-        warnings = (*(warning for lane in ready for warning in lane.warnings), *purse.warnings, *unmetered)
-        seeing.caches.warm_up(is_needed=any(_embeds(lane.lane.route) or lane.lane.judges for lane in ready))
-        await stack.enter_async_context(auditor.running())
-        yield Opened(gateway=Gateway(parts), ledger=purse.ledger, warnings=warnings)
+        show(opened)
+        yield replace(opened, warnings=(*opened.warnings, *unmetered))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commons:
+    """What the gateways of one process share that follow one another as its policy is reloaded."""
+
+    seeing: _Seeing
+    verdicts: Verdicts
+    telemetry: Telemetry
+    promises: PromiseWatch
+    upstreams: Upstreams
+    clock: Clock
+    draw: Callable[[], float]
+
+
+def show(opened: Opened) -> None:
+    """Show a gateway's endpoints and promises among the metrics, in place of a former one's."""
+    opened.commons.telemetry.watch(pools_of(opened.gateway.parts.catalog))
+    opened.commons.promises.watch(opened.gateway.parts.auditor)
+
+
+@asynccontextmanager
+async def open_generation(policy: Policy, prepared: Prepared, purse: Purse, commons: Commons) -> AsyncIterator[Opened]:
+    """Open a gateway on a policy: the first one, or one that follows another when the policy was changed."""
+    book, telemetry, seeing = prepared.book, commons.telemetry, commons.seeing
+    served = {name: lane.lane for name, lane in prepared.lanes.items()}
+    catalog = open_catalog(policy, commons.upstreams, commons.clock, book.schedules)
+    spending = Spending(caps=purse.caps, budgets=purse.budgets, notice=telemetry.note_budget, pseudonym=purse.known_as)
+    cashier = Cashier(ledger=purse.ledger, prices=book, policy_digest=policy.digest, spending=spending)
+    auditor = Auditor(
+        policy=policy,
+        lanes=served,
+        catalog=catalog,
+        candidates=candidates(policy),
+        cashier=cashier,
+        verdicts=commons.verdicts,
+        embedder=seeing.embedder,
+        worker=seeing.worker,
+        acceptance=seeing.acceptance,
+        clock=commons.clock,
+        draw=commons.draw,
+        observe=telemetry.observe_audit,
+        count=telemetry.count_audit,
+    )
+    parts = Parts(
+        policy=policy,
+        tenants=frozenset(policy.tenant_ids),
+        clock=commons.clock,
+        keys=KeyRing(Path(policy.storage.folder) / FILE_NAME),
+        catalog=catalog,
+        lanes=served,
+        candidates=candidates(policy),
+        caches=seeing.caches,
+        cashier=cashier,
+        limiter=purse.limits,
+        telemetry=telemetry,
+        auditor=auditor,
+    )
+    ready = prepared.lanes.values()
+    warnings = (*(warning for lane in ready for warning in lane.warnings), *purse.warnings)
+    seeing.caches.warm_up(is_needed=any(_embeds(lane.lane.route) or lane.lane.judges for lane in ready))
+    async with auditor.running():
+        yield Opened(gateway=Gateway(parts), ledger=purse.ledger, warnings=warnings, purse=purse, commons=commons)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -347,27 +381,6 @@ def _embeds(route: Route) -> bool:
     return route.cache.semantic is not None
 
 
-@asynccontextmanager
-async def open_transport(policy: Policy) -> AsyncIterator[Transport]:
-    """Open what all of a gateway's upstream requests go through, and close it at the end."""
-    transport = _transport(policy.server.transport, policy.timeouts.connect_s)
-    try:
-        yield transport
-    finally:
-        await transport.aclose()
-
-
-def _transport(kind: TransportKind, connect_s: float) -> Transport:
-    """Import and make the one that is asked for: the other may cost a tenth of the start-up budget."""
-    if kind is TransportKind.AIOHTTP:
-        from backends.aiohttp_transport import AiohttpTransport
-
-        return AiohttpTransport(connect_s=connect_s)
-    from backends.wire import WireTransport
-
-    return WireTransport(connect_s=connect_s)
-
-
 def pools_of(catalog: Mapping[ModelId, CatalogModel]) -> dict[str, Pool]:
     """Return every set of endpoints once, by its pool's name or that of the first model that uses it."""
     named: dict[str, Pool] = {}
@@ -379,34 +392,18 @@ def pools_of(catalog: Mapping[ModelId, CatalogModel]) -> dict[str, Pool]:
 
 
 def open_catalog(
-    policy: Policy, transport: Transport, clock: Clock, rates: Mapping[ModelId, Schedule]
+    policy: Policy, upstreams: Upstreams, clock: Clock, rates: Mapping[ModelId, Schedule]
 ) -> dict[ModelId, CatalogModel]:
-    """Return every model with its backend; models of one pool share it, so that its load is counted once."""
-    timeouts = Timeouts(first_byte_s=policy.timeouts.first_byte_s, idle_s=policy.timeouts.idle_s)
-    rules = RetryRules(
-        max=policy.retries.max,
-        budget_share=policy.retries.budget_share,
-        min_per_s=policy.retries.min_per_s,
-        max_wait_s=policy.retries.max_wait_s,
-    )
-    pools: dict[tuple[tuple[str, ...], str | None], Pool] = {}
+    """Return every model with its backend."""
     catalog: dict[ModelId, CatalogModel] = {}
     for model_id, model in policy.models.items():
-        endpoints = policy.endpoints_of(model_id)
-        secret = policy.api_key_of(model_id)
-        api_key = None if secret is None else secret.get_secret_value()
-        if (endpoints, api_key) not in pools:
-            members = [
-                HttpBackend(transport=transport, base_url=url, api_key=api_key, timeouts=timeouts) for url in endpoints
-            ]
-            pools[endpoints, api_key] = Pool(members, clock=clock, rules=rules)
         pool = policy.pools[model.pool] if model.pool is not None else None
         catalog[model_id] = CatalogModel(
             id=model_id,
             name=model.name,
             kind=model.backend,
             pool=model.pool,
-            backend=pools[endpoints, api_key],
+            backend=upstreams.pool(policy, model_id, clock),
             rates=rates[model_id],
             stated=stated_use(model),
             capabilities=model.capabilities,
@@ -421,4 +418,5 @@ def open_catalog(
             parameters=Parameters.of(model.parameters) if model.parameters else NO_PARAMETERS,
             variant=model.variant,
         )
+    upstreams.keep([model.backend for model in catalog.values()])
     return catalog

@@ -66,7 +66,7 @@ class Connection(HttpToolsProtocol):
     """One connection. uvicorn makes it: `uvicorn.Config(http=protocol_of(gateway))`."""
 
     gateway: Gateway
-    """What answers; set by `protocol_of`."""
+    """What answers requests that begin; set by `protocol_of`, and anew when the policy was changed."""
 
     def __init__(
         self,
@@ -76,9 +76,7 @@ class Connection(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        policy = self.gateway.parts.policy
-        self._request_s = policy.timeouts.request_s
-        self._body_limit = policy.limits.max_body_bytes
+        self._take_over(self.gateway)
         self._answering: Exchange | None = None  # whose turn it is
         self._deadline: asyncio.TimerHandle | None = None
         self._is_receiving = self._is_in_head = False
@@ -86,6 +84,13 @@ class Connection(HttpToolsProtocol):
         self._surface: Surface | None = None
         self._refusal: Refused | None = None
         self._is_deaf = False
+
+    def _take_over(self, gateway: Gateway) -> None:
+        """Answer the next request by this gateway: a connection may outlive a policy."""
+        self._answers_by = gateway
+        policy = gateway.parts.policy
+        self._request_s = policy.timeouts.request_s
+        self._body_limit = policy.limits.max_body_bytes
 
     # What the transport tells
 
@@ -129,6 +134,8 @@ class Connection(HttpToolsProtocol):
         self.expect_100_continue = False
         self._is_receiving = self._is_in_head = True
         self._surface = None
+        if self.gateway is not self._answers_by:
+            self._take_over(self.gateway)
 
     @override
     def on_header(self, name: bytes, value: bytes) -> None:

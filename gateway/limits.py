@@ -13,7 +13,6 @@ key's limit they tell the one with less left; `reset` is the time until it is wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Protocol
@@ -116,6 +115,19 @@ class _Gate:
         self.parallel = limits.parallel
         self.in_flight = 0
 
+    def change(self, limits: RateLimits) -> None:
+        """Take other limits; what was counted by one that stays is still counted."""
+        self.requests = _changed(self.requests, limits.rpm)
+        self.tokens = _changed(self.tokens, limits.tpm)
+        self.parallel = limits.parallel
+
+
+def _changed(meter: Meter | None, limit: int | None) -> Meter | None:
+    if meter is None or limit is None:
+        return None if limit is None else Meter(limit)
+    meter.limit = limit
+    return meter
+
 
 @dataclass(frozen=True, slots=True)
 class Admission:
@@ -139,6 +151,10 @@ class Limits(Protocol):
         """End an admitted request; see `Limiter.finish`."""
         ...
 
+    def adopt(self, policy: Policy) -> None:
+        """Keep another policy's limits; see `Limiter.adopt`."""
+        ...
+
 
 class Limiter:
     """Admits requests. One for all workers, used from its process's event loop.
@@ -148,15 +164,22 @@ class Limiter:
     """
 
     def __init__(self, policy: Policy) -> None:
-        self._tenants: Mapping[TenantId, _Gate] = {
-            tenant.id: _Gate(tenant.limits, f"tenant {tenant.id} (limits)")
-            for tenant in policy.tenants
-            if _is_set(tenant.limits)
-        }
-        self._key_limits: Mapping[TenantId, RateLimits] = {
-            tenant.id: tenant.key_limits for tenant in policy.tenants if _is_set(tenant.key_limits)
-        }
+        self._tenants: dict[TenantId, _Gate] = {}
+        self._key_limits: dict[TenantId, RateLimits] = {}
         self._keys: dict[tuple[TenantId, str], _Gate] = {}
+        self.adopt(policy)
+
+    def adopt(self, policy: Policy) -> None:
+        """Keep the limits of this policy from now on; what was admitted in the last minute still counts."""
+        wanted = {tenant.id: tenant.limits for tenant in policy.tenants if _is_set(tenant.limits)}
+        former, self._tenants = self._tenants, {}
+        for tenant, limits in wanted.items():
+            self._tenants[tenant] = gate = former.get(tenant) or _Gate(limits, f"tenant {tenant} (limits)")
+            gate.change(limits)
+        self._key_limits = {tenant.id: tenant.key_limits for tenant in policy.tenants if _is_set(tenant.key_limits)}
+        self._keys = {whose: gate for whose, gate in self._keys.items() if whose[0] in self._key_limits}
+        for (tenant, _), gate in self._keys.items():
+            gate.change(self._key_limits[tenant])
 
     def admit(self, tenant: TenantId, key_id: str, ask: Ask, now: float) -> Admission | None:
         """Let a request in; None where nothing limits it. As `admit_tokens`, with the tokens a request may take."""
@@ -219,6 +242,7 @@ class LocalLimits:
     def __init__(self, limiter: Limiter) -> None:
         self._limiter = limiter
         self.finish = limiter.finish
+        self.adopt = limiter.adopt
 
     async def admit(self, tenant: TenantId, key_id: str, ask: Ask, now: float) -> Admission | None:
         """Let a request in; see `Limiter.admit`. Never suspends."""

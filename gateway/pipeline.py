@@ -128,6 +128,16 @@ class Gateway:
             self.parts.telemetry.in_flight.dec()
             self._finish(journey)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is being answered."""
+        return not self._in_flight
+
+    def follow(self, former: Gateway) -> None:
+        """Take over from the gateway of a policy that was changed: it ends what it has begun."""
+        self.is_stopping, self._has_no_grace = former.is_stopping, former._has_no_grace
+        self._sessions = former._sessions
+
     def end_grace(self) -> None:
         """End every answer that still runs, as when its time is over: its client is told, and it is booked."""
         self.is_stopping = self._has_no_grace = True

@@ -80,13 +80,15 @@ def breaches(auditor: Auditor) -> list[JsonValue]:
     ]
 
 
-def watch_promises(auditor: Auditor, registry: CollectorRegistry) -> None:
-    """Show how promises stand among the metrics; they are looked at when the metrics are read."""
-    registry.register(_Promises(auditor))
+class PromiseWatch(Collector):
+    """Shows how promises stand among the metrics; they are looked at when the metrics are read."""
 
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._auditor: Auditor | None = None
+        registry.register(self)
 
-class _Promises(Collector):
-    def __init__(self, auditor: Auditor) -> None:
+    def watch(self, auditor: Auditor) -> None:
+        """Show the promises of this auditor, in place of a former one's."""
         self._auditor = auditor
 
     @override
@@ -96,7 +98,7 @@ class _Promises(Collector):
         bounds = GaugeMetricFamily("faregate_promise_bound", "What the expected loss is below.", labels=labels)
         stated = GaugeMetricFamily("faregate_promise_max_loss", "The loss that is promised.", labels=labels)
         counts = GaugeMetricFamily("faregate_promise_verdicts", "Verdicts it rests on.", labels=labels)
-        for which, promised, present, standing in self._auditor.watched():
+        for which, promised, present, standing in self._auditor.watched() if self._auditor is not None else ():
             at = [which.route, which.subject]
             stated.add_metric(at, promised.max_loss)
             for state in State:

@@ -8,7 +8,9 @@ import math
 import signal
 import socket
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 import uvloop
@@ -18,8 +20,14 @@ from backends.clock import SystemClock
 from gateway.compose import Opened, open_gateway
 from gateway.connection import protocol_of
 from gateway.listening import PortUnavailable, listen, url_of
+from gateway.pipeline import Gateway
+from gateway.reload import HangUps, Reloading, note, outcome_of, reload_on
 from gateway.side import side_door
+from gateway.source import PolicySource
 from policies.schema import Policy
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, Scope
 
 __all__ = ["PortUnavailable", "Server", "listen", "serve"]
 
@@ -33,11 +41,12 @@ _LAST_WORDS_S = 1.0
 """How long an answer that is ended at the end of the grace may take to be read; then its connection is dropped."""
 
 
-def serve(policy: Policy, *, environ: Mapping[str, str], on_ready: Callable[[str], None]) -> None:
+def serve(policy: Policy, source: PolicySource, *, environ: Mapping[str, str], on_ready: Callable[[str], None]) -> None:
     """Serve a policy until SIGINT or SIGTERM; requests in flight are then finished within `server.grace_s`.
 
     Args:
         policy: a loaded policy.
+        source: where it came from, to be read again at SIGHUP.
         environ: the process's environment.
         on_ready: called with the base URL once requests are accepted.
 
@@ -48,22 +57,33 @@ def serve(policy: Policy, *, environ: Mapping[str, str], on_ready: Callable[[str
     """
     listening = listen(policy.server.host, policy.server.port)
     try:
-        uvloop.run(_serve(policy, listening, environ=environ, on_ready=on_ready))
+        uvloop.run(_serve(policy, source, listening, environ=environ, on_ready=on_ready))
     finally:
         listening.close()
 
 
 async def _serve(
-    policy: Policy, listening: socket.socket, *, environ: Mapping[str, str], on_ready: Callable[[str], None]
+    policy: Policy,
+    source: PolicySource,
+    listening: socket.socket,
+    *,
+    environ: Mapping[str, str],
+    on_ready: Callable[[str], None],
 ) -> None:
+    hang_ups = HangUps()
     # The ledger is closed after the server: a signal that comes then must not kill us before that.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     async with open_gateway(policy, environ=environ, clock=SystemClock()) as opened:
         for warning in opened.warnings:
             _log.warning("policy_warning", extra={"warning": warning})
-        on_ready(url_of(listening))
-        await Server(opened).serve(sockets=[listening])
+        server = Server(opened)
+        async with asyncio.TaskGroup() as group, Reloading(opened, server) as reloading:
+            watching = group.create_task(reload_on(hang_ups, reloading, source, opened.gateway.parts.telemetry))
+            note(outcome_of(policy), Path(policy.storage.folder))
+            on_ready(url_of(listening))
+            await server.serve(sockets=[listening])
+            watching.cancel()
 
 
 class Server(uvicorn.Server):
@@ -76,15 +96,18 @@ class Server(uvicorn.Server):
 
     def __init__(self, opened: Opened) -> None:
         self._gateway = opened.gateway
+        self._former: list[Gateway] = []
+        self._side = side_door(opened)
+        self._protocol = protocol_of(opened.gateway)
         self._books = opened.books
         self._settings = opened.gateway.parts.policy.server
         self._stops_at: float | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         super().__init__(
             uvicorn.Config(
-                side_door(opened),
+                self._aside,
                 interface="asgi3",
-                http=protocol_of(opened.gateway),
+                http=self._protocol,
                 ws="none",
                 loop="none",
                 lifespan="off",
@@ -94,9 +117,30 @@ class Server(uvicorn.Server):
                 date_header=False,
                 proxy_headers=False,
                 timeout_keep_alive=_KEEP_ALIVE_S,
-                timeout_graceful_shutdown=math.ceil(self._settings.grace_s + 2 * _LAST_WORDS_S),
+                timeout_graceful_shutdown=self._longest_end_s(),
             )
         )
+
+    @property
+    def gateway(self) -> Gateway:
+        """What answers requests that begin."""
+        return self._gateway
+
+    def adopt(self, opened: Opened) -> None:
+        """Answer what begins from now on by another gateway; the former ones end what they have begun."""
+        self._former = [former for former in (*self._former, self._gateway) if not former.is_idle]
+        opened.gateway.follow(self._gateway)
+        self._gateway = self._protocol.gateway = opened.gateway
+        self._side = side_door(opened)
+        self._settings = opened.gateway.parts.policy.server
+        self.config.timeout_graceful_shutdown = self._longest_end_s()
+
+    def _longest_end_s(self) -> int:
+        return math.ceil(self._settings.grace_s + 2 * _LAST_WORDS_S)
+
+    async def _aside(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        """Serve what is no data path, by the present policy."""
+        await self._side(scope, receive, send)  # type: ignore[arg-type]  # Starlette's types of the same things
 
     @override
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -130,7 +174,8 @@ class Server(uvicorn.Server):
             await asyncio.wait(self.server_state.tasks, timeout=_LAST_WORDS_S)
 
     def _end_grace(self) -> None:
-        self._gateway.end_grace()
+        for gateway in (*self._former, self._gateway):
+            gateway.end_grace()
         asyncio.get_running_loop().call_later(_LAST_WORDS_S, self._drop_connections)
 
     def _drop_connections(self) -> None:

@@ -103,6 +103,10 @@ class Telemetry:
             "faregate_audits", "Audits by what came of them.", ["route", "origin", "result"], registry=registry
         )
         self._judged = Counts("faregate_judged", "Answers judged.", ["route", "kept"], registry=registry)
+        self._reloads = Counts(
+            "faregate_policy_reloads", "Policies taken or refused while running.", ["result"], registry=registry
+        )
+        self._pools: _Pools | None = None
         self._kinds: dict[tuple[str, str, int], tuple[Count, Spread, Spread, Spread]] = {}
         self._provider = _provider(environ)
 
@@ -139,8 +143,18 @@ class Telemetry:
         self._audits.labels(route, origin, result).inc()
 
     def watch(self, pools: Mapping[str, Pool]) -> None:
-        """Tell of these pools' endpoints, by the pools' names; they are looked at when the metrics are read."""
-        self.registry.register(_Pools(pools))
+        """Tell of these pools' endpoints, by the pools' names; they are looked at when the metrics are read.
+
+        Called again after a reload: then of these only.
+        """
+        if self._pools is None:
+            self._pools = _Pools(pools)
+            self.registry.register(self._pools)
+        self._pools.pools = pools
+
+    def reloaded(self, *, is_taken: bool) -> None:
+        """Count a policy that was taken, or refused, while the gateway ran."""
+        self._reloads.labels("taken" if is_taken else "refused").inc()
 
     def watch_budgets(self, caps: Iterable[Cap], left_nusd: Callable[[Cap], int]) -> None:
         """Show what is left of the tenants' own budgets; those of users or sessions would be labels without bound.
@@ -232,7 +246,7 @@ class _Pools(Collector):
     """What pools know of their endpoints; counting costs the way nothing."""
 
     def __init__(self, pools: Mapping[str, Pool]) -> None:
-        self._pools = pools
+        self.pools = pools
 
     @override
     def collect(self) -> Iterator[Metric]:
@@ -249,7 +263,7 @@ class _Pools(Collector):
         refused = CounterMetricFamily(
             "faregate_retries_refused", "Retries that retries.budget_share left no room for.", labels=["pool"]
         )
-        for name, pool in self._pools.items():
+        for name, pool in self.pools.items():
             retries.add_metric([name], pool.retries)
             refused.add_metric([name], pool.refused_retries)
             for status in pool.endpoints():

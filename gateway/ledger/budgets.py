@@ -17,7 +17,9 @@ its journal is folded (`reclaim`), since what it bought last is known from there
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from policies.schema import AtLimit, Dimension
@@ -62,6 +64,10 @@ class Cap:
     def window(self, now: datetime) -> Window:
         """Return the window an instant lies in."""
         return window_at(self.per, self.zone, now)
+
+    def counts_as(self, other: Cap) -> bool:
+        """Tell whether another cap counts the same requests in the same windows, whatever its amount."""
+        return replace(other, cap_nusd=self.cap_nusd, at_limit=self.at_limit) == self
 
 
 class Pot:
@@ -148,16 +154,25 @@ class BudgetsUnready(Exception):
 
 
 class _Shelf:
-    """All pots of one cap in its present window. Rolling over drops them at once; holds keep their own alive."""
+    """All pots of one cap in its present window. Rolling over drops them at once; holds keep their own alive.
 
-    __slots__ = ("cap", "carried", "end", "pots", "window")
+    While it is not known what was spent (`is_known`) its window is over already: whoever looks has to roll it over,
+    which is refused. So the way of a request has nothing more to look at.
+    """
 
-    def __init__(self, cap: Cap, now: datetime) -> None:
+    __slots__ = ("cap", "carried", "end", "is_known", "pots", "window")
+
+    def __init__(self, cap: Cap, now: datetime, *, is_known: bool = True) -> None:
         self.cap = cap
         self.window = cap.window(now)
-        self.end = self.window.end
+        self.is_known = is_known
+        self.end = self.window.end if is_known else now
         self.pots: dict[PotId, Pot] = {}
         self.carried: dict[PotId, int] = {}
+
+    def know(self, now: datetime) -> None:
+        self.is_known = True
+        self.roll(now)
 
     def pot(self, pot_id: PotId) -> Pot | None:
         pot = self.pots.get(pot_id)
@@ -165,7 +180,15 @@ class _Shelf:
             pot = self.pots[pot_id] = Pot(pot_id, self.cap, self.window, 0)
         return pot
 
+    def change(self, cap: Cap) -> None:
+        """Take another amount or another way at the limit; windows and pots stay."""
+        self.cap = cap
+        for pot in self.pots.values():
+            pot.cap, pot.cap_nusd = cap, cap.cap_nusd
+
     def roll(self, now: datetime) -> None:
+        if not self.is_known:
+            raise BudgetsUnready("what a new budget has spent so far is being read from the ledger; try again")
         self.window = self.cap.window(now)
         self.end = self.window.end
         carried, self.carried = self.carried, {}
@@ -201,6 +224,7 @@ class BudgetAuthority:
     def __init__(self, caps: Iterable[Cap], now: datetime) -> None:
         self._shelves = {(cap.name, cap.tenant): _Shelf(cap, now) for cap in caps}
         self._shares: dict[str, dict[_ShareId, _Share]] = {}
+        self._former: set[tuple[str, str]] = set()
         self._is_ready = not self._shelves
         self.overruns = 0
         self.overrun_nusd = 0
@@ -208,12 +232,49 @@ class BudgetAuthority:
     @property
     def caps(self) -> tuple[Cap, ...]:
         """Return the budgets."""
-        return tuple(shelf.cap for shelf in self._shelves.values())
+        return tuple(shelf.cap for name, shelf in self._shelves.items() if name not in self._former)
 
     @property
     def is_ready(self) -> bool:
         """Tell whether anything is granted."""
         return self._is_ready
+
+    @property
+    def is_reading(self) -> bool:
+        """Tell whether a new budget waits for what the ledger says of it (`learn`)."""
+        return not all(shelf.is_known for shelf in self._shelves.values())
+
+    def adopt(self, caps: Iterable[Cap], now: datetime) -> tuple[Cap, ...]:
+        """Take the budgets of another policy; return the new ones, which grant nothing before `learn`.
+
+        One that went on has the new amount at once; of one that is gone only what runs is still settled.
+        """
+        wanted = {(cap.name, cap.tenant): cap for cap in caps}
+        new: list[Cap] = []
+        for name, cap in wanted.items():
+            shelf = self._shelves.get(name)
+            if shelf is not None and name not in self._former and shelf.is_known and shelf.cap.counts_as(cap):
+                shelf.change(cap)
+                continue
+            self._shelves[name] = _Shelf(cap, now, is_known=False)
+            new.append(cap)
+        self._former = self._shelves.keys() - wanted.keys()
+        return tuple(new)
+
+    def learn(
+        self, caps: Iterable[Cap], spent: Mapping[PotId, int], now: datetime, *, carried: Mapping[PotId, int]
+    ) -> None:
+        """Take what the ledger says of new budgets, open holds included; from now on they grant.
+
+        Args:
+            caps: what `adopt` returned.
+            spent: as `rebuild` has it.
+            now: the present, aware.
+            carried: as `rebuild` has it.
+        """
+        for cap in caps:
+            self._shelves[cap.name, cap.tenant].know(now)
+        self.rebuild(spent, now, carried=carried)
 
     def rebuild(
         self, spent: Mapping[PotId, int], now: datetime, *, carried: Mapping[PotId, int] | None = None
@@ -448,6 +509,11 @@ class Budgets(Protocol):
         ...
 
 
+_READING_S: Final = 5.0
+"""How long a request waits for a new budget to be read from the ledger."""
+_LOOK_S: Final = 0.01
+
+
 class LocalBudgets:
     """An authority in this process, as `Budgets`."""
 
@@ -457,5 +523,14 @@ class LocalBudgets:
         self.release = authority.release
 
     async def reserve(self, pots: Sequence[PotId], amount_nusd: int, now: datetime) -> Hold | Refused:
-        """Hold an amount; see `Budgets.reserve`. Never suspends."""
+        """Hold an amount; see `Budgets.reserve`. Never suspends but after a reload, while a new budget is read."""
+        try:
+            return self.authority.reserve(pots, amount_nusd, now)
+        except BudgetsUnready:
+            if not self.authority.is_reading:
+                raise
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_READING_S):
+                while self.authority.is_reading:  # noqa: ASYNC110 - a matter of a moment, once a reload
+                    await asyncio.sleep(_LOOK_S)
         return self.authority.reserve(pots, amount_nusd, now)

@@ -48,6 +48,7 @@ ANSWER_S: Final = 2.0
 TICK_S: Final = 0.2
 """How often a worker reports what it spent; the cap does not depend on it."""
 _RETRY_S: Final = 0.2
+_LOOK_S: Final = 0.01
 IDLE_S: Final = 2.0
 """How long a lease lies unused before its spare part is given back."""
 
@@ -516,18 +517,19 @@ class SocketChannel:
             self._writer.write(_encode(said) + b"\n")
 
 
-async def keep_line(budgets: LeasedBudgets, path: Path, *, worker: str, policy_digest: str) -> None:
+async def keep_line(budgets: LeasedBudgets, path: Path, *, worker: str, policy_digest: str | Callable[[], str]) -> None:
     """Keep a worker connected to its authority until cancelled; every line has a name of its own.
 
     Args:
         budgets: what leases are for; it grants nothing while no line stands.
         path: the authority's socket.
         worker: a name no other worker of the store has, in this life or an earlier one.
-        policy_digest: of the policy the worker's budgets come from.
+        policy_digest: of the policy the worker's budgets come from; a function where it may be reloaded.
     """
     for number in itertools.count():
+        digest = policy_digest if isinstance(policy_digest, str) else policy_digest()
         try:
-            await SocketChannel(budgets, path, worker=f"{worker}.{number}", policy_digest=policy_digest).run()
+            await SocketChannel(budgets, path, worker=f"{worker}.{number}", policy_digest=digest).run()
         except (OSError, BudgetsUnready) as error:
             _log.warning("lease_line_refused", extra={"error": str(error), "worker": worker})
         await asyncio.sleep(_RETRY_S)
@@ -595,6 +597,10 @@ class LeaseServer:
             await self._server.wait_closed()
         self._path.unlink(missing_ok=True)
 
+    def adopt(self, policy_digest: str) -> None:
+        """Turn away workers of any other policy than this from now on; those whose lines stand are told it."""
+        self._policy_digest = policy_digest
+
     @property
     def workers(self) -> frozenset[str]:
         """Return the names of the workers whose lines stand."""
@@ -656,6 +662,10 @@ class LeaseServer:
 
     async def _lease(self, worker: str, ask: Ask) -> Granted | Denied:
         needs = [(need.pot, need.nusd) for need in ask.needs]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ANSWER_S / 2):
+                while self._authority.is_reading:  # noqa: ASYNC110 - a matter of a moment, once a reload
+                    await asyncio.sleep(_LOOK_S)
         leased = self._authority.lease(worker, needs, self._clock.now())
         if isinstance(leased, Refused) and await self._recall(worker, [pot for pot, _ in needs]):
             leased = self._authority.lease(worker, needs, self._clock.now())

@@ -18,5 +18,7 @@ Decided here:
   folded, its open holds are closed as estimated, and its leases are taken back. Meanwhile the gateway is unready.
 - Where a worker lost its line to the budgets without dying, and dies later, what it spent before is counted twice until
   the window ends: too strict for a while, never too lax.
+- A changed policy is read and checked by the supervisor alone; the workers get its text, and whoever cannot take it is
+  started anew with it. For that moment some answer by the former policy and some by the new one.
 - Single-flight and breakers are each worker's own; the caches' file is shared.
 """

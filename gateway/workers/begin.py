@@ -11,8 +11,8 @@ from gateway.workers.processes import Worker, start_worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
+    from gateway.source import PolicySource
     from policies.schema import Policy
 
 
@@ -26,19 +26,19 @@ class Job:
 
     policy: Policy
     text: str
-    file: Path
+    source: PolicySource
     log_level: str
 
 
 def serve_with_workers(
-    policy: Policy, text: str, file: Path, *, log_level: str, on_ready: Callable[[str], None]
+    policy: Policy, text: str, source: PolicySource, *, log_level: str, on_ready: Callable[[str], None]
 ) -> None:
     """Serve a policy with several workers until SIGINT or SIGTERM; see `gateway.serve.serve`.
 
     Args:
         policy: a loaded policy, with more than one worker.
         text: what it was loaded from: every worker, started now or later, has the same.
-        file: where that came from: relative paths start there.
+        source: where that came from, to be read again at SIGHUP; relative paths start there.
         log_level: of the workers' logs too.
         on_ready: called with the base URL once all workers answer.
 
@@ -54,7 +54,9 @@ def serve_with_workers(
             hatched.append(start_worker(listening, environment()))
         from gateway.workers.supervisor import supervise
 
-        supervise(Job(policy=policy, text=text, file=file, log_level=log_level), listening, hatched, on_ready=on_ready)
+        supervise(
+            Job(policy=policy, text=text, source=source, log_level=log_level), listening, hatched, on_ready=on_ready
+        )
     finally:
         for worker in hatched:
             worker.discard()

@@ -75,6 +75,12 @@ class Stop(msgspec.Struct, frozen=True, tag=True):
     signal: int
 
 
+class Change(msgspec.Struct, frozen=True, tag=True):
+    """Answer what begins by this policy from now on; the supervisor has checked it."""
+
+    policy: str
+
+
 class Admitted(msgspec.Struct, frozen=True, tag=True):
     """A request is let in, and what its client is told of its limits."""
 
@@ -122,6 +128,12 @@ class Unfit(msgspec.Struct, frozen=True, tag=True):
     message: str
 
 
+class Changed(msgspec.Struct, frozen=True, tag=True):
+    """It answers by the policy it was told to change to; `error`: it cannot, and says why."""
+
+    error: str = ""
+
+
 class Admit(msgspec.Struct, frozen=True, tag=True):
     """It asks whether a request is within its tenant's limits; `key` is the key's id."""
 
@@ -152,8 +164,8 @@ class Answer(msgspec.Struct, frozen=True, tag=True):
     body: msgspec.Raw
 
 
-FromSupervisor: TypeAlias = Begin | Standing | Stop | Admitted | Limited | Question | Reply
-FromMember: TypeAlias = Ready | Unfit | Admit | Leave | Survey | Answer
+FromSupervisor: TypeAlias = Begin | Standing | Stop | Change | Admitted | Limited | Question | Reply
+FromMember: TypeAlias = Ready | Unfit | Changed | Admit | Leave | Survey | Answer
 
 encode: Final = msgspec.json.Encoder().encode
 supervisor_says: Final = msgspec.json.Decoder(FromSupervisor)

@@ -28,8 +28,10 @@ from gateway.ledger.pseudonyms import Pseudonyms
 from gateway.limits import Admission, Limiter, expected_tokens
 from gateway.log import set_up_logging
 from gateway.prepare import PolicyUnusable
+from gateway.reload import Reloading
 from gateway.serve import Server
 from gateway.settings import environment
+from gateway.source import PolicySource
 from gateway.spending import caps_of
 from gateway.workers.figures import Figures, Household, MemberStatus, figures_of, pools_now
 from gateway.workers.line import (
@@ -37,6 +39,8 @@ from gateway.workers.line import (
     Admitted,
     Answer,
     Begin,
+    Change,
+    Changed,
     FromSupervisor,
     Leave,
     Limited,
@@ -54,10 +58,10 @@ from gateway.workers.line import (
     supervisor_says,
 )
 from policies.errors import PoliciesError
-from policies.loader import parse_policy
 
 if TYPE_CHECKING:
     from backends.words import Ask, TenantId
+    from gateway.pipeline import Gateway
     from policies.schema import Policy
 
 _log = logging.getLogger("faregate")
@@ -82,6 +86,7 @@ class Crew:
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Admitted | Limited | Reply]] = {}
         self._is_alone = False
+        self.adopt = self._limiter.adopt
 
     async def admit(self, tenant: TenantId, key_id: str, ask: Ask, now: float) -> Admission | None:  # noqa: ARG002 - the seam's
         """Let a request in, if all workers together are within the limits; see `Limiter.admit`.
@@ -126,6 +131,7 @@ class Crew:
         answer: Callable[[Topic], bytes],
         on_damage: Callable[[JournalCorrupt], None],
         stop: Callable[[int], None],
+        change: Callable[[str], None],
     ) -> None:
         """Hear the supervisor until it is gone, and then stop at once.
 
@@ -133,13 +139,12 @@ class Crew:
             answer: what this worker tells of itself.
             on_damage: told that the store is damaged, so that nothing may be bought.
             stop: as a signal of that number would; twice is at once.
+            change: told the text of the policy that is to be answered by from now on.
         """
         while (said := await self._line.hear()) is not None:
             match said:
                 case Admitted() | Limited() | Reply():
-                    waiting = self._waiting.get(said.number)
-                    if waiting is not None and not waiting.done():
-                        waiting.set_result(said)
+                    self._hand_on(said)
                 case Standing():
                     self.standing = said
                     if said.damage:
@@ -148,6 +153,8 @@ class Crew:
                     self._line.say(Answer(said.number, msgspec.Raw(answer(said.topic))))
                 case Stop():
                     stop(said.signal)
+                case Change():
+                    change(said.policy)
                 case Begin():
                     raise AssertionError("a worker begins once")
         _log.error("supervisor_gone")
@@ -157,6 +164,11 @@ class Crew:
                 waiting.set_exception(Stopping())
         for _ in range(2):
             stop(signal.SIGTERM)
+
+    def _hand_on(self, said: Admitted | Limited | Reply) -> None:
+        waiting = self._waiting.get(said.number)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(said)
 
     async def _survey(self, topic: Topic, kind: type[_T]) -> _T:
         number = next(self._numbers)
@@ -185,6 +197,7 @@ def main() -> None:
 async def _live(end: socket.socket) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # until the server listens to them
         signal.signal(number, lambda *_: None)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a terminal tells all processes; the supervisor reads the policy
     line = await Line.over(end, supervisor_says)
     begin = await line.hear()
     if not isinstance(begin, Begin):
@@ -199,9 +212,7 @@ async def _live(end: socket.socket) -> None:
 
 
 async def _serve(line: Line[FromSupervisor], begin: Begin) -> None:
-    policy = parse_policy(begin.policy, Path(begin.file), environment())
-    changes = {"host": begin.host, "port": begin.port, "workers": begin.workers}
-    policy = policy.model_copy(update={"server": policy.server.model_copy(update=changes)})
+    policy = _source(begin).parse(begin.policy)
     clock = SystemClock()
     prepared = prepare(policy, clock)
     ledger = WorkerLedger.open(
@@ -216,6 +227,22 @@ async def _serve(line: Line[FromSupervisor], begin: Begin) -> None:
         await _answer(line, begin, policy, prepared, ledger)
     finally:
         ledger.close()
+
+
+def _source(begin: Begin) -> PolicySource:
+    return PolicySource(file=Path(begin.file), host=begin.host, port=begin.port, workers=begin.workers)
+
+
+async def _change(texts: asyncio.Queue[str], line: Line[FromSupervisor], begin: Begin, reloading: Reloading) -> None:
+    """Take the policies that the supervisor tells; runs until cancelled."""
+    while True:
+        text = await texts.get()
+        try:
+            await reloading.take(await asyncio.to_thread(_source(begin).parse, text))
+        except (PolicyUnusable, PoliciesError, LedgerError) as error:
+            line.say(Changed(str(error)))
+        else:
+            line.say(Changed())
 
 
 async def _answer(
@@ -234,27 +261,38 @@ async def _answer(
         server = _Server(opened, lambda: budgets.is_ready, lambda: line.say(Ready(way.warnings)))
 
         def answer(topic: Topic) -> bytes:
+            present = server.gateway
             return encode(
-                figures_of(way.gateway.parts.telemetry.registry) if topic is Topic.FIGURES else _status(begin, way)
+                figures_of(way.gateway.parts.telemetry.registry)
+                if topic is Topic.FIGURES
+                else _status(begin, present, ledger)
             )
 
-        async with asyncio.TaskGroup() as group:
-            leasing = group.create_task(keep_line(budgets, address, worker=begin.name, policy_digest=policy.digest))
-            listening = group.create_task(
-                crew.listen(answer, ledger.stop, lambda number: server.handle_exit(number, None))
-            )
+        texts: asyncio.Queue[str] = asyncio.Queue()
+        async with asyncio.TaskGroup() as group, Reloading(opened, server) as reloading:
+
+            def digest() -> str:
+                return reloading.policy.digest
+
+            beside = [
+                group.create_task(keep_line(budgets, address, worker=begin.name, policy_digest=digest)),
+                group.create_task(
+                    crew.listen(answer, ledger.stop, lambda number: server.handle_exit(number, None), texts.put_nowait)
+                ),
+                group.create_task(_change(texts, line, begin, reloading)),
+            ]
             await server.serve(sockets=[socket.socket(fileno=begin.listening)])
-            leasing.cancel()
-            listening.cancel()
+            for task in beside:
+                task.cancel()
 
 
-def _status(begin: Begin, way: Opened) -> MemberStatus:
+def _status(begin: Begin, gateway: Gateway, ledger: WorkerLedger) -> MemberStatus:
     return MemberStatus(
         slot=begin.slot,
         pid=os.getpid(),
-        is_stopping=way.gateway.is_stopping,
-        ledger=way.ledger.status(),
-        pools=pools_now(pools_of(way.gateway.parts.catalog)),
+        is_stopping=gateway.is_stopping,
+        ledger=ledger.status(),
+        pools=pools_now(pools_of(gateway.parts.catalog)),
     )
 
 

@@ -7,8 +7,9 @@ import itertools
 import logging
 import signal
 import sqlite3
+import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -18,7 +19,7 @@ from prometheus_client import Gauge
 
 from backends.clock import SystemClock
 from backends.words import TenantId
-from gateway.compose import open_authority, terms_of, watch_budgets
+from gateway.compose import open_authority, prepare, terms_of, watch_budgets
 from gateway.errors import RateLimited
 from gateway.ledger.errors import JournalCorrupt, LedgerError
 from gateway.ledger.leases import LeaseServer
@@ -28,7 +29,10 @@ from gateway.ledger.service import FoldService
 from gateway.ledger.spent import read_spent
 from gateway.limits import Limiter
 from gateway.listening import url_of
+from gateway.prepare import PolicyUnusable
+from gateway.reload import check_fixed, learn_budgets, note, outcome_of, tell
 from gateway.settings import environment
+from gateway.spending import caps_of
 from gateway.tally import Counts
 from gateway.telemetry import Telemetry
 from gateway.workers.begin import Job, WorkerUnfit
@@ -46,6 +50,8 @@ from gateway.workers.line import (
     Admitted,
     Answer,
     Begin,
+    Change,
+    Changed,
     FromMember,
     Leave,
     Limited,
@@ -63,6 +69,7 @@ from gateway.workers.line import (
     member_says,
 )
 from gateway.workers.processes import Worker, ended, start_worker
+from policies.errors import PoliciesError
 
 if TYPE_CHECKING:
     import socket
@@ -70,9 +77,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from backends.clock import Clock
-    from gateway.ledger.budgets import BudgetAuthority
+    from gateway.ledger.budgets import BudgetAuthority, Cap
     from gateway.ledger.following import BooksFollower
     from gateway.limits import Admission
+    from policies.schema import Policy
 
 _log = logging.getLogger("faregate")
 
@@ -84,6 +92,10 @@ _LINES_S: Final = 5.0
 """How long a dead worker's line to the budgets may take to be seen to be cut."""
 _LAST_WORDS_S: Final = 8.0
 """How much longer than its grace a worker may take to end before it is killed."""
+_CHANGE_S: Final = 30.0
+"""How long a worker may take to make a policy ready."""
+_FOLDED_S: Final = 2.0
+"""How long what was booked may take to come into the store; ten looks of its reader."""
 _FIRST_REST_S: Final = 0.2
 _SOME: Final = 3
 """Deaths whose rest is about what a store that refuses needs."""
@@ -140,6 +152,7 @@ async def _supervise(
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, supervisor.stop, number)
+        loop.add_signal_handler(signal.SIGHUP, supervisor.reload)
         await supervisor.run()
     finally:
         service.close()
@@ -163,6 +176,7 @@ class _Member:
     figures: Figures = ()
     admitted: dict[int, Admission] = field(default_factory=dict)
     waiting: dict[int, asyncio.Future[msgspec.Raw]] = field(default_factory=dict)
+    changing: asyncio.Future[str] | None = None
 
 
 class Supervisor:
@@ -222,6 +236,7 @@ class Supervisor:
             "faregate_worker_restarts", "Workers started anew.", [], registry=self._telemetry.registry
         ).labels()
         self._group = asyncio.TaskGroup()
+        self._turn = asyncio.Lock()
 
     async def run(self) -> None:
         """Keep the workers until they are told to stop.
@@ -237,6 +252,7 @@ class Supervisor:
                 policy_digest=self._policy.digest,
                 on_death=self._cut.add,
             )
+            self._leases = leases
             async with leases, self._group as group:
                 keeping = [group.create_task(self._keep(slot, leases)) for slot in range(self._policy.server.workers)]
                 watching = group.create_task(self._watch())
@@ -255,6 +271,52 @@ class Supervisor:
         # The workers close their own; while this one is open, clients would wait in it for nobody.
         loop.call_later(notice_s, self._listening.close)
         loop.call_later(_LAST_WORDS_S + (0.0 if is_second else notice_s + server.grace_s), self._kill)
+
+    def reload(self) -> None:
+        """Read the policy's file again, and let all workers answer by it if it can be served."""
+        if self._members and not self._stopping.is_set():
+            self._group.create_task(self._reload())
+
+    # --- another policy ---------------------------------------------------------------------------------------------
+
+    async def _reload(self) -> None:
+        async with self._turn:
+            try:
+                policy, text = await asyncio.to_thread(self._job.source.read)
+                known_as = Pseudonyms(self._folder).of
+                check_fixed(self._policy, policy, known_as)
+                await asyncio.to_thread(prepare, policy, self._clock)
+                await self._change(policy, text, caps_of(policy, known_as))
+            except (PoliciesError, PolicyUnusable, LedgerError, OSError) as error:
+                tell(outcome_of(self._policy, str(error)), self._folder, self._telemetry)
+            else:
+                tell(outcome_of(policy), self._folder, self._telemetry)
+
+    async def _change(self, policy: Policy, text: str, caps: tuple[Cap, ...]) -> None:
+        """Let all workers answer by a policy that can be served; a new budget grants when they all do, and is read."""
+        self._policy, self._job = policy, replace(self._job, policy=policy, text=text)
+        new = self._authority.adopt(caps, self._clock.now())
+        watch_budgets(self._telemetry, self._authority, self._clock)
+        self._limiter.adopt(policy)
+        self._leases.adopt(policy.digest)
+        await asyncio.gather(*(self._tell_change(member, text) for member in list(self._members.values())))
+        await learn_budgets(self._authority, new, self._folder, self._clock, self._wait_for_fold)
+
+    async def _tell_change(self, member: _Member, text: str) -> None:
+        """Make one worker change; one that cannot is ended, and the next one begins with the policy."""
+        member.changing = asyncio.get_running_loop().create_future()
+        member.line.say(Change(text))
+        await asyncio.wait([member.changing], timeout=_CHANGE_S)
+        error = member.changing.result() if member.changing.done() else f"no answer within {_CHANGE_S:g} s"
+        if error and not self._stopping.is_set():
+            _log.error("worker_did_not_change", extra={"slot": member.slot, "error": error})
+            member.line.say(Stop(signal.SIGTERM))
+
+    def _wait_for_fold(self) -> None:
+        """Wait, in a thread, until what was booked before has come into the store."""
+        until = self._clock.monotonic() + _FOLDED_S
+        while self._service.unfolded_bytes() and self._clock.monotonic() < until:
+            time.sleep(_LOOK_S)
 
     def _kill(self) -> None:
         for member in self._members.values():
@@ -313,7 +375,7 @@ class Supervisor:
         member.line.say(
             Begin(
                 policy=self._job.text,
-                file=str(self._job.file.absolute()),
+                file=str(self._job.source.file.absolute()),
                 host=server.host,
                 port=server.port,
                 workers=server.workers,
@@ -350,6 +412,9 @@ class Supervisor:
                 self._look()
             case Unfit():
                 member.unfit = said.message
+            case Changed():
+                if member.changing is not None and not member.changing.done():
+                    member.changing.set_result(said.error)
             case Admit():
                 member.line.say(self._admit(member, said))
             case Leave():
@@ -370,6 +435,8 @@ class Supervisor:
             self._limiter.finish(admission, admission.tokens)
         for waiting in member.waiting.values():
             waiting.cancel()
+        if member.changing is not None and not member.changing.done():
+            member.changing.set_result("")  # the next one begins with the policy
         self._gone = total([self._gone, grown(member.figures)])
         self._look()
 
@@ -493,6 +560,7 @@ class Supervisor:
             self._was_complete = True
             for warning in self._warnings:
                 _log.warning("policy_warning", extra={"warning": warning})
+            note(outcome_of(self._policy), self._folder)
             self._on_ready(self._url)
 
 

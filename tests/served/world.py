@@ -26,6 +26,7 @@ from backends.embedder import EMBEDDER_ID
 from backends.words import JsonValue, ModelId
 from gateway.compose import LazyEmbedder, Opened, open_gateway
 from gateway.ledger.journal import Files
+from gateway.reload import Reloading
 from gateway.serve import Server, listen
 from policies.keys import KeyStore
 from policies.loader import load_policy
@@ -127,6 +128,7 @@ class Served:
     opened: Opened
     session: aiohttp.ClientSession
     server: Server
+    reloading: Reloading
     secrets: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -360,9 +362,9 @@ async def serving(
             loaded, environ={}, clock=clock, embedder=EMBEDDER, acceptance=an_acceptance(), files=files
         ) as opened,
         asyncio.TaskGroup() as group,
+        Reloading(opened, server := Server(opened)) as reloading,
     ):
         listening = listen("127.0.0.1", 0)
-        server = Server(opened)
         group.create_task(server.serve(sockets=[listening]))
         try:
             async with aiohttp.ClientSession() as session:
@@ -373,6 +375,7 @@ async def serving(
                     opened=opened,
                     session=session,
                     server=server,
+                    reloading=reloading,
                     secrets=secrets,
                 )
         finally:

@@ -48,6 +48,7 @@ class Watched:
     crew: Crew
     supervisor: Line[FromMember]
     stops: list[int] = field(default_factory=list)
+    changes: list[str] = field(default_factory=list)
     damage: list[LedgerError] = field(default_factory=list)
 
     def stop(self, reason: LedgerError) -> None:
@@ -70,7 +71,7 @@ async def watched(place: Path) -> AsyncIterator[Watched]:
     world = Watched(crew=crew, supervisor=supervisor)
     async with aclosing(line), aclosing(supervisor), asyncio.TaskGroup() as group:
         listening = group.create_task(
-            crew.listen(lambda topic: json.dumps(topic).encode(), world.stop, world.stops.append)
+            crew.listen(lambda topic: json.dumps(topic).encode(), world.stop, world.stops.append, world.changes.append)
         )
         yield world
         listening.cancel()

@@ -7,16 +7,18 @@ import fcntl
 import os
 import signal
 import socket
+import sys
 from collections import Counter
 from pathlib import Path
 
 from backends.clock import SystemClock
+from backends.words import JsonValue
 from gateway.ledger.seam import Terms
 from gateway.ledger.service import FoldService
 from gateway.ledger.verify import verify
 from tests.served.world import a_policy, write_policy
 from tests.upstream import Says, Upstream
-from tests.workers.world import Manned, column, fails, manned, one
+from tests.workers.world import SERVER, Manned, column, fails, manned, one
 
 ANSWER = Says(tokens=("one", " two"))
 COST_NUSD = 7 * 10_000 + 2 * 20_000
@@ -136,3 +138,33 @@ async def test_a_port_in_use_and_a_folder_in_use_are_refused(tmp_path: Path):
     finally:
         service.close()
     assert f"in use by another gateway (process {os.getpid()})" in said
+
+
+async def test_all_workers_take_a_changed_policy_together_or_none_does(tmp_path: Path):
+    async with Upstream({"": ANSWER}) as upstream:
+        policy = a_policy([upstream.url])
+        async with manned(tmp_path, policy, workers=2) as gateway:
+            assert await gateway.statuses(["a", "b"]) == [200, 200]
+            policy["tenants"][0]["budget"] = {"usd": "0.0003", "per": "total"}
+            assert "refused" in await reload(tmp_path, policy | {"server": {"workers": 3}}, status=1)
+            assert "answers by policy" in await reload(tmp_path, policy | {"server": SERVER}, status=0)
+            digests = {(await gateway.household())["policy_digest"] for _ in range(20)}
+            refused = [await (await gateway.ask(f"question {number}")).text() for number in range(8)]
+            is_ready, status = await gateway.is_ready(), await gateway.stop()
+    # Two answers were paid for before there was a budget.
+    assert (len(digests), 3 * 10**5 - 2 * COST_NUSD) == (1, 80_000)
+    assert all("$0.00008 left" in text for text in refused)
+    assert one(gateway.folder, "SELECT COUNT(DISTINCT policy_digest) FROM requests") == 2
+    assert (is_ready, status) == (True, 0)
+
+
+async def reload(place: Path, policy: JsonValue, *, status: int) -> str:
+    """Change the file, tell the gateway, and return what the command says."""
+    file = write_policy(place, policy)
+    command = [sys.executable, "-m", "gateway", "reload", "--policy", str(file)]
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    said, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == status, said.decode()
+    return said.decode()

@@ -19,6 +19,9 @@ from backends.words import JsonValue
 from policies.keys import KeyStore
 from tests.served.world import write_policy
 
+SERVER: JsonValue = {"port": 0, "notice_s": 0, "grace_s": 20, "workers": 2}
+"""The policy's `server`, but for how many workers."""
+
 _SERVE = (sys.executable, "-m", "gateway", "serve")
 
 
@@ -77,8 +80,7 @@ class Manned:
 @asynccontextmanager
 async def manned(place: Path, policy: JsonValue, *, workers: int) -> AsyncIterator[Manned]:
     """Serve a policy out of a folder with several workers, until the block ends."""
-    server = {"port": 0, "notice_s": 0, "grace_s": 20, "workers": workers}
-    file = write_policy(place, {**policy, "server": server})
+    file = write_policy(place, {**policy, "server": SERVER | {"workers": workers}})
     keys = KeyStore(place / "data", clock=SystemClock())
     tenants = [tenant["id"] for tenant in policy["tenants"]]
     secrets = {tenant: keys.create(tenant, tenants=tenants)[1] for tenant in tenants}

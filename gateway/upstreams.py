@@ -1,0 +1,83 @@
+"""What a gateway's upstream requests go through: transports and pools, kept while policies change."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Self
+
+from backends.http import HttpBackend
+from backends.pool import Pool
+from backends.retries import RetryRules
+from backends.seam import Timeouts
+from policies.schema import TransportKind
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Hashable
+
+    from backends.clock import Clock
+    from backends.transport import Transport
+    from backends.words import ModelId
+    from policies.schema import Policy
+
+
+class Upstreams:
+    """The transports and pools of a process, by what they are: a reload opens no second one of the same.
+
+    So the breakers, loads and retry budgets of endpoints go on, whatever else of the policy has changed.
+    """
+
+    def __init__(self) -> None:
+        self._stack = AsyncExitStack()
+        self._transports: dict[tuple[TransportKind, float], Transport] = {}
+        self._pools: dict[tuple[Hashable, ...], Pool] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    def transport(self, policy: Policy) -> Transport:
+        """Return what a policy's upstream requests go through; closed with the process."""
+        kind = (policy.server.transport, policy.timeouts.connect_s)
+        transport = self._transports.get(kind)
+        if transport is None:
+            transport = self._transports[kind] = _transport(*kind)
+            self._stack.push_async_callback(transport.aclose)
+        return transport
+
+    def pool(self, policy: Policy, model: ModelId, clock: Clock) -> Pool:
+        """Return a catalog model's endpoints; models of one pool share them, so that their load is counted once."""
+        endpoints, secret = policy.endpoints_of(model), policy.api_key_of(model)
+        api_key = None if secret is None else secret.get_secret_value()
+        transport = self.transport(policy)
+        timeouts = Timeouts(first_byte_s=policy.timeouts.first_byte_s, idle_s=policy.timeouts.idle_s)
+        rules = RetryRules(
+            max=policy.retries.max,
+            budget_share=policy.retries.budget_share,
+            min_per_s=policy.retries.min_per_s,
+            max_wait_s=policy.retries.max_wait_s,
+        )
+        key = (endpoints, api_key, id(transport), timeouts, rules)
+        pool = self._pools.get(key)
+        if pool is None:
+            members = [
+                HttpBackend(transport=transport, base_url=url, api_key=api_key, timeouts=timeouts) for url in endpoints
+            ]
+            pool = self._pools[key] = Pool(members, clock=clock, rules=rules)
+        return pool
+
+    def keep(self, used: Collection[Pool]) -> None:
+        """Forget the pools that are not used any more; requests that still run have theirs."""
+        self._pools = {key: pool for key, pool in self._pools.items() if pool in used}
+
+
+def _transport(kind: TransportKind, connect_s: float) -> Transport:
+    """Import and make the one that is asked for: the other may cost a tenth of the start-up budget."""
+    if kind is TransportKind.AIOHTTP:
+        from backends.aiohttp_transport import AiohttpTransport
+
+        return AiohttpTransport(connect_s=connect_s)
+    from backends.wire import WireTransport
+
+    return WireTransport(connect_s=connect_s)
