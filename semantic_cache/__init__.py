@@ -8,6 +8,7 @@ Rooms:
     acceptance             the calibrated score and the threshold that keeps `max_error`
     refusals               answers that decline to answer, which a route may keep out
     sqlite_store           the embedded store
+    shelf                  a partition's vectors in memory, in cells of alike ones
     scaled_store           the store of several gateways: answers in `redis_store`, vectors in `qdrant_index`
     reach                  deadline and rest for a store behind a network
     replay                 a stored answer as JSON or as a stream
@@ -16,9 +17,11 @@ Rooms:
     train_acceptance       fits the acceptance from labelled pairs (scikit-learn; never when serving)
     calibrations/          the shipped artefact
 
-Decided here, other than the design to start from: vectors are a numpy matrix per partition, read from SQLite when the
-partition is first asked; a vector index comes when partitions outgrow it (1.3 ms at 10,000
-vectors on a 2-core machine without AVX-512).
+Decided here, other than the design to start from: vectors of the embedded store are int8 in cells (`shelf`), found by
+numpy, and not in Qdrant Edge 0.9. Both find what is near in a partition of 100,000 (figures: load_tests/README.md). But
+Qdrant Edge builds its graph with the interpreter's lock held (4 s of processor time for 10,000 vectors, 75 s for
+100,000), and no event loop of the process moves meanwhile; until it is built, it reads all vectors; and one process
+alone may open its folder, so that workers could not share it. Cells are split as they grow, within milliseconds.
 Over its limits a store drops what has expired, then the oldest: age is what a TTL speaks of, and what is often read is
 not for that reason still right. A model's upgrade invalidates by construction, since the upstream's name of every model
 of the ladder and the whole system prompt are in the key.

@@ -22,16 +22,23 @@ from semantic_cache.seam import Vector
 class QdrantIndex:
     """Keeps vectors with their keys and partitions.
 
+    Attributes:
+        kind: how it finds them.
+        bytes_per_vector: of the vector itself; what the server needs for graph and payload comes on top.
+
     Args:
         client: of the server; closed with this.
         embedder_id: names the exact weights that the vectors come from.
         dimensions: their width.
     """
 
+    kind = "a Qdrant server (HNSW in each partition)"
+
     def __init__(self, client: QdrantClient, *, embedder_id: str, dimensions: int) -> None:
         self._client = client
         self._collection = collection_of(embedder_id)
         self._dimensions = dimensions
+        self.bytes_per_vector = 4 * dimensions
         self._is_ready = False
         self._reach = Reach((ApiException, OSError))
 

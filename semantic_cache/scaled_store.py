@@ -75,7 +75,13 @@ class ScaledStore:
 
     def stock(self) -> Stock:
         """Count what is there."""
-        return replace(self._bodies.stock(), with_vectors=0 if self._index is None else self._index.count())
+        stock = self._bodies.stock()
+        if self._index is None:
+            return stock
+        vectors = self._index.count()
+        return replace(
+            stock, with_vectors=vectors, index=self._index.kind, index_bytes=vectors * self._index.bytes_per_vector
+        )
 
     @property
     def is_resting(self) -> bool:

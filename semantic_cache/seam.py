@@ -94,12 +94,16 @@ class Stock:
         bytes: of bodies, texts and vectors.
         with_vectors: entries that the semantic tier may serve.
         dropped: entries dropped to make room since the store was opened.
+        index: how neighbours are found; "" where there is no semantic tier.
+        index_bytes: of what is read for that, beside the vectors that are kept with the answers.
     """
 
     entries: int
     bytes: int
     with_vectors: int
     dropped: int
+    index: str = ""
+    index_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,10 +1,14 @@
-"""The embedded store: bodies and vectors in SQLite, a partition's vectors as one numpy matrix while it is in use.
+"""The embedded store: answers in SQLite, and beside them their vectors as int8, a partition's together on disk.
 
 Two threads may use it: `get` belongs to the event loop (tens of µs), `put` and `neighbours` to the one worker thread
 that also embeds. Each has a connection of its own; WAL lets the reader go on while the writer commits.
 
-Several processes may share the file: each finds the others' entries at once, and takes their vectors into the matrices
-it has before it looks for neighbours.
+Several processes may share the file: each finds the others' entries at once. What the file holds is counted in it, by
+triggers, so that the limits hold whoever puts and nobody counts anew.
+
+SQLite is the truth: an answer and its vector are one transaction, and what is in memory (`semantic_cache.shelf`) is
+read from it when a partition is first asked, newest first and so much a search that no search waits for all of it.
+What a search finds in memory is looked up in the file before it is served, and its cosine is of the whole vector.
 """
 
 from __future__ import annotations
@@ -14,16 +18,19 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, Final, TypeAlias
 
 import msgspec
 import numpy as np
 
 from backends.words import ModelId, TenantId, Usage
 from semantic_cache.seam import Entry, Neighbour, Selector, Stock, Vector
+from semantic_cache.shelf import INDEX_KIND, Shelf, packed
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (
-  key BLOB PRIMARY KEY,        -- exact key
+  id INTEGER PRIMARY KEY AUTOINCREMENT,  -- rises with every entry, and is never used again
+  key BLOB NOT NULL UNIQUE,    -- exact key
   partition BLOB NOT NULL,     -- empty: exact tier only
   tenant TEXT NOT NULL,        -- who paid
   namespace TEXT NOT NULL,     -- where it is shared; empty: nowhere
@@ -38,14 +45,28 @@ CREATE TABLE IF NOT EXISTS entries (
   baseline_high_nusd INTEGER NOT NULL,
   created_at REAL NOT NULL,    -- seconds since 1970, UTC
   expires_at REAL NOT NULL,
-  size INTEGER NOT NULL        -- bytes of payload, text and vector
-) WITHOUT ROWID;
-DROP INDEX IF EXISTS by_partition;
-CREATE INDEX IF NOT EXISTS by_partition_and_age ON entries (partition, created_at) WHERE partition != x'';
+  size INTEGER NOT NULL        -- bytes of payload, text and vectors
+);
 CREATE INDEX IF NOT EXISTS by_age ON entries (created_at);
 CREATE INDEX IF NOT EXISTS by_expiry ON entries (expires_at);
+-- What a search reads: without rowid, so that a partition's vectors lie together.
+CREATE TABLE IF NOT EXISTS vectors (
+  partition BLOB NOT NULL,
+  id INTEGER NOT NULL,         -- of the entry
+  packed BLOB NOT NULL,        -- a scale as float32, and int8[d]
+  PRIMARY KEY (partition, id)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS totals (entries INTEGER NOT NULL, bytes INTEGER NOT NULL, vectors INTEGER NOT NULL);
+INSERT INTO totals SELECT 0, 0, 0 WHERE NOT EXISTS (SELECT * FROM totals);
+CREATE TRIGGER IF NOT EXISTS counted AFTER INSERT ON entries BEGIN
+  UPDATE totals SET entries = entries + 1, bytes = bytes + NEW.size, vectors = vectors + (NEW.vector IS NOT NULL);
+END;
+CREATE TRIGGER IF NOT EXISTS uncounted AFTER DELETE ON entries BEGIN
+  UPDATE totals SET entries = entries - 1, bytes = bytes - OLD.size, vectors = vectors - (OLD.vector IS NOT NULL);
+  DELETE FROM vectors WHERE partition = OLD.partition AND id = OLD.id;
+END;
 """
-_VERSION = 2
+_VERSION = 3
 """Of the tables; a file with others holds nothing but cached answers, and is begun anew."""
 
 _COLUMNS = (
@@ -53,18 +74,22 @@ _COLUMNS = (
     "baseline_nusd, baseline_low_nusd, baseline_high_nusd, "
     "created_at, expires_at"
 )
-_READ = _COLUMNS.replace("vector", "NULL")
-"""Nobody reads a vector again but its shelf, and it is most of an entry."""
+_EXACT = _COLUMNS.replace("vector", "NULL")
+"""An exact hit has no use for its vector, which is most of a short entry."""
 
-_SHELVED_ROWS = 200_000
-"""Vectors kept in memory over all partitions: 300 MB at 384 dimensions."""
-_FEW = 32
-"""Candidates put in order at first."""
+SHELVED_ROWS: Final = 400_000
+"""Vectors kept in memory over all partitions: some 220 MB at 384 dimensions, in each worker."""
+_TAKEN_ROWS: Final = 1_024
+"""Vectors that a search reads in at most, each some 10 µs: a larger partition is whole after some searches."""
+_SPARE: Final = 3
+"""Candidates looked up beyond those wanted, before more are: some may be gone, and int8 may order them wrongly."""
 
-_STORED_WITHIN_S = 2.0
-"""How long after its creation an entry may come into the file and still be seen by a process that follows."""
-_LOOKED_AT = 1_024
-"""Candidates read at most, expired and dropped ones included: they are forgotten as they are met."""
+_Row: TypeAlias = Sequence[Any]  # what SQLite returns: the columns' types are the schema's
+
+_BUSY_S: Final = 0.02
+"""How long a write waits for another process's: a cache is not worth more."""
+_OPENING_S: Final = 5.0
+"""The same when the file is opened, by several workers at once, one of which makes the tables."""
 
 
 class SqliteStore:
@@ -74,59 +99,67 @@ class SqliteStore:
         path: the file; its folder exists.
         max_entries: entries kept.
         max_bytes: bytes of bodies, texts and vectors kept.
+        shelved_rows: vectors kept in memory over all partitions; the partitions asked for last stay.
     """
 
     is_local = True
     is_resting = False
 
-    def __init__(self, path: Path, *, max_entries: int, max_bytes: int) -> None:
+    def __init__(self, path: Path, *, max_entries: int, max_bytes: int, shelved_rows: int = SHELVED_ROWS) -> None:
         self._max_entries = max_entries
         self._max_bytes = max_bytes
+        self._shelved_rows = shelved_rows
         self._writes = _connect(path)
         _begin(self._writes)
         self._reads = _connect(path)
-        self._shelves: OrderedDict[bytes, _Shelf] = OrderedDict()
-        self._count = self._size = self._dropped = 0
-        self._seen_version = -1
-        self._recount()
+        self._shelves: OrderedDict[bytes, Shelf] = OrderedDict()
+        self._shelved = self._dropped = 0
 
     def get(self, key: bytes, now: datetime) -> Entry | None:
         """Return the entry under `key` that has not expired."""
-        return _find(self._reads, key, now)
+        row = self._reads.execute(
+            f"SELECT {_EXACT} FROM entries WHERE key = ? AND expires_at > ?",  # noqa: S608 - a constant
+            (key, now.timestamp()),
+        ).fetchone()
+        return None if row is None else _entry(row)
 
     def put(self, entry: Entry) -> None:
         """Keep an entry, in place of one under the same key."""
-        size = len(entry.payload) + len(entry.asked) * 4 + (0 if entry.vector is None else entry.vector.nbytes)
-        self._recount()
+        code = None if entry.vector is None else packed(entry.vector)
+        size = len(entry.payload) + len(entry.asked) * 4
+        if entry.vector is not None and code is not None:
+            size += entry.vector.nbytes + len(code)
         with self._writes as connection:
-            old = connection.execute("SELECT size FROM entries WHERE key = ?", (entry.key,)).fetchone()
-            connection.execute(
-                f"INSERT OR REPLACE INTO entries ({_COLUMNS}, size) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",  # noqa: S608 - a constant
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("DELETE FROM entries WHERE key = ?", (entry.key,))
+            identity = connection.execute(
+                f"INSERT INTO entries ({_COLUMNS}, size) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",  # noqa: S608 - a constant
                 (*_row(entry), size),
-            )
-            self._count += 0 if old else 1
-            self._size += size - (old[0] if old else 0)
-            self._make_room(connection, entry.created_at)
-        shelf = self._shelves.get(entry.partition)
-        if shelf is not None and entry.vector is not None:
-            shelf.add(entry.key, entry.vector)
+            ).lastrowid
+            if code is not None:
+                connection.execute("INSERT INTO vectors VALUES (?, ?, ?)", (entry.partition, identity, code))
+            dropped = self._make_room(connection, entry.created_at)
+        self._dropped += dropped
 
     def neighbours(self, partition: bytes, vector: Vector, *, limit: int, now: datetime) -> Sequence[Neighbour]:
         """Return the nearest entries of a partition that have not expired, nearest first."""
         shelf = self._shelf(partition)
         found: list[Neighbour] = []
-        gone: list[bytes] = []
-        for key, similarity in shelf.nearest(vector):
-            entry = _find(self._writes, key, now)
-            if entry is None or entry.partition != partition:
-                gone.append(key)
-                continue
-            found.append(Neighbour(entry=entry, similarity=similarity))
-            if len(found) == limit:
+        gone: list[int] = []
+        for candidates in shelf.nearest(vector):
+            first, count = 0, limit + _SPARE
+            while first < len(candidates) and len(found) < limit:
+                looked_at = candidates[first : first + count]
+                rows = self._rows(partition, looked_at, now)
+                gone += [each for each in looked_at if each not in rows]
+                found += [_neighbour(row, vector) for row in rows.values()]
+                first, count = first + count, min(4 * count, 512)
+            if len(found) >= limit:
                 break
-        for key in gone:
-            shelf.drop(key)
-        return found
+        if gone:
+            shelf.forget(np.array(gone))
+            self._shelved -= len(gone)
+        return sorted(found, key=lambda neighbour: -neighbour.similarity)[:limit]
 
     def drop(self, selector: Selector) -> int:
         """Forget the entries that are meant; vectors of theirs that are in memory go when they are next met."""
@@ -140,145 +173,103 @@ class SqliteStore:
         stated = {where: value for where, value in wanted.items() if value is not None}
         where = " AND ".join(stated) or "TRUE"
         with self._writes as connection:
-            statement = f"DELETE FROM entries WHERE {where} RETURNING size"  # noqa: S608 - of constants
-            dropped = connection.execute(statement, tuple(stated.values())).fetchall()
-            self._forget(dropped)
-        return len(dropped)
+            return connection.execute(
+                f"DELETE FROM entries WHERE {where}",  # noqa: S608 - of constants
+                tuple(stated.values()),
+            ).rowcount
 
     def stock(self) -> Stock:
         """Count what is there."""
-        counts = "SELECT count(*), coalesce(sum(size), 0), count(vector) FROM entries"
-        count, size, vectors = self._writes.execute(counts).fetchone()
-        return Stock(entries=count, bytes=size, with_vectors=vectors, dropped=self._dropped)
+        count, size, vectors = self._totals()
+        code_bytes = self._writes.execute("SELECT length(packed) FROM vectors LIMIT 1").fetchone()
+        return Stock(
+            entries=count,
+            bytes=size,
+            with_vectors=vectors,
+            dropped=self._dropped,
+            index=INDEX_KIND,
+            index_bytes=vectors * code_bytes[0] if code_bytes else 0,
+        )
 
     def close(self) -> None:
         """Close both connections; idempotent."""
         self._reads.close()
         self._writes.close()
 
-    def _recount(self) -> None:
-        """Count again what is there if anybody else, a command for instance, has written to the file."""
-        version = self._writes.execute("PRAGMA data_version").fetchone()[0]
-        if version != self._seen_version:
-            self._seen_version = version
-            count, size = self._writes.execute("SELECT count(*), coalesce(sum(size), 0) FROM entries").fetchone()
-            self._count, self._size = int(count), int(size)
+    def _totals(self) -> tuple[int, int, int]:
+        count, size, vectors = self._writes.execute("SELECT entries, bytes, vectors FROM totals").fetchone()
+        return count, size, vectors
 
-    def _make_room(self, connection: sqlite3.Connection, now: datetime) -> None:
-        """Drop expired entries, then the oldest, until the limits hold."""
-        if self._count <= self._max_entries and self._size <= self._max_bytes:
-            return
-        before = self._count
-        victims = "DELETE FROM entries WHERE expires_at <= ? RETURNING size"
-        self._forget(connection.execute(victims, (now.timestamp(),)).fetchall())
-        while self._count > self._max_entries or self._size > self._max_bytes:
-            oldest = (
-                "DELETE FROM entries WHERE key IN (SELECT key FROM entries ORDER BY created_at, key LIMIT 32) "
-                "RETURNING size"
-            )
-            dropped = connection.execute(oldest).fetchall()
-            if not dropped:
-                break
-            self._forget(dropped)
-        self._dropped += before - self._count
+    def _make_room(self, connection: sqlite3.Connection, now: datetime) -> int:
+        """Drop expired entries, then the oldest, until the limits hold; return how many."""
+        dropped = 0
+        for select, values in (
+            ("SELECT id FROM entries WHERE expires_at <= ? ORDER BY expires_at LIMIT 256", (now.timestamp(),)),
+            ("SELECT id FROM entries ORDER BY created_at, key LIMIT 32", ()),
+        ):
+            while True:
+                count, size, _ = self._totals()
+                if count <= self._max_entries and size <= self._max_bytes:
+                    return dropped
+                gone = connection.execute(f"DELETE FROM entries WHERE id IN ({select})", values).rowcount  # noqa: S608 - constants
+                dropped += gone
+                if not gone:
+                    break
+        return dropped
 
-    def _forget(self, dropped: list[tuple[int]]) -> None:
-        self._count -= len(dropped)
-        self._size -= sum(size for (size,) in dropped)
+    def _rows(self, partition: bytes, ids: Sequence[int], now: datetime) -> dict[int, _Row]:
+        """Return the entries of a partition that are still there, by their ids, in no order."""
+        marks = ",".join("?" * len(ids))
+        rows = self._writes.execute(
+            f"SELECT id, {_COLUMNS} FROM entries "  # noqa: S608 - constants
+            f"WHERE id IN ({marks}) AND partition = ? AND expires_at > ? AND vector IS NOT NULL",
+            (*ids, partition, now.timestamp()),
+        )
+        return {row[0]: row[1:] for row in rows}
 
-    def _shelf(self, partition: bytes) -> _Shelf:
-        version = int(self._writes.execute("PRAGMA data_version").fetchone()[0])
+    def _shelf(self, partition: bytes) -> Shelf:
+        """Return a partition's vectors, with what has come into the file since they were last asked for."""
         shelf = self._shelves.get(partition)
         if shelf is None:
-            shelf = self._shelves[partition] = _Shelf(self._vectors(partition, since=0.0), version)
-        elif shelf.version != version:  # another process has written to the file
-            shelf.take_in(self._vectors(partition, since=shelf.newest - _STORED_WITHIN_S), version)
+            shelf = self._shelves[partition] = Shelf()
+            top = self._writes.execute("SELECT max(id) FROM vectors WHERE partition = ?", (partition,)).fetchone()[0]
+            shelf.newest, shelf.oldest = top or 0, (top or 0) + 1
         self._shelves.move_to_end(partition)
-        while len(self._shelves) > 1 and sum(len(s) for s in self._shelves.values()) > _SHELVED_ROWS:
-            self._shelves.popitem(last=False)
+        before = len(shelf)
+        self._take_in(partition, shelf)
+        self._shelved += len(shelf) - before
+        while len(self._shelves) > 1 and self._shelved > self._shelved_rows:
+            _, unused = self._shelves.popitem(last=False)
+            self._shelved -= len(unused)
         return shelf
 
-    def _vectors(self, partition: bytes, *, since: float) -> list[tuple[bytes, bytes, float]]:
-        """Return key, vector and time of a partition's entries that were created since a time."""
-        return self._writes.execute(
-            "SELECT key, vector, created_at FROM entries WHERE partition = ? AND partition != x'' "
-            "AND created_at >= ? AND vector IS NOT NULL",
-            (partition, since),
-        ).fetchall()
-
-
-class _Shelf:
-    """One partition's vectors: float32[n, d] in a matrix that doubles when it is full.
-
-    Attributes:
-        version: of the file, as it was when other processes' entries were last looked for.
-        newest: when the youngest of the entries read from it was created.
-    """
-
-    def __init__(self, rows: list[tuple[bytes, bytes, float]], version: int) -> None:
-        self.version = version
-        self.newest = max((created_at for _, _, created_at in rows), default=0.0)
-        self._keys: list[bytes] = [key for key, _, _ in rows]
-        self._places = {key: place for place, key in enumerate(self._keys)}
-        self._matrix: Vector = (
-            np.stack([np.frombuffer(blob, dtype="<f4") for _, blob, _ in rows]).astype(np.float32)
-            if rows
-            else np.zeros((0, 0), dtype=np.float32)
-        )
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-    def add(self, key: bytes, vector: Vector) -> None:
-        place = self._places.get(key)
-        if place is None:
-            place = len(self._keys)
-            self._keys.append(key)
-            self._places[key] = place
-            if place >= self._matrix.shape[0]:
-                grown = np.zeros((max(16, 2 * place), vector.shape[0]), dtype=np.float32)
-                grown[:place] = self._matrix[:place] if place else 0
-                self._matrix = grown
-        self._matrix[place] = vector
-
-    def take_in(self, rows: list[tuple[bytes, bytes, float]], version: int) -> None:
-        """Add what another process has stored; what is known already stays as it is."""
-        self.version = version
-        for key, blob, created_at in rows:
-            self.add(key, np.frombuffer(blob, dtype="<f4"))
-            self.newest = max(self.newest, created_at)
-
-    def drop(self, key: bytes) -> None:
-        place = self._places.pop(key)
-        last = self._keys.pop()
-        if last != key:
-            self._keys[place] = last
-            self._places[last] = place
-            self._matrix[place] = self._matrix[len(self._keys)]
-
-    def nearest(self, vector: Vector) -> Iterator[tuple[bytes, float]]:
-        """Yield keys and cosines, nearest first; nothing may be added or dropped meanwhile."""
-        count = len(self._keys)
-        if count == 0:
-            return
-        similarities = self._matrix[:count] @ vector
-        # Most searches end among the first few: those are found without putting all the others in order.
-        few = np.argpartition(-similarities, _FEW)[:_FEW] if count > _FEW else np.arange(count)
-        few = few[np.lexsort((few, -similarities[few]))]
-        for place in few:
-            yield self._keys[place], float(similarities[place])
-        if count > _FEW:
-            met = set(few.tolist())
-            for place in np.argsort(-similarities, kind="stable")[:_LOOKED_AT]:
-                if int(place) not in met:
-                    yield self._keys[place], float(similarities[place])
+    def _take_in(self, partition: bytes, shelf: Shelf) -> None:
+        of = "SELECT id, packed FROM vectors WHERE partition = ? AND"  # an answer without a meaning has no vector
+        newer = self._writes.execute(f"{of} id > ? ORDER BY id LIMIT ?", (partition, shelf.newest, _TAKEN_ROWS))
+        if rows := newer.fetchall():
+            shelf.newest = rows[-1][0]
+            shelf.add(np.array([row[0] for row in rows]), [row[1] for row in rows])
+        if shelf.oldest:
+            older = f"{of} id < ? ORDER BY id DESC LIMIT ?"
+            rows = self._writes.execute(older, (partition, shelf.oldest, _TAKEN_ROWS)).fetchall()
+            if rows:
+                shelf.add(np.array([row[0] for row in rows]), [row[1] for row in rows])
+            is_whole = len(rows) < _TAKEN_ROWS
+            shelf.oldest = 0 if is_whole else rows[-1][0]
+            shelf.verified = len(shelf) if is_whole else 0
+        elif len(shelf) > 2 * shelf.verified + _TAKEN_ROWS:
+            # What is dropped, here or by another process, leaves the shelf when it is met; what nobody asks for would
+            # stay for ever.
+            ids = self._writes.execute("SELECT id FROM vectors WHERE partition = ?", (partition,)).fetchall()
+            shelf.keep(np.array([row[0] for row in ids], dtype=np.int64))
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=0.02, check_same_thread=False)
+    connection = sqlite3.connect(path, timeout=_OPENING_S, check_same_thread=False)
     connection.execute("PRAGMA journal_mode = WAL")
     # A cache may lose its last entries in a power cut; it may not stall a request for an fsync.
     connection.execute("PRAGMA synchronous = OFF")
+    connection.execute(f"PRAGMA busy_timeout = {round(_BUSY_S * 1e3)}")
     return connection
 
 
@@ -302,13 +293,12 @@ def _row(entry: Entry) -> tuple[object, ...]:
     )
 
 
-def _find(connection: sqlite3.Connection, key: bytes, now: datetime) -> Entry | None:
-    row = connection.execute(
-        f"SELECT {_READ} FROM entries WHERE key = ? AND expires_at > ?",  # noqa: S608 - a constant
-        (key, now.timestamp()),
-    ).fetchone()
-    if row is None:
-        return None
+def _neighbour(row: _Row, vector: Vector) -> Neighbour:
+    similarity = float(np.frombuffer(row[6], dtype="<f4") @ vector)
+    return Neighbour(entry=_entry(row), similarity=similarity)
+
+
+def _entry(row: _Row) -> Entry:
     return Entry(
         key=row[0],
         partition=row[1],
@@ -319,7 +309,7 @@ def _find(connection: sqlite3.Connection, key: bytes, now: datetime) -> Entry | 
         vector=None,
         payload=row[7],
         model=ModelId(row[8]),
-        usage=msgspec.json.decode(row[9], type=Usage),
+        usage=_usage(row[9]),
         baseline_nusd=row[10],
         baseline_low_nusd=row[11],
         baseline_high_nusd=row[12],
@@ -328,11 +318,31 @@ def _find(connection: sqlite3.Connection, key: bytes, now: datetime) -> Entry | 
     )
 
 
+_usage = msgspec.json.Decoder(Usage).decode
+
+
 def _begin(connection: sqlite3.Connection) -> None:
-    if connection.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
-        connection.execute("DROP TABLE IF EXISTS entries")
-        connection.execute(f"PRAGMA user_version = {_VERSION}")
-    connection.executescript(_SCHEMA)
+    """Make the tables, where they are not there or are another version's."""
+    connection.execute(f"PRAGMA busy_timeout = {round(_OPENING_S * 1e3)}")
+    with connection:
+        connection.execute("BEGIN IMMEDIATE")
+        if connection.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
+            for table in ("entries", "vectors", "totals"):
+                connection.execute(f"DROP TABLE IF EXISTS {table}")
+            for statement in _statements(_SCHEMA):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {_VERSION}")
+    connection.execute(f"PRAGMA busy_timeout = {round(_BUSY_S * 1e3)}")
+
+
+def _statements(script: str) -> Iterator[str]:
+    """Yield a script's statements one by one: `executescript` would end the transaction first."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
 
 
 def _tagged(tags: Sequence[str]) -> str:

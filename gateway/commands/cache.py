@@ -51,6 +51,8 @@ def stats(policy_file: Path, as_json: bool) -> None:
         return
     click.echo(f"{stock.entries} of {limits.max_entries} answers, {stock.with_vectors} of them in the semantic tier")
     click.echo(f"{stock.bytes / 1e6:.1f} of {limits.max_bytes / 1e6:.1f} MB")
+    if stock.index:
+        click.echo(f"vectors are found by {stock.index}, {stock.index_bytes / 1e6:.1f} MB")
 
 
 @cache.command()

@@ -270,6 +270,8 @@ def test_stock_counts_what_is_there(reopen: Opener):
     store.put(a_mixture()[0])
     stock = store.stock()
     assert (stock.entries, stock.with_vectors, stock.dropped) == (5, 1, 0)
+    assert stock.index
+    assert stock.index_bytes > 0
     assert stock.bytes > sum(len(stored.payload) for stored in a_mixture())
     store.drop(Selector())
     assert (store.stock().entries, store.stock().bytes) == (0, 0)

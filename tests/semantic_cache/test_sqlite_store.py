@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -125,3 +127,102 @@ def test_a_process_finds_what_another_has_stored_replaced_and_dropped_since(tmp_
     assert (names(one, unit(1)), names(other, unit(1))) == (["c", "b", "a"], ["c", "b", "a"])
     one.close()
     other.close()
+
+
+def many(store: SqliteStore, count: int, *, first: int = 0) -> None:
+    random = np.random.default_rng(first)
+    for n in range(first, first + count):
+        store.put(entry(f"e{n}", vector=unit(*random.normal(size=8))))
+
+
+def test_a_partition_of_any_size_is_read_in_while_it_is_searched(tmp_path: Path):
+    store = SqliteStore(tmp_path / "cache.db", max_entries=10_000, max_bytes=10**8)
+    store.put(entry("first", vector=unit(1)))
+    many(store, 2_500)
+    store.close()
+    store = a_store(tmp_path)
+    found = [names(store, unit(1), limit=1) for _ in range(4)]
+    assert found[-1] == ["first"] != found[0]
+    many(store, 3, first=5_000)
+    store.put(entry("again", vector=unit(1)))
+    assert set(names(store, unit(1), limit=2)) == {"first", "again"}
+    store.close()
+
+
+def test_what_nobody_meets_leaves_the_memory_too(tmp_path: Path):
+    store, other = a_store(tmp_path), a_store(tmp_path)
+    names(store, unit(1))
+    for n in range(2_600):
+        other.put(entry(f"e{n % 40}", vector=unit(1, n / 100)))
+        if n % 500 == 499:
+            names(store, unit(-1), limit=1)
+    assert len(names(store, unit(1), limit=50)) == 40
+    assert len(store._shelves[b"p"]) < 2_000
+    store.close()
+    other.close()
+
+
+def test_partitions_that_are_not_in_use_leave_the_memory(tmp_path: Path):
+    store = SqliteStore(tmp_path / "cache.db", max_entries=1_000, max_bytes=10**8, shelved_rows=50)
+    for n in range(200):
+        store.put(entry(f"e{n}", vector=unit(1, n), partition=b"p%d" % (n // 20)))
+    for n in (*range(10), *range(10)):
+        assert len(names(store, unit(1), partition=b"p%d" % n, limit=20)) == 20
+    assert sum(len(shelf) for shelf in store._shelves.values()) <= 50
+    store.close()
+
+
+def counted(file: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    with sqlite3.connect(file) as db:
+        told = db.execute("SELECT entries, bytes, vectors FROM totals").fetchone()
+        true = db.execute("SELECT count(*), coalesce(sum(size), 0), (SELECT count(*) FROM vectors) FROM entries")
+        counts = told, true.fetchone()
+    db.close()
+    return counts
+
+
+def test_processes_that_put_and_drop_together_count_right(tmp_path: Path):
+    stores = [SqliteStore(tmp_path / "cache.db", max_entries=30, max_bytes=10**8) for _ in range(3)]
+    for n in range(120):
+        stores[n % 3].put(entry(f"e{n % 45}", vector=unit(1, n) if n % 4 else None, age=timedelta(seconds=200 - n)))
+        if n % 20 == 19:
+            stores[n % 2].drop(Selector(key=entry(f"e{n % 45}").key))
+    told, true = counted(tmp_path / "cache.db")
+    assert told == true
+    assert 20 <= told[0] <= 30
+    assert stores[0].stock().entries == told[0]
+    for store in stores:
+        store.close()
+
+
+_PUTTING = """
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+import numpy as np
+from backends.words import Usage
+from semantic_cache.seam import Entry
+from semantic_cache.sqlite_store import SqliteStore
+store = SqliteStore(Path(sys.argv[1], "cache.db"), max_entries=400, max_bytes=10**8)
+noon = datetime(2026, 11, 2, 12, tzinfo=UTC)
+for n in range(10**6):
+    store.put(Entry(
+        key=b"%d" % (n % 500), partition=b"p", asked="", vector=np.full(8, 8**-0.5, dtype=np.float32), payload=b"x",
+        model="m", usage=Usage(input_tokens=1), baseline_nusd=0, baseline_low_nusd=0, baseline_high_nusd=0,
+        created_at=noon, expires_at=noon + timedelta(hours=1), tenant="t"))
+    if n == 50:
+        print("put", flush=True)
+"""
+
+
+def test_a_killed_process_leaves_answers_vectors_and_counts_that_agree(tmp_path: Path):
+    with subprocess.Popen([sys.executable, "-c", _PUTTING, str(tmp_path)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.kill()
+    told, true = counted(tmp_path / "cache.db")
+    assert told == true
+    assert told[0] == told[2] > 50
+    store = a_store(tmp_path)
+    assert len(store.neighbours(b"p", unit(1), limit=50, now=LATER)) == 50
+    store.close()

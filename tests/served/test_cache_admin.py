@@ -93,6 +93,8 @@ async def test_what_is_held_is_counted_by_page_and_command(gateway: Served):
     told = json.loads((await command(gateway, "stats", "--json")).stdout)
     assert page["entries"] == told["entries"] >= 1
     assert page["bytes"] == told["bytes"] > 0
+    assert page["index"] == told["index"] == "int8 cells"
+    assert "found by int8 cells" in (await command(gateway, "stats")).stdout
 
 
 @pytest.mark.parametrize(
