@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import datetime, timedelta
 
 from backends.embedder import Embedder, EmbedderError
@@ -54,7 +54,7 @@ class Caches:
         acceptance: gives what decides whether a neighbour's answer may be served; loaded at its first use.
         embedder: turns the last user text into a vector; its first use loads it.
         worker: runs what would hold up the event loop.
-        deadline_s: how long a question to a store in a server may take.
+        deadline_s: how long a store in a server may hold a request up, with all the questions it is asked for it.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Caches:
         if settings.exact is None or journey.keys is None:
             return None
         with journey.step("cache.exact"):
-            exact = self._fresh(journey, await self._find(journey.keys.exact, now=journey.clock.now()))
+            exact = self._fresh(journey, await self._find(journey, journey.keys.exact))
         journey.lookups["exact"] = exact
         return exact if isinstance(exact, Hit) else None
 
@@ -112,15 +112,23 @@ class Caches:
         journey.lookups["semantic"] = found
         return found if isinstance(found, Hit) else None
 
-    async def _find(self, key: bytes, *, now: datetime) -> Hit | Miss:
-        """Look an exact key up: at once where that takes microseconds, else on the store's thread, with a deadline."""
+    async def _find(self, journey: Journey, key: bytes) -> Hit | Miss:
+        """Look an exact key up: at once where that takes microseconds, else on the store's thread."""
+        now = journey.clock.now()
         if self._store.is_local or self._store.is_resting:
             return lookup_exact(self._store, key, now=now)
+        return await self._within(journey, self._storing.run(lookup_exact, self._store, key, now=now))
+
+    async def _within(self, journey: Journey, asking: Coroutine[None, None, Hit | Miss]) -> Hit | Miss:
+        """Await an answer of the store for as long as it may still hold this request up."""
+        begun = journey.clock.monotonic()
         try:
-            async with asyncio.timeout(self._deadline_s):
-                return await self._storing.run(lookup_exact, self._store, key, now=now)
+            async with asyncio.timeout(None if self._store.is_local else self._deadline_s - journey.store_s):
+                return await asking
         except (TimeoutError, WorkerFull):
             return Miss(reason=MissReason.STORE_FAILED)
+        finally:
+            journey.store_s += journey.clock.monotonic() - begun
 
     def is_fresh(self, journey: Journey, hit: Hit) -> bool:
         """Tell whether a stored answer that was found for an equal request may be served to this one as well."""
@@ -240,18 +248,16 @@ class Caches:
     async def _semantic(self, journey: Journey, ask: Ask, vector: Vector, *, max_error: float) -> Lookup:
         if journey.keys is None:
             raise AssertionError("a semantic lookup needs a partition")
+        search = self._storing.run(
+            self._search,
+            partition=journey.keys.partition,
+            asked=ask.last_user_text,
+            vector=vector,
+            max_error=max_error,
+            now=journey.clock.now(),
+        )
         try:
-            async with asyncio.timeout(None if self._store.is_local else self._deadline_s):
-                found = await self._storing.run(
-                    self._search,
-                    partition=journey.keys.partition,
-                    asked=ask.last_user_text,
-                    vector=vector,
-                    max_error=max_error,
-                    now=journey.clock.now(),
-                )
-        except (TimeoutError, WorkerFull):
-            return Miss(reason=MissReason.STORE_FAILED)
+            found = await self._within(journey, search)
         except AcceptanceError as error:
             _log.error("acceptance_failed", extra={"error": str(error)})
             return Miss(reason=MissReason.STORE_FAILED)

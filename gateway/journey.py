@@ -200,6 +200,7 @@ class Journey:
 
     Attributes:
         waited_s: time spent waiting for upstreams: what is left of the total is the gateway's own overhead.
+        store_s: time spent waiting for a cache's store in a server.
         max_loss: what the client asked for below the route's own; None: nothing less.
         cached_tokens: what models' prompt caches are taken to hold of the prompt.
         verdict: the last judge's.
@@ -241,6 +242,7 @@ class Journey:
     status: int = 0
     error_code: str | None = None
     waited_s: float = 0.0
+    store_s: float = 0.0
     first_byte: float | None = None
     is_answered: bool = False
     body: bytes | None = None
