@@ -8,6 +8,7 @@ Rooms, in the order a request meets them:
     limits, spending       rate limits; which budgets' pots a request draws from, and what happens at a cap
     flights                single-flight: equal requests in flight share one attempt
     ladder                 opens rungs and asks the judge; nothing has been sent while it runs
+    prober, asides         asks a rung's model again about its answer; calls beside an answer, paid for like any
     relay                  the way after the first event
     settlement, ledger/    holds, charges, request rows; the journal and the store under them
     audit, agreement       asks the baseline afterwards how good some answers were; `verdicts` keeps what it says
@@ -35,7 +36,7 @@ Decided here, other than the design to start from:
   cost is in the ledger, as charges of the audited request that are booked after its row. A semantic cache's promise is
   kept per route. Live verdicts can raise a threshold and never lower it: there are none of answers that were not kept.
 - A reload (SIGHUP, `faregate reload`) makes a second gateway on the same connections, books and counts, which answers
-  what begins; the first one ends what it has begun. The address, workers, storage and the ledger's terms are one life's.
+  what begins; the first one ends what it has begun. Address, workers, storage and the ledger's terms are one life's.
 - Budgets and rate limits hold for all workers of a gateway together.
 - The confidence header is the judge's word on the last answer it saw: of `small>large` it is the rejected one's.
 - "An equivalent model of the ladder" is one that a model names in its `equivalents`: rungs differ in quality, so none

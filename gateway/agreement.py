@@ -8,9 +8,7 @@ away counts as lost, which overstates the loss of free prose.
 
 from __future__ import annotations
 
-import json
 import re
-import unicodedata
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -20,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.words import Ask, JsonValue
+from router.likeness import as_json, has_same_numbers, normalised
 
 
 class How(StrEnum):
@@ -40,9 +39,6 @@ class Agreement:
     how: How
 
 
-_NUMBER: Final = re.compile(r"\d+(?:[.,]\d+)*")
-_AROUND: Final = "*_`#\"'.,;:?()[]"
-"""Marks around a word that say nothing; inside one (3.5, it's) they stay, and so does what may be a sign (-5, !x)."""
 _LONGEST: Final = 8_000
 """Characters of an answer that a judge model is shown: its whole, but for books."""
 
@@ -51,10 +47,10 @@ def by_text(served: str, baseline: str) -> Agreement | None:
     """Return the verdict that the texts alone give; None when they differ and only meaning can tell."""
     if served == baseline:
         return Agreement(loss=0.0, how=How.EXACT)
-    left, right = _json(served), _json(baseline)
+    left, right = as_json(served), as_json(baseline)
     if left is not None and right is not None:
         return Agreement(loss=float(left != right), how=How.JSON)
-    if _plain(served) == _plain(baseline):
+    if normalised(served) == normalised(baseline):
         return Agreement(loss=0.0, how=How.NORMALISED)
     return None
 
@@ -62,7 +58,7 @@ def by_text(served: str, baseline: str) -> Agreement | None:
 def by_vectors(served: str, baseline: str, vectors: NDArray[np.float32], *, least: float) -> Agreement:
     """Return the verdict of two texts' vectors (float32[2, d], of unit length): close enough, and the same numbers."""
     is_close = float(vectors[0] @ vectors[1]) >= least
-    has_same = set(_NUMBER.findall(served)) == set(_NUMBER.findall(baseline))
+    has_same = has_same_numbers(served, baseline)
     return Agreement(loss=float(not (is_close and has_same)), how=How.EMBEDDING)
 
 
@@ -104,18 +100,3 @@ def judged(reply: str, *, is_swapped: bool) -> Agreement | None:
         return Agreement(loss=0.0, how=How.JUDGE)
     is_baseline_better = (said == "a") is is_swapped
     return Agreement(loss=1.0 if is_baseline_better else -1.0, how=How.JUDGE)
-
-
-def _plain(text: str) -> str:
-    words = (word.strip(_AROUND).rstrip("!") for word in unicodedata.normalize("NFKC", text).casefold().split())
-    return " ".join(filter(None, words))
-
-
-def _json(text: str) -> JsonValue | None:
-    """Return an object or a list; anything else is text (`12` may be a part of an answer in words)."""
-    if text.lstrip()[:1] not in {"{", "["}:
-        return None
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None

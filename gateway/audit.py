@@ -30,18 +30,17 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.asks import OutputCap, outbound_body, parse_ask
-from backends.blame import is_paid
+from backends.asks import parse_ask
 from backends.clock import Clock
 from backends.embedder import Embedder, EmbedderError
-from backends.errors import BackendError, ReplyMalformed
+from backends.errors import BackendError
 from backends.prices import NANO_PER_USD
-from backends.seam import Outbound
 from backends.words import Ask, ModelId, Surface, Whole
 from gateway.agreement import Agreement, by_text, by_vectors, judge_body, judged
+from gateway.asides import Aside, NoRoom, buy, shadow
 from gateway.errors import places
 from gateway.journey import Attempt, CatalogModel, Journey, Lane
-from gateway.ledger.budgets import BudgetsUnready, Refused
+from gateway.ledger.budgets import BudgetsUnready
 from gateway.ledger.errors import LedgerUnavailable
 from gateway.ledger.rows import ChargeKind
 from gateway.settlement import Cashier
@@ -49,6 +48,7 @@ from gateway.verdicts import Event, Origin, PromiseId, Subject, VerdictRow, Verd
 from gateway.worker import Worker, WorkerFull
 from policies.schema import Audit, Policy, Route
 from policies.sequence import Standing, State, Stated, assess
+from router.calls import told_of
 from router.strategy import NOTHING, Cached, Candidate, Cascade, NoEligibleModel, Pinned, Plan, PlanReason, Strategy
 from semantic_cache.acceptance import Acceptance
 from semantic_cache.seam import Tier
@@ -208,14 +208,15 @@ class Auditor:
         watched = _watcher(desk, origin)
         if watched is not None and watched.audit is None:
             return  # answers of this kind are not looked at, so that others cannot speak for the whole
-        if watched is not None and (body is None or ask.surface is Surface.EMBEDDINGS or self._is_idle(watched)):
+        is_unread = (body is None and journey.told is None) or ask.surface is Surface.EMBEDDINGS
+        if watched is not None and (is_unread or self._is_idle(watched)):
             return
         audit = watched.audit if watched is not None else None
         if watched is None or audit is None or origin is None or self._draw() >= audit.share:
             desk.route_before += 1
             desk.hits_before += origin is Origin.SEMANTIC
             return
-        text = _text(body or b"")
+        text = journey.told if journey.told is not None and origin is Origin.SMALL else _text(body or b"")
         if text is None:
             return
         job = _Job(
@@ -318,9 +319,10 @@ class Auditor:
         whole = await self._ask(job, _unstreamed(job.ask), baseline)
         if whole.finish_reason not in {"stop", "tool_calls", "function_call"}:
             raise _NotAudited("baseline_unfinished")
-        found = by_text(job.text, whole.content)
+        said = told_of(whole.payload) or whole.content
+        found = by_text(job.text, said)
         if found is None:
-            found = await self._compare(job, whole.content)
+            found = await self._compare(job, said)
         hit, verdict, caller = journey.hit, journey.verdict, journey.caller
         if caller is None:
             raise AssertionError("an answered request has a caller")
@@ -367,7 +369,7 @@ class Auditor:
             LedgerUnavailable, BudgetsUnready: it cannot be paid for.
             _NotAudited: the day's money or a budget has no room for it.
         """
-        journey = _shadow(job.journey, ask)
+        journey = shadow(job.journey, ask)
         quote = self._cashier.quote(journey, model)
         which, day = job.watched.id, self._today()
         most = max(quote.upper_bound_nusd, quote.worst_nusd)
@@ -382,11 +384,13 @@ class Auditor:
             started=self._clock.monotonic(),
             asks_logprobs=False,
             quote=quote,
-            is_audit=True,
+            aside=ChargeKind.AUDIT,
         )
         job.attempts.append(attempt.number)
         try:
-            return await self._buy(journey, ask, attempt)
+            return await buy(Aside(journey=journey, ask=ask, attempt=attempt), self._cashier, kind=ChargeKind.AUDIT)
+        except NoRoom as error:
+            raise _NotAudited("budget_is_spent") from error
         finally:
             # Cancelled with the gateway's end as well: what was generated is booked.
             attempt.end(ChargeKind.AUDIT if journey.attempts else None, self._clock.monotonic())
@@ -394,49 +398,6 @@ class Auditor:
             self._observe(journey)
             rest = most - attempt.cost_nusd
             await asyncio.to_thread(self._verdicts.give_back, day, which.route, which.subject, rest)
-
-    async def _buy(self, journey: Journey, ask: Ask, attempt: Attempt) -> Whole:
-        model, quote = attempt.model, attempt.quote
-        if journey.pots:
-            held = await self._cashier.spending.reserve(journey, [quote.worst_nusd])
-            if isinstance(held, Refused):
-                raise _NotAudited("budget_is_spent")
-            attempt.hold = held[0]
-        try:
-            self._cashier.hold(journey, attempt)
-        except LedgerUnavailable:
-            if attempt.hold is not None:
-                self._cashier.spending.release(attempt.hold)
-            raise
-        journey.attempts.append(attempt)
-        cap = OutputCap(model.cap_field, quote.output_cap_tokens)  # always sent: the day's cap counts on it
-        outbound = Outbound(
-            surface=ask.surface,
-            body=outbound_body(ask, model=model.name, top_logprobs=None, output_cap=cap, parameters=model.parameters),
-            is_stream=False,
-            request_id=journey.request_id,
-            model=model.name,
-        )
-        try:
-            await self._cashier.secured()
-        except LedgerUnavailable:
-            attempt.end(None, self._clock.monotonic())
-            raise
-        try:
-            reply = await model.backend.open(outbound)
-            try:
-                attempt.endpoint = reply.endpoint
-                whole = await anext(reply)
-            finally:
-                await reply.aclose()
-        except BackendError as error:
-            attempt.end(ChargeKind.AUDIT if is_paid(error) else None, self._clock.monotonic())
-            raise
-        if not isinstance(whole, Whole):
-            raise ReplyMalformed("a stream came where a whole answer was asked for")
-        attempt.note(whole)
-        attempt.end(ChargeKind.AUDIT, self._clock.monotonic())
-        return whole
 
     # --- states -----------------------------------------------------------------------------------------------------
 
@@ -587,22 +548,6 @@ def _watcher(desk: _Desk, origin: Origin | None) -> _Watched | None:
     return desk.promises.get(Subject.ROUTE)
 
 
-def _shadow(journey: Journey, ask: Ask) -> Journey:
-    """Return the record of an attempt that is made for a request after its answer."""
-    return Journey(
-        request_id=journey.request_id,
-        call=journey.call,
-        clock=journey.clock,
-        started_at=journey.clock.now(),
-        started=journey.clock.monotonic(),
-        caller=journey.caller,
-        ask=ask,
-        lane=journey.lane,
-        pots=journey.pots,
-        user_pseudonym=journey.user_pseudonym,
-    )
-
-
 def _unstreamed(ask: Ask) -> Ask:
     fields = {name: value for name, value in ask.fields.items() if name not in {"stream", "stream_options"}}
     return msgspec.structs.replace(ask, fields=fields, is_stream=False)
@@ -626,7 +571,9 @@ class _Answer(msgspec.Struct):
 
 
 def _text(body: bytes) -> str | None:
-    """Return the text of an answer's first choice; None where it has none that can be compared."""
+    """Return the text of an answer's first choice, or its calls; None where it has none that can be compared."""
+    if called := told_of(body):
+        return called
     try:
         choices = msgspec.json.decode(body, type=_Answer).choices
     except msgspec.MsgspecError:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn, track
 
@@ -21,14 +23,17 @@ from backends.embedder import MiniLM
 from backends.errors import BackendError
 from backends.prices import FEMTO_PER_USD, PriceBook
 from backends.seam import Outbound
-from backends.words import Capability, JsonValue, ModelId, RequestId, Surface, Whole
+from backends.words import Ask, Capability, JsonValue, ModelId, RequestId, Surface, Usage, Whole
 from gateway.compose import open_catalog
 from gateway.journey import CatalogModel
 from gateway.prepare import PolicyUnusable, price_book
 from gateway.upstreams import Upstreams
 from policies.promise import shared_confidence
 from policies.schema import Policy, Route
-from router.judge import Calibration, CalibrationError, NoThreshold, Rates, Signal
+from policies.signals import Signal
+from router.evidence import Answering
+from router.judge import Calibration, CalibrationError, NoThreshold, Rates
+from router.probe import method_of, probe_ask, read_probe, wants_logprobs
 from router.train_check import held_table, hold_against
 from router.train_judge import fit, pair, promises
 from router.train_outcomes import (
@@ -118,39 +123,95 @@ async def _ask_all(
     job: Job, questions: Sequence[Question], model: CatalogModel, progress: Progress, task: TaskID
 ) -> None:
     file = _outcomes_file(job, model.id)
+    asks = _Asks.of(job, model)
     # By prompt: keys of questions drawn with another seed may be the same.
-    known = {outcome.prompt for outcome in read_outcomes(file)} if file.exists() else set()
+    known = {o.prompt for o in read_outcomes(file) if o.method == asks.method} if file.exists() else set()
     left = [question for question in questions if question.prompt not in known]
     progress.update(task, completed=len(questions) - len(left))
-
-    async def ask(prompt: str, schema: JsonValue | None) -> Reply:
-        return await _ask(model, prompt, schema)
-
     with file.open("a", encoding="utf-8", buffering=1) as kept:
         async for _ in collect(
-            left, model=model.variant, ask=ask, keep=lambda outcome: print(write_outcome(outcome), end="", file=kept)
+            left, model=model.variant, ask=asks, keep=lambda outcome: print(write_outcome(outcome), end="", file=kept)
         ):
             progress.advance(task)
 
 
-async def _ask(model: CatalogModel, prompt: str, schema: JsonValue | None) -> Reply:
-    clock = SystemClock()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asks:
+    """Asks one model the questions, and again where its judge will: as the gateway does, through the same readers."""
+
+    model: CatalogModel
+    signal: Signal | None
+    embedder: MiniLM | None
+
+    @classmethod
+    def of(cls, job: Job, model: CatalogModel) -> _Asks:
+        signal = _signal(job, model.id) if model.id == _rungs(job)[0] else None
+        return cls(model=model, signal=signal, embedder=MiniLM.load() if signal is Signal.AGREEMENT else None)
+
+    @property
+    def has_logprobs(self) -> bool:
+        return Capability.LOGPROBS in self.model.capabilities
+
+    @property
+    def method(self) -> str:
+        return "" if self.signal is None else method_of(self.signal, has_logprobs=self.has_logprobs)
+
+    async def __call__(self, question: Question) -> Reply:
+        ask = parse_ask(Surface.CHAT, msgspec.json.encode(_body(self.model, question)))
+        started = SystemClock().monotonic()
+        asks_again = self.signal is not None and self.signal.asks_again
+        whole, usage = await _whole(self.model, ask, _TOP_LOGPROBS if self.has_logprobs and not asks_again else None)
+        seconds = SystemClock().monotonic() - started
+        answering = Answering(ask)
+        answering.feed(whole)
+        reply = Reply(
+            text=answering.told,
+            tokens=whole.tokens,
+            finish_reason=whole.finish_reason,
+            input_tokens=usage.input_tokens,  # what the prompt cache held costs next to nothing
+            output_tokens=usage.total_output_tokens,
+            seconds=seconds,
+            is_valid=answering.evidence().is_valid,
+        )
+        return (
+            reply if self.signal is None or not self.signal.asks_again else await self._again(ask, reply, self.signal)
+        )
+
+    async def _again(self, ask: Ask, reply: Reply, signal: Signal) -> Reply:
+        again = probe_ask(signal, ask, reply.text, has_logprobs=self.has_logprobs)
+        wants = wants_logprobs(signal, has_logprobs=self.has_logprobs)
+        whole, usage = await _whole(self.model, again, _TOP_LOGPROBS if wants else None)
+        probe = await read_probe(signal, reply.text, whole, has_logprobs=self.has_logprobs, embed=self._embed)
+        return replace(
+            reply,
+            probe=probe,
+            method=self.method,
+            again_input_tokens=usage.input_tokens,
+            again_output_tokens=usage.total_output_tokens,
+        )
+
+    async def _embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        if self.embedder is None:
+            raise AssertionError("only agreement compares by vectors")
+        return await asyncio.to_thread(self.embedder.embed, list(texts))
+
+
+def _body(model: CatalogModel, question: Question) -> dict[str, JsonValue]:
     body: dict[str, JsonValue] = {
         "model": model.name,
-        "messages": [{"role": "user", "content": prompt}],
+        "messages": [{"role": "user", "content": question.prompt}],
         "temperature": 0,
         "max_tokens": _MAX_TOKENS,
     }
-    if schema is not None:
-        body["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
-    ask = parse_ask(Surface.CHAT, msgspec.json.encode(body))
-    started = clock.monotonic()
-    outbound = outbound_body(
-        ask,
-        model=model.name,
-        top_logprobs=_TOP_LOGPROBS if _signal(model.capabilities) is Signal.LOGPROBS else None,
-        parameters=model.parameters,
-    )
+    if question.schema is not None:
+        body["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": question.schema}}
+    if question.tools is not None:
+        body["tools"] = question.tools
+    return body
+
+
+async def _whole(model: CatalogModel, ask: Ask, top_logprobs: int | None) -> tuple[Whole, Usage]:
+    outbound = outbound_body(ask, model=model.name, top_logprobs=top_logprobs, parameters=model.parameters)
     reply = await model.backend.open(
         Outbound(
             surface=ask.surface,
@@ -166,14 +227,7 @@ async def _ask(model: CatalogModel, prompt: str, schema: JsonValue | None) -> Re
         await reply.aclose()
     if not isinstance(whole, Whole) or whole.usage is None:
         raise TrainingError(f"{model.name} answers without usage, which its cost is reckoned from")
-    return Reply(
-        text=whole.content,
-        tokens=whole.tokens,
-        finish_reason=whole.finish_reason,
-        input_tokens=whole.usage.input_tokens,  # what the prompt cache held costs next to nothing
-        output_tokens=whole.usage.total_output_tokens,
-        seconds=clock.monotonic() - started,
-    )
+    return whole, whole.usage
 
 
 def _check(job: Job, console: Console) -> None:
@@ -219,7 +273,7 @@ def _fit(job: Job, out: Path, book: PriceBook, console: Console) -> None:
         embedder=embedder.id,
         made=SystemClock().now().date().isoformat(),
         source=job.source,
-        signal=_signal(job.policy.models[small].capabilities),
+        signal=_signal(job, small),
         show=lambda grid: track(grid, description="thresholds", console=console),
     )
     out.write_text(calibration.dump(), encoding="utf-8")
@@ -232,14 +286,22 @@ def _rungs(job: Job) -> tuple[ModelId, ModelId]:
     return job.rung or job.route.ladder[0], job.route.ladder[-1]
 
 
-def _signal(capabilities: frozenset[Capability]) -> Signal:
-    return Signal.LOGPROBS if Capability.LOGPROBS in capabilities else Signal.TEXT
+def _signal(job: Job, model: ModelId) -> Signal:
+    """Return what a rung's answers are weighed by: the policy's word, else what its model gives for nothing."""
+    stated = job.route.quality.signals if job.route.quality is not None else {}
+    free = Signal.LOGPROBS if Capability.LOGPROBS in job.policy.models[model].capabilities else Signal.TEXT
+    return stated.get(model, free)
 
 
 def _outcomes(job: Job, model: ModelId) -> dict[str, Outcome]:
     """Return a model's outcomes of the job's questions by prompt; its file may hold others of earlier jobs."""
     wanted = {question.prompt for question in read_questions(job.questions)}
-    return {o.prompt: o for o in read_outcomes(_outcomes_file(job, model)) if o.prompt in wanted}
+    method = ""
+    if model == _rungs(job)[0]:
+        has_logprobs = Capability.LOGPROBS in job.policy.models[model].capabilities
+        method = method_of(_signal(job, model), has_logprobs=has_logprobs)
+    found = read_outcomes(_outcomes_file(job, model))
+    return {o.prompt: o for o in found if o.prompt in wanted and o.method == method}
 
 
 def _outcomes_file(job: Job, model: ModelId) -> Path:

@@ -34,6 +34,7 @@ from gateway.ledger.spent import read_spent
 from gateway.limits import Limiter, Limits, LocalLimits
 from gateway.pipeline import Gateway, Parts
 from gateway.prepare import PreparedLane, candidates, lanes, price_book, stated_use
+from gateway.prober import Prober
 from gateway.promises import PromiseWatch
 from gateway.settlement import Cashier
 from gateway.spending import Pseudonym, Spending, caps_of, overspent_warnings, unknown_warnings
@@ -309,6 +310,12 @@ async def open_generation(policy: Policy, prepared: Prepared, purse: Purse, comm
         candidates=candidates(policy),
         caches=seeing.caches,
         cashier=cashier,
+        prober=Prober(
+            cashier=cashier,
+            embedder=seeing.embedder,
+            worker=seeing.worker,
+            total_s=policy.timeouts.total_s,
+        ),
         limiter=purse.limits,
         telemetry=telemetry,
         auditor=auditor,

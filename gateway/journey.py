@@ -131,7 +131,7 @@ class Attempt:
     """One call to one endpoint of a model. `kind` is None while it is open and stays None when it cost nothing.
 
     `stands_in_for` is the planned model that failed, when this one is its equivalent; `booked_usage` what was charged;
-    `is_audit`: it is made after the answer, to tell how good that was.
+    `aside`: what it is booked as when it is none of the answers, but made beside one (see `gateway.asides`).
     """
 
     number: int
@@ -155,7 +155,7 @@ class Attempt:
     is_cost_unknown: bool = False
     is_settled: bool = False
     booked_usage: Usage | None = None
-    is_audit: bool = False
+    aside: ChargeKind | None = None
 
     def note(self, event: Event | Run) -> None:
         """Take what an event says about the attempt's cost and end."""
@@ -176,6 +176,11 @@ class Attempt:
         else:
             self.seen_tokens = len(event.tokens)
             self.seen_bytes = len(event.content.encode())
+
+    @property
+    def is_audit(self) -> bool:
+        """Whether it is made after its request was booked."""
+        return self.aside is ChargeKind.AUDIT
 
     @property
     def has_called_tools(self) -> bool:
@@ -208,6 +213,7 @@ class Journey:
         path_models: the models whose answers arrived, in order; the last one is committed.
         stood_in_for: the planned model in whose place the last of them answers, if it is an equivalent.
         body: the whole answer as JSON, where somebody wants it.
+        told: what an answer that a judge read whole says: its text, or its calls as JSON.
         is_traced: whether a span will be made of it, with its steps.
         pots: the budgets' pots its money is drawn from.
         notices: what budgets and limits tell the client beside the answer, as headers.
@@ -246,6 +252,7 @@ class Journey:
     first_byte: float | None = None
     is_answered: bool = False
     body: bytes | None = None
+    told: str | None = None
     is_traced: bool = False
     steps: list[Step] = field(default_factory=list)
 
@@ -266,6 +273,11 @@ class Journey:
     def wants_body(self) -> bool:
         """Tell whether somebody will want a stream's whole answer: a cache, or an audit."""
         return self.keys is not None or (self.lane is not None and self.lane.is_audited)
+
+    @property
+    def served(self) -> Attempt | None:
+        """The last attempt at an answer: the one that was sent, if any was."""
+        return next((attempt for attempt in reversed(self.attempts) if attempt.aside is None), None)
 
     @property
     def elapsed_s(self) -> float:

@@ -16,11 +16,12 @@ from backends.asks import OutputCap, estimate_input_tokens, outbound_body
 from backends.blame import Blame, blame_of, is_paid
 from backends.errors import BackendError, ReplyMalformed
 from backends.seam import Outbound, Reply
-from backends.words import Ask, Event, ModelId, Surface, Whole
+from backends.words import Ask, Capability, Event, ModelId, Surface, Whole
 from gateway.journey import Attempt, CatalogModel, Journey, Quote
 from gateway.ledger.budgets import Hold, Refused
 from gateway.ledger.errors import LedgerUnavailable
 from gateway.ledger.rows import ChargeKind
+from gateway.prober import Prober
 from gateway.settlement import Cashier
 from policies.schema import AtLimit, Stream
 from router.evidence import Answering
@@ -49,12 +50,16 @@ class Ladder:
     Args:
         catalog: the model behind an id.
         cashier: reserves the money before each attempt.
+        prober: asks a model again, for judges that want it.
         total_s: how long a request may take, all its attempts and the waits between them together.
     """
 
-    def __init__(self, *, catalog: Callable[[ModelId], CatalogModel], cashier: Cashier, total_s: float) -> None:
+    def __init__(
+        self, *, catalog: Callable[[ModelId], CatalogModel], cashier: Cashier, prober: Prober, total_s: float
+    ) -> None:
         self._catalog = catalog
         self._cashier = cashier
+        self._prober = prober
         self._total_s = total_s
 
     async def climb(self, journey: Journey, ask: Ask, rungs: tuple[Rung, ...]) -> Committed:
@@ -244,13 +249,17 @@ class Ladder:
         is_kept = False
         try:
             with journey.step(f"judge {rung.model}"), journey.waiting():
-                events, answering = await _listen(
-                    reply, ask, attempt, lane.route.stream, is_whole=judge.signal is Signal.TEXT
-                )
+                events, answering = await _listen(reply, ask, attempt, lane.route.stream, is_whole=judge.reads_whole)
             journey.path_models.append(rung.model)
-            journey.verdict = judge.weigh(answering.evidence(), task=rung.task)
+            evidence = answering.evidence()
+            if judge.wants_probe(evidence):
+                with journey.step(f"ask {rung.model} again"), journey.waiting():
+                    probe = await self._prober.probe(journey, ask, attempt.model, evidence.text, judge.signal)
+                evidence = replace(evidence, probe=probe)
+            journey.verdict = judge.weigh(evidence, task=rung.task)
             journey.verdicts.append((rung.model, journey.verdict))
             is_kept = journey.verdict.is_kept
+            journey.told = evidence.text if is_kept and evidence.is_finished else None
         except BackendError as error:
             attempt.end(ChargeKind.FAILED, journey.clock.monotonic())
             return error
@@ -295,8 +304,8 @@ async def _listen(
     """Hold events back until the judge can decide: the window is full, its time is over, or the answer is complete."""
     answering = Answering(ask)
     events: list[Event] = []
-    # JSON is judged whole, since half an object proves nothing, and so is what has no log-probabilities.
-    is_windowed = not ask.wants_json and not is_whole
+    # JSON and calls are judged whole, since half an object proves nothing, and so is what has no log-probabilities.
+    is_windowed = not ask.wants_json and Capability.TOOLS not in ask.needs and not is_whole
     window_s = limits.holdback_ms / 1e3 if is_windowed else None
     try:
         async with asyncio.timeout(window_s):

@@ -53,6 +53,7 @@ from gateway.journey import Caller, CatalogModel, Journey, Lane
 from gateway.ladder import Committed, Ladder
 from gateway.ledger.rows import ChargeKind
 from gateway.limits import Limits
+from gateway.prober import Prober
 from gateway.relay import JSON_TYPE, Told, answer_headers, relay_flight, relay_hit, relay_stream, relay_whole
 from gateway.sessions import Sessions, session_of
 from gateway.settlement import Cashier, baseline_nusd, usage_of
@@ -85,6 +86,7 @@ class Parts:
     candidates: Mapping[ModelId, Candidate]
     caches: Caches
     cashier: Cashier
+    prober: Prober
     limiter: Limits
     telemetry: Telemetry
     auditor: Auditor
@@ -103,7 +105,10 @@ class Gateway:
         self._flights = Flights()
         self._sessions = Sessions()
         self._ladder = Ladder(
-            catalog=parts.catalog.__getitem__, cashier=parts.cashier, total_s=parts.policy.timeouts.total_s
+            catalog=parts.catalog.__getitem__,
+            cashier=parts.cashier,
+            prober=parts.prober,
+            total_s=parts.policy.timeouts.total_s,
         )
 
     async def answer(self, call: Call, sink: Sink) -> None:

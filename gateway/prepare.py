@@ -27,11 +27,12 @@ from backends.prices import (
     pool_rates,
     scaled,
 )
-from backends.words import JsonValue, ModelId
+from backends.words import Capability, JsonValue, ModelId
 from gateway.journey import Lane, OutputRatio
 from policies.promise import shared_confidence
 from policies.schema import Model, Policy, Pool, Price, Route, Stated
 from router.judge import Calibration, CalibrationError, Judge
+from router.probe import method_of
 from router.strategy import Candidate, Cascade, Judged, Tables
 
 
@@ -332,11 +333,29 @@ def _mismatch(policy: Policy, route: Route, calibration: Calibration, names: Map
     """Tell for which other models a calibration was made; None when it fits the ladder."""
     baseline = policy.models[route.ladder[-1]].variant
     if calibration.small in names and calibration.large == baseline:
-        return None
+        return _other_signal(policy, route, names[calibration.small], calibration)
     return (
         f"its calibration was made for {calibration.small} below {calibration.large}, and the "
         f"ladder has {', '.join(names)} below {baseline}"
     )
+
+
+def _other_signal(policy: Policy, route: Route, model: ModelId, calibration: Calibration) -> str | None:
+    """Tell that a calibration's thresholds are on another signal than the route's; None when they are on its."""
+    wanted = route.quality.signals.get(model, calibration.signal) if route.quality is not None else calibration.signal
+    again = f"make it again with `faregate calibrate --route {route.name} --rung {model}`"
+    if calibration.signal is not wanted:
+        return (
+            f"the policy has {model}'s answers weighed by {wanted}, and its calibration was made with "
+            f"{calibration.signal}; {again}"
+        )
+    has_logprobs = Capability.LOGPROBS in policy.models[model].capabilities
+    method = method_of(calibration.signal, has_logprobs=has_logprobs)
+    if calibration.method != method:
+        return (
+            f'{model} is asked again as "{method}", and its calibration was made with "{calibration.method}"; {again}'
+        )
+    return None
 
 
 def _speaking(route: Route, model: ModelId, calibration: Calibration, judge: Judge) -> _Speaking:

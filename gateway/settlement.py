@@ -290,6 +290,8 @@ _TOLD_NOTHING = Usage(input_tokens=0, input_provenance=Provenance.UNKNOWN, outpu
 def _unseen_input(journey: Journey) -> int:
     """Estimate a prompt nobody counted: as another attempt's provider counted it, else by its bytes."""
     for attempt in journey.attempts:
+        if attempt.aside is ChargeKind.SELF_CHECK:
+            continue  # another prompt
         if attempt.usage is not None and attempt.usage.input_provenance is not Provenance.UNKNOWN:
             return attempt.usage.total_input_tokens
     ask, _, _ = _known(journey)
@@ -311,7 +313,7 @@ def baseline_nusd(journey: Journey) -> tuple[int, int, int]:
     if journey.hit is not None:
         entry = journey.hit.entry
         return entry.baseline_nusd, entry.baseline_low_nusd, entry.baseline_high_nusd
-    served = journey.attempts[-1] if journey.attempts else None
+    served = journey.served
     lane = journey.lane
     if served is None or served.kind is None or lane is None or served.model.id not in journey.path_models:
         return 0, 0, 0

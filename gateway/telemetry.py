@@ -277,7 +277,7 @@ class _Pools(Collector):
 
 
 def _attributes(journey: Journey, row: RequestRow, operation: str) -> dict[str, str | bool | int | float]:
-    served = journey.attempts[-1] if journey.attempts and journey.hit is None else None
+    served = journey.served if journey.hit is None else None
     attributes: dict[str, str | bool | int | float | None] = {
         "gen_ai.operation.name": operation,
         "gen_ai.provider.name": _PROVIDERS[served.model.kind] if served else "faregate",

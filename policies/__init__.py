@@ -7,6 +7,7 @@ Rooms:
     checks                 what spans two parts: a route's models, a pool's price, a match's tenant
     windows                a budget's days, weeks and months in a time zone
     keys                   API keys as digests in the storage folder
+    signals                what a rung's answer may be weighed by
     promise                bounds and fixed-sequence testing (numpy only)
     sequence               what live verdicts say of a promise, whenever one looks, and its state (numpy only)
     *.yaml                 `default`, `demo`, `example-providers`

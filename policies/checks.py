@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from backends.prices import STANDARD_TIERS
 from backends.words import Capability
 from policies.schema import AUTO, EMBEDDED, BackendKind
+from policies.signals import Signal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -82,6 +83,7 @@ def check_references(draft: Draft, calibrations: Callable[[str], Path]) -> Itera
     for index, route in draft.routes.items():
         yield from _check_ladder(index, route, draft)
         yield from _check_quality(index, route, calibrations)
+        yield from _check_signals(index, route, draft)
         yield from _check_cache(index, route)
         yield from _check_audits(index, route, draft)
         yield from _check_match(index, route, draft)
@@ -312,6 +314,21 @@ def _check_quality(index: int, route: Route, calibrations: Callable[[str], Path]
             yield Finding(place, unknown("calibration", name, shipped, f"there is no file {file}; shipped ones"))
         if quality.calibrations.count(name) > 1:
             yield Finding(place, f'"{name}" is listed twice; list each calibration once')
+
+
+def _check_signals(index: int, route: Route, draft: Draft) -> Iterator[Finding]:
+    signals = route.quality.signals if route.quality is not None else {}
+    for name, signal in signals.items():
+        at: Location = ("routes", index, "quality", "signals", name)
+        if name not in route.ladder[:-1]:
+            below = route.ladder[:-1]
+            yield Finding(at, unknown("rung", name, below, "only rungs below the baseline are judged"), at_key=True)
+        model = draft.models.get(name)
+        if signal is Signal.LOGPROBS and model is not None and Capability.LOGPROBS not in model.capabilities:
+            message = (
+                f'"{name}" has no capability `logprobs`; its answers can be weighed by text, self_check, agreement'
+            )
+            yield Finding(at, message)
 
 
 def _check_cache(index: int, route: Route) -> Iterator[Finding]:

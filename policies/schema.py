@@ -47,6 +47,7 @@ from policies.money import (
     Throughput,
     TokenPrices,
 )
+from policies.signals import Signal
 from policies.values import (
     BudgetUsd,
     CacheAddress,
@@ -344,6 +345,11 @@ class Quality(Part):
         calibrations: the same for a ladder with several judged rungs: one artefact for each of them, made for it below
             the baseline, in any order. Rungs that none speaks for answer nothing.
         audit: how the promise is watched; without it, it rests on the calibration for ever.
+        signals: what each judged rung's answers are weighed by, from a model of the ladder to `logprobs`, `text`,
+            `self_check` or `agreement`. `faregate calibrate` fits with it, and a calibration made with another one is
+            not used. A rung that is left out goes by its calibration; `calibrate` then takes `logprobs` of a model
+            that has them, else `text`, which costs nothing. `self_check` asks the model about each of its answers,
+            `agreement` has it answer twice.
     """
 
     max_loss: Share
@@ -351,6 +357,9 @@ class Quality(Part):
     calibration: CalibrationName | None = None
     calibrations: tuple[CalibrationName, ...] = ()
     audit: Audit | None = None
+    signals: Annotated[Mapping[ModelName, Signal], AfterValidator(frozen), PlainSerializer(dict)] = Field(
+        default_factory=lambda: MappingProxyType({})
+    )
 
     @property
     def artefacts(self) -> tuple[str, ...]:

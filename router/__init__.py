@@ -4,6 +4,8 @@ Rooms:
     strategy               the seam `Strategy`: a request to a `Plan` of rungs; `Pinned` and `Cascade`
     judge                  a calibration read and used: is this question inside it, is this answer to be kept
     evidence               collects what a judge looks at from an answer's events
+    probe, likeness        asking a model again about its answer, and what the reply is worth; how alike two texts are
+    calls, schemas         tool calls in an answer, and whether JSON fits a client's schema
     train_questions, train_outcomes, train_judge
                            questions with known answers, graded replies, and the fit (scikit-learn; never when serving)
     wording, estimators    what a prompt and an answer tell about each model of a ladder of any length (numpy only)

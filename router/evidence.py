@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import jsonschema_rs
 import msgspec
 
-from backends.words import Ask, Event, TokenLogprob
+from backends.words import Ask, Capability, Chunk, Event, TokenLogprob
+from router.calls import Calls, offer_of, told
 from router.judge import Evidence
+from router.schemas import fits
 
 
 class Answering:
@@ -16,6 +17,7 @@ class Answering:
         self._ask = ask
         self._parts: list[str] = []
         self._finish_reason: str | None = None
+        self._calls = Calls() if Capability.TOOLS in ask.needs else None
         self.tokens: list[TokenLogprob] = []
 
     def feed(self, event: Event) -> None:
@@ -23,6 +25,8 @@ class Answering:
         self.tokens.extend(event.tokens)
         self._parts.append(event.content)
         self._finish_reason = event.finish_reason or self._finish_reason
+        if self._calls is not None and not (isinstance(event, Chunk) and not event.has_other):
+            self._calls.feed(event.payload)
 
     @property
     def content(self) -> str:
@@ -30,21 +34,35 @@ class Answering:
         return "".join(self._parts)
 
     @property
+    def told(self) -> str:
+        """What the answer says: its calls as JSON where it makes any, else its text."""
+        return (told(self._calls.calls()) if self._calls is not None else "") or self.content
+
+    @property
     def is_finished(self) -> bool:
         """Whether the answer is complete."""
         return self._finish_reason is not None
 
     def evidence(self) -> Evidence:
-        """Return what is known now; JSON is validated only when the answer is complete."""
-        is_json = self._ask.wants_json
+        """Return what is known now; JSON and calls are validated only when the answer is complete."""
+        calls = self._calls.calls() if self._calls is not None else ()
+        is_json = self._ask.wants_json and not calls
+        is_valid = self.is_finished and (not is_json or self._is_valid_json()) and self._are_valid_calls()
         return Evidence(
             tokens=self.tokens,
             is_finished=self.is_finished,
             finish_reason=self._finish_reason,
             is_json=is_json,
-            is_valid=not is_json or (self.is_finished and self._is_valid_json()),
-            text=self.content,
+            has_tools=self._calls is not None,
+            is_valid=is_valid if is_json or self._calls is not None else True,
+            text=self.told,
         )
+
+    def _are_valid_calls(self) -> bool:
+        if self._calls is None:
+            return True
+        offer = offer_of(self._ask)
+        return offer is not None and offer.takes(self._calls.calls())
 
     def _is_valid_json(self) -> bool:
         try:
@@ -52,9 +70,4 @@ class Answering:
         except (msgspec.DecodeError, RecursionError):
             return False
         schema = self._ask.json_schema
-        if schema is None:
-            return True
-        try:
-            return bool(jsonschema_rs.is_valid(schema, value))
-        except (ValueError, RecursionError):
-            return False  # a schema that is none: nothing can be said for the answer
+        return schema is None or fits(value, schema)

@@ -11,6 +11,10 @@ Rules:
 - What the calibration has not seen is not kept: no log-probabilities, too few tokens, more than its longest answer.
 - A model without log-probabilities is judged by its answer's form (`Signal.TEXT`): whole answers only, and a refusal is
   never kept. Such a judge tells little; its calibration's bounds say how little, and keep the promise all the same.
+  Asking the model again tells more (`Signal.SELF_CHECK`, `Signal.AGREEMENT`, see `router.probe`): what that gave is
+  evidence beside the form, and an answer without it is not kept.
+- Answers to requests that offer tools are judged whole, calls or not, by a window of their own, whose bounds are those
+  of such requests alone; a calibration without one does not speak for tools. Calls that do not fit are never kept.
 - No scikit-learn: the models are logistic, their weights are numbers in the artefact.
 
 CalibrationError is all that can go wrong here.
@@ -35,10 +39,13 @@ from numpy.typing import NDArray
 
 from backends.words import Capability, TokenLogprob
 from policies.promise import fixed_sequence
+from policies.signals import Signal as Signal  # noqa: PLC0414 - a judge's word too
 from router.sealed import read_sealed, seal
 
 WHOLE = "whole"
 """The name of the window that is the whole answer."""
+TOOLS = "tools"
+"""The name of the window that is the whole answer to a request which offers tools."""
 
 
 class CalibrationError(Exception):
@@ -59,22 +66,22 @@ class Reason(StrEnum):
     JSON_INVALID = "json_invalid"
     UNFINISHED = "text_unfinished"
     REFUSED = "refused_to_answer"
-
-
-class Signal(StrEnum):
-    """What a judge looks at."""
-
-    LOGPROBS = "logprobs"
-    """The answer's token log-probabilities; also of an answer that is still being written."""
-    TEXT = "text"
-    """The whole answer's form: for models that give no log-probabilities. It tells less."""
+    CALL_INVALID = "tool_call_invalid"
+    TOOLS_UNFINISHED = "tools_unfinished"
+    TOOLS = "tools_outside_calibration"
+    NO_PROBE = "not_asked_again"
+    """The model was to be asked again, and gave no usable reply, or could not be asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What is known about an answer: `is_valid` tells that JSON fits its schema (True for text).
+    """What is known about an answer.
 
-    `text` is what was written so far; only judges of the text look at it.
+    Attributes:
+        has_tools: the request offered some; `text` is then the answer's calls as JSON, where it makes any.
+        is_valid: JSON fits its schema, calls fit their tools (True for text).
+        text: what was written so far; judges of log-probabilities do not look at it.
+        probe: what asking the model again gave (`router.probe.PROBED`); None: it was not asked.
     """
 
     tokens: Sequence[TokenLogprob]
@@ -83,6 +90,8 @@ class Evidence:
     is_json: bool = False
     is_valid: bool = True
     text: str = ""
+    has_tools: bool = False
+    probe: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,6 +272,7 @@ class Calibration:
         cutoff: a question less similar than this to every centroid is outside.
         steps: the grid, strictest threshold first.
         signal: what its windows look at.
+        method: how the model was asked again, for signals that ask again; another wording is another signal.
         max_characters: the longest answer it has seen, for judges of the text.
     """
 
@@ -286,6 +296,7 @@ class Calibration:
     steps: tuple[Step, ...]
     signal: Signal = Signal.LOGPROBS
     max_characters: int = 0
+    method: str = ""
 
     @classmethod
     def load(cls, path: Path) -> Calibration:
@@ -364,7 +375,7 @@ class Calibration:
 class Judge:
     """Decides about a small rung's answers; make one with `Calibration.judge`. Stateless, microseconds a call."""
 
-    __slots__ = ("_calibration", "_centres", "_models", "_priors", "_step", "promise")
+    __slots__ = ("_calibration", "_centres", "_models", "_priors", "_step", "_tools", "promise")
 
     def __init__(self, calibration: Calibration, step: Step, promise: Promise) -> None:
         self.promise = promise
@@ -372,7 +383,8 @@ class Judge:
         self._step = step
         self._centres = calibration.centres()
         self._priors = {group.name: group.prior for group in calibration.tasks}
-        whole = next(window for window in calibration.windows if window.tokens is None)
+        whole = next(window for window in calibration.windows if window.name == WHOLE)
+        self._tools = next((_Logistic(window) for window in calibration.windows if window.name == TOOLS), None)
         partial = sorted((w.tokens, _Logistic(w)) for w in calibration.windows if w.tokens is not None)
         self._models = (_Logistic(whole), tuple(reversed(partial)))
 
@@ -385,6 +397,25 @@ class Judge:
     def signal(self) -> Signal:
         """Return what it looks at."""
         return self._calibration.signal
+
+    @property
+    def method(self) -> str:
+        """Return how its model is asked again; "" where it is not."""
+        return self._calibration.method
+
+    @property
+    def reads_whole(self) -> bool:
+        """Tell whether it looks at nothing before an answer's end."""
+        return self.signal is not Signal.LOGPROBS
+
+    @property
+    def speaks_for_tools(self) -> bool:
+        """Tell whether its calibration has seen requests that offer tools."""
+        return self._tools is not None
+
+    def wants_probe(self, evidence: Evidence) -> bool:
+        """Tell whether its model must be asked again before an answer can be weighed; False if nothing would help."""
+        return self._refusal(evidence) is Reason.NO_PROBE
 
     @property
     def cutoff(self) -> float:
@@ -429,12 +460,12 @@ class Judge:
         whole, partial = self._models
         count = len(evidence.tokens)
         if evidence.is_finished:
-            model, seen = whole, count
+            model, seen = (self._tools or whole) if evidence.has_tools else whole, count
         else:
             seen, model = next((size, model) for size, model in partial if size <= count)
         prior = self._priors.get(task or "", min(self._priors.values()))
-        if self.signal is Signal.TEXT:
-            looks = text_features(evidence.text, is_json=evidence.is_json, prior=prior)
+        if self.reads_whole:
+            looks = text_features(evidence.text, is_json=evidence.is_json, prior=prior, probe=evidence.probe or ())
         else:
             looks = features(evidence.tokens[:seen], is_json=evidence.is_json, prior=prior)
         confidence = model.confidence(looks)
@@ -462,20 +493,31 @@ class Judge:
 
     def _refusal(self, evidence: Evidence) -> Reason | None:
         is_cut = evidence.finish_reason == "length"
+        usual = _ENDS if evidence.has_tools else {"stop"}
         checks = (
-            *(self._unread_text(evidence) if self.signal is Signal.TEXT else self._unread_tokens(evidence)),
+            *(self._unread_text(evidence) if self.reads_whole else self._unread_tokens(evidence)),
+            *(self._unread_tools(evidence) if evidence.has_tools else ()),
             (evidence.is_json and not evidence.is_finished, Reason.JSON_UNFINISHED),
             (evidence.is_json and is_cut, Reason.JSON_CUT),
             (evidence.is_json and not evidence.is_valid, Reason.JSON_INVALID),
-            (evidence.is_finished and not is_cut and evidence.finish_reason != "stop", Reason.UNUSUAL_END),
+            (evidence.is_finished and not is_cut and evidence.finish_reason not in usual, Reason.UNUSUAL_END),
             (self._is_too_long(evidence), Reason.TOO_LONG),
             (not evidence.is_finished and not self._has_window(evidence), Reason.TOO_FEW_TOKENS),
+            # The last, so that nobody is asked about an answer which would not be kept anyway.
+            (self.signal.asks_again and evidence.probe is None, Reason.NO_PROBE),
         )
         return next((reason for is_so, reason in checks if is_so), None)
 
     @staticmethod
     def _unread_tokens(evidence: Evidence) -> tuple[tuple[bool, Reason], ...]:
         return ((not evidence.tokens, Reason.NO_LOGPROBS),)
+
+    def _unread_tools(self, evidence: Evidence) -> tuple[tuple[bool, Reason], ...]:
+        return (
+            (self._tools is None, Reason.TOOLS),
+            (not evidence.is_finished, Reason.TOOLS_UNFINISHED),
+            (not evidence.is_valid, Reason.CALL_INVALID),
+        )
 
     @staticmethod
     def _unread_text(evidence: Evidence) -> tuple[tuple[bool, Reason], ...]:
@@ -485,7 +527,7 @@ class Judge:
         )
 
     def _is_too_long(self, evidence: Evidence) -> bool:
-        if self.signal is Signal.TEXT:
+        if self.reads_whole:
             return len(evidence.text) > self._calibration.max_characters
         return evidence.is_finished and len(evidence.tokens) > self._calibration.max_tokens
 
@@ -499,8 +541,11 @@ def is_refusal(text: str) -> bool:
     return not text.strip() or _REFUSAL.search(text[:_OPENING_CHARACTERS]) is not None
 
 
-def text_features(text: str, *, is_json: bool, prior: float) -> NDArray[np.float64]:
-    """Return float64[len(TEXT_FEATURES)]: what an answer's form says of it; the task's `prior` is the last."""
+def text_features(text: str, *, is_json: bool, prior: float, probe: Sequence[float] = ()) -> NDArray[np.float64]:
+    """Return float64[len(TEXT_FEATURES) + len(probe)]: what an answer's form says of it, and asking its model again.
+
+    The task's `prior` is the last.
+    """
     words = text.split()
     pairs = list(pairwise(words))
     return np.array(
@@ -512,6 +557,7 @@ def text_features(text: str, *, is_json: bool, prior: float) -> NDArray[np.float
             sum(letter.isdigit() for letter in text) / max(1, len(text)),
             1 - len(set(pairs)) / max(1, len(pairs)) if pairs else 0.0,
             float(is_json),
+            *probe,
             prior,
         ]
     )
@@ -527,6 +573,7 @@ TEXT_FEATURES = (
     "is_json",
     "task_prior",
 )
+_ENDS = frozenset({"stop", "tool_calls", "function_call"})
 _OPENING_CHARACTERS = 300
 """Whoever refuses says so first; the same words deep in a text are quoted or narrated."""
 _REFUSAL = re.compile(

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from backends.asks import estimate_input_tokens
 from backends.words import Ask, Capability, ModelId, Surface
 from router.judge import Judge, Outside, Signal
+from router.probe import extra_tokens
 
 _OUTPUT_TOKENS = 256
 """Room kept in a model's context for an answer whose length the client did not cap."""
@@ -375,7 +376,7 @@ class Cascade:
         """Tell why the request's form is none that the calibration speaks for: one plain question, one answer."""
         turns = sum(message.role not in {"system", "developer"} for message in ask.messages)
         is_plain = all(message.is_plain for message in ask.messages)
-        has_tools = Capability.TOOLS in ask.needs
+        has_tools = Capability.TOOLS in ask.needs and not each.judge.speaks_for_tools
         if ask.surface is not Surface.CHAT or ask.choices != 1 or turns != 1 or not is_plain or has_tools:
             return PlanReason.FORM
         temperature = 1.0 if ask.temperature is None else ask.temperature  # OpenAI's default
@@ -398,16 +399,16 @@ class Tables:
         for look in question.looks:
             each = self._judged[look.model]
             own_tokens = max(1, round(output_tokens / each.length_ratio))
-            has_windows = each.judge.signal is Signal.LOGPROBS
-            is_cut = has_windows and question.ask.is_stream and not question.ask.wants_json
+            is_whole = question.ask.wants_json or Capability.TOOLS in question.ask.needs or each.judge.reads_whole
+            is_cut = question.ask.is_stream and not is_whole
             told_tokens = min(own_tokens, each.window_tokens) if is_cut else own_tokens
             found.append(
                 Prospect(
                     model=look.model,
                     keep=look.keep_rate or 0.0,
                     quality=None if top_quality is None else top_quality - (look.loss or 0.0),
-                    kept_nusd=self._cost(question, look.model, own_tokens),
-                    rejected_nusd=self._cost(question, look.model, told_tokens),
+                    kept_nusd=self._cost(question, look.model, own_tokens, signal=each.judge.signal),
+                    rejected_nusd=self._cost(question, look.model, told_tokens, signal=each.judge.signal),
                 )
             )
         whole = self._cost(question, question.baseline, output_tokens)
@@ -416,12 +417,16 @@ class Tables:
         )
         return found
 
-    def _cost(self, question: Question, model: ModelId, output_tokens: int) -> float | None:
+    def _cost(
+        self, question: Question, model: ModelId, output_tokens: int, *, signal: Signal = Signal.TEXT
+    ) -> float | None:
+        """Return what an attempt is expected to cost, with that of asking the model again where its judge wants it."""
+        again = extra_tokens(signal, input_tokens=question.input_tokens, output_tokens=output_tokens)
         return self._costs.expected_nusd(
             model,
-            input_tokens=question.input_tokens,
+            input_tokens=question.input_tokens + again[0],
             cached_input_tokens=min(question.input_tokens, question.cached_tokens.get(model, 0)),
-            output_tokens=output_tokens,
+            output_tokens=output_tokens + again[1],
         )
 
 

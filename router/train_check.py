@@ -128,13 +128,16 @@ def _evidence(outcome: Outcome) -> Evidence:
         is_finished=True,
         finish_reason=outcome.finish_reason,
         is_json=outcome.is_json,
-        is_valid=not outcome.is_json or is_json(outcome.text),
+        is_valid=outcome.is_valid and (not outcome.is_json or is_json(outcome.text)),
         text=outcome.text,
+        has_tools=outcome.has_tools,
+        probe=outcome.probe,
     )
 
 
 def _seconds(outcome: Outcome, rates: Rates) -> float:
-    return outcome.input_tokens * rates.uncached_input_s + outcome.output_tokens * rates.output_s
+    read = outcome.input_tokens + outcome.again_input_tokens
+    return read * rates.uncached_input_s + (outcome.output_tokens + outcome.again_output_tokens) * rates.output_s
 
 
 def _estimate(value: float, resampled: NDArray[np.float64]) -> Estimate:

@@ -40,6 +40,7 @@ from backends.embedder import MiniLM
 from policies.promise import upper_bound
 from router.judge import (
     FEATURES,
+    TOOLS,
     WHOLE,
     Calibration,
     Group,
@@ -55,6 +56,7 @@ from router.judge import (
     is_refusal,
     text_features,
 )
+from router.probe import PROBED
 from router.train_outcomes import Outcome, TrainingError, is_json, read_outcomes
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -68,6 +70,8 @@ GRID = tuple(round(0.99 - 0.01 * step, 2) for step in range(70))
 CONFIDENCES = (0.8, 0.9, 0.95, 0.975, 0.99)
 FEWEST = 400
 """Fewer questions promise nothing worth stating."""
+FEWEST_OF_A_FORM = 200
+"""Likewise of those with tools, and of those without: the worse of the two bounds is the promise's."""
 _FOLDS = 5
 _SEED = 20261121
 _TASKS = 24
@@ -109,6 +113,7 @@ class _Rows:
     folds: NDArray[np.int64]
     tasks: NDArray[np.int64]
     is_inside: Flags
+    has_tools: Flags
 
 
 def pair(small: Iterable[Outcome], large: Iterable[Outcome]) -> Pairs:
@@ -121,6 +126,12 @@ def pair(small: Iterable[Outcome], large: Iterable[Outcome]) -> Pairs:
     both = [(outcome, by_prompt[outcome.prompt]) for outcome in small if outcome.prompt in by_prompt]
     if len(both) < FEWEST:
         raise TrainingError(f"{len(both)} questions have both models' outcomes; at least {FEWEST} are needed: ask more")
+    calling = sum(outcome.has_tools for outcome, _ in both)
+    if calling and min(calling, len(both) - calling) < FEWEST_OF_A_FORM:
+        raise TrainingError(
+            f"{calling} of {len(both)} questions offer tools; each form is judged by itself and needs at least "
+            f"{FEWEST_OF_A_FORM}: ask more of the rarer, or none with tools"
+        )
     return Pairs(small=[one for one, _ in both], large=[other for _, other in both])
 
 
@@ -156,17 +167,21 @@ def fit(
     vectors = embed([outcome.prompt for outcome in pairs.small])
     centroids, tasks, is_inside, cutoff = _cluster(vectors)
     folds = _folds(len(pairs))
+    _check_probes(pairs, signal)
     windows, confidences = _windows(pairs, folds, tasks, signal)
-    small_s = np.array([_seconds(outcome, small_rates, outcome.output_tokens) for outcome in pairs.small])
+    has_tools = np.array([outcome.has_tools for outcome in pairs.small])
+    again_s = np.array([_again_s(outcome, small_rates) for outcome in pairs.small])
+    small_s = np.array([_seconds(outcome, small_rates, outcome.output_tokens) for outcome in pairs.small]) + again_s
     rows = _Rows(
         loss=np.array([big.quality - little.quality for little, big in zip(pairs.small, pairs.large, strict=True)]),
         small_s=small_s,
         large_s=np.array([_seconds(outcome, large_rates, outcome.output_tokens) for outcome in pairs.large]),
         confidences=confidences,
-        rejected_s={name: _rejected_s(pairs.small, small_rates, size) for name, size in sizes_of(signal)},
+        rejected_s={w.name: _rejected_s(pairs.small, small_rates, w.tokens) + again_s for w in windows},
         folds=folds,
         tasks=tasks,
         is_inside=is_inside,
+        has_tools=has_tools,
     )
     ratios = [b.output_tokens / max(1, s.output_tokens) for s, b in zip(pairs.small, pairs.large, strict=True)]
     low, middle, high = (round(float(value), 3) for value in np.quantile(ratios, (0.1, 0.5, 0.9)))
@@ -191,6 +206,7 @@ def fit(
         steps=tuple(_step(rows, threshold) for threshold in show(grid)),
         signal=signal,
         max_characters=max(len(outcome.text) for outcome in pairs.small),
+        method=pairs.small[0].method if signal.asks_again else "",
     )
 
 
@@ -206,25 +222,56 @@ def _folds(n: int) -> NDArray[np.int64]:
     return folds
 
 
+def _check_probes(pairs: Pairs, signal: Signal) -> None:
+    """Refuse to mix models that were asked again in different ways, or not at all.
+
+    Raises:
+        TrainingError: some were.
+    """
+    if not signal.asks_again:
+        return
+    methods = {outcome.method for outcome in pairs.small}
+    if len(methods) != 1 or not all(method.startswith(signal.value) for method in methods):
+        raise TrainingError(
+            f"the small model was not asked again for {signal} in one way, but in: "
+            f"{', '.join(sorted(repr(method) for method in methods))}; delete its outcomes and ask again"
+        )
+    if all(outcome.probe is None for outcome in pairs.small):
+        raise TrainingError(f"the small model gave no usable reply to any {signal}; choose another signal for it")
+
+
 def _windows(
     pairs: Pairs, folds: NDArray[np.int64], tasks: NDArray[np.int64], signal: Signal
 ) -> tuple[tuple[Window, ...], dict[str, Floats]]:
+    """Return the windows, that of tools last, and each row's out-of-fold confidence at each.
+
+    Requests with tools are judged whole by a model of their own: whatever the window, that is their confidence.
+    """
     target = _not_worse(pairs)
     is_json = np.array([outcome.is_json for outcome in pairs.small])
+    has_tools = np.array([outcome.has_tools for outcome in pairs.small])
     lengths = np.array([len(outcome.tokens) for outcome in pairs.small])
-    everything = np.ones(len(pairs), dtype=bool)
-    whole = _out_of_fold(_looks(pairs.small, None, signal), target, everything, folds, tasks)
+    prior = _prior_column(target, np.ones(len(pairs), dtype=bool), folds, tasks)
+    whole_looks = _looks(pairs.small, None, signal)
+    calling = np.zeros(len(pairs))
+    if has_tools.any():
+        calling[has_tools] = _out_of_fold(whole_looks, target, has_tools, folds, tasks)[has_tools]
+    whole = np.where(has_tools, calling, _out_of_fold(whole_looks, target, ~has_tools, folds, tasks))
     whole[_unfit(pairs.small, signal)] = 0.0
     windows, confidences = [], {}
     for name, size in sizes_of(signal):
-        looks = _looks(pairs.small, size, signal)
+        looks = whole_looks if size is None else _looks(pairs.small, size, signal)
         # Only text is judged before its end.
-        rows = everything if size is None else ~is_json
+        rows = ~has_tools if size is None else ~is_json & ~has_tools
         scores = whole if size is None else _out_of_fold(looks, target, rows, folds, tasks)
-        reaches = everything if size is None else ~is_json & (lengths > size)
+        reaches = rows if size is None else rows & (lengths > size)
         confidences[name] = np.where(reaches, scores, whole)
-        looks[:, _PRIOR] = _prior_column(target, everything, folds, tasks)
+        looks[:, _PRIOR] = prior
         windows.append(_window(name, size, looks[rows], target[rows], _auc(target, scores, reaches)))
+    if has_tools.any():
+        confidences[TOOLS] = whole
+        auc = _auc(target, whole, has_tools)
+        windows.append(_window(TOOLS, None, whole_looks[has_tools], target[has_tools], auc))
     return tuple(windows), confidences
 
 
@@ -252,8 +299,14 @@ def _prior_column(target: Flags, train: Flags, folds: NDArray[np.int64], tasks: 
 
 
 def _looks(outcomes: Sequence[Outcome], size: int | None, signal: Signal) -> Floats:
-    if signal is Signal.TEXT:
-        return np.array([text_features(o.text, is_json=o.is_json, prior=0.0) for o in outcomes], dtype=np.float64)
+    if signal is not Signal.LOGPROBS:
+        # An answer without a usable reply to the second question is never kept (`_unfit`).
+        none = (0.0,) * len(PROBED.get(signal, ()))
+        rows = [
+            text_features(o.text, is_json=o.is_json, prior=0.0, probe=(o.probe or none) if signal.asks_again else ())
+            for o in outcomes
+        ]
+        return np.array(rows, dtype=np.float64)
     # An empty answer has no features; it is never kept (`_unfit`).
     blank = np.zeros(len(FEATURES))
     return np.array(
@@ -266,8 +319,10 @@ def _unfit(outcomes: Sequence[Outcome], signal: Signal) -> Flags:
     """Mark the answers that the judge refuses to weigh."""
     return np.array(
         [
-            (is_refusal(o.text) if signal is Signal.TEXT else not o.tokens)
+            (is_refusal(o.text) if signal is not Signal.LOGPROBS else not o.tokens)
             or (o.is_json and (o.finish_reason != "stop" or not is_json(o.text)))
+            or not o.is_valid
+            or (signal.asks_again and o.probe is None)
             for o in outcomes
         ]
     )
@@ -286,6 +341,11 @@ def _out_of_fold(
     for fold in range(_FOLDS):
         looks[:, _PRIOR] = _prior_column(target, folds != fold, folds, tasks)
         train, test = rows & (folds != fold), rows & (folds == fold)
+        if target[train].all() or not target[train].any():
+            raise TrainingError(
+                f"of {int(rows.sum())} small answers all are worse, or none is: there is nothing to tell apart; ask "
+                "questions of which the small model gets some wrong and some right"
+            )
         scaler, model = _model(looks[train], target[train])
         scores[test] = model.predict_proba(scaler.transform(looks[test]))[:, 1]
     return scores
@@ -319,11 +379,18 @@ def _seconds(outcome: Outcome, rates: Rates, output_tokens: int) -> float:
     return outcome.input_tokens * rates.uncached_input_s + output_tokens * rates.output_s
 
 
+def _again_s(outcome: Outcome, rates: Rates) -> float:
+    """Return what asking the small model again cost."""
+    return outcome.again_input_tokens * rates.uncached_input_s + outcome.again_output_tokens * rates.output_s
+
+
 def _rejected_s(outcomes: Sequence[Outcome], rates: Rates, size: int | None) -> Floats:
     """Return what a rejected attempt costs: a stream is closed at its window, JSON and short answers are read whole."""
     return np.array(
         [
-            _seconds(o, rates, o.output_tokens if size is None or o.is_json else min(size, o.output_tokens))
+            _seconds(
+                o, rates, o.output_tokens if size is None or o.is_json or o.has_tools else min(size, o.output_tokens)
+            )
             for o in outcomes
         ]
     )
@@ -393,17 +460,24 @@ def _pays(rows: _Rows, is_kept: Flags, sample: Flags) -> tuple[Floats, Flags]:
 
 
 def _kept(rows: _Rows, window: str, threshold: float, starts: Flags) -> Kept:
-    is_small = starts & (rows.confidences[window] >= threshold)
-    losses = np.where(is_small, rows.loss, 0.0)
-    paid = np.where(is_small, rows.small_s, rows.large_s + np.where(starts, rows.rejected_s[window], 0.0))
+    """Return what a window does on its own rows: those with tools, or those without.
+
+    Every bound is of one kind of request alone, so that together they hold for any mixture of the two.
+    """
+    own = rows.has_tools if window == TOOLS else ~rows.has_tools
+    is_small = (starts & (rows.confidences[window] >= threshold))[own]
+    losses = np.where(is_small, rows.loss[own], 0.0)
+    large_s = rows.large_s[own]
+    tried_s = np.where(starts, rows.rejected_s[window], 0.0)[own]
+    paid = np.where(is_small, rows.small_s[own], large_s + tried_s)
     draws = np.random.default_rng(_SEED).multinomial(len(losses), np.full(len(losses), 1 / len(losses)), _RESAMPLES)
-    resampled = 1 - (draws @ paid) / (draws @ rows.large_s)
+    resampled = 1 - (draws @ paid) / (draws @ large_s)
     low, high = np.quantile(resampled, (0.05, 0.95))
     return Kept(
         mean_loss=round(float(losses.mean()), 5),
         bounds={str(confidence): round(upper_bound(losses, confidence), 5) for confidence in CONFIDENCES},
         share=round(float(is_small.mean()), 4),
-        savings=round(float(1 - paid.sum() / rows.large_s.sum()), 4),
+        savings=round(float(1 - paid.sum() / large_s.sum()), 4),
         savings_low=round(float(low), 4),
         savings_high=round(float(high), 4),
         harm_bounds={str(level): round(upper_bound(np.maximum(losses, 0), level), 5) for level in CONFIDENCES},

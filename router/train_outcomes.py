@@ -31,6 +31,8 @@ class Question:
     Attributes:
         answers: accepted strings; for a `schema` the one accepted object as JSON text.
         wrong: strings that make a text wrong whatever else it says: the other choices, where the prompt names them.
+        tools: what the model may call, as in a request. An answer is then the calls as JSON, a list of `{"name",
+            "arguments"}`; where no call is right, a string as usual.
     """
 
     key: str
@@ -39,11 +41,19 @@ class Question:
     answers: tuple[str, ...]
     wrong: tuple[str, ...] = ()
     schema: JsonValue | None = None
+    tools: JsonValue | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """What one model answered, with the seconds the whole call took and the tokens it read and wrote."""
+    """What one model answered, with the seconds the whole call took and the tokens it read and wrote.
+
+    Attributes:
+        is_valid: its JSON fits the schema, its calls fit their tools.
+        probe: what asking it again gave (`router.probe.PROBED`); None: nothing, or it was not asked.
+        method: how it was asked again; "" when it was not.
+        again_input_tokens: what that read; `again_output_tokens` what it wrote.
+    """
 
     text: str
     tokens: tuple[TokenLogprob, ...]
@@ -51,15 +61,20 @@ class Reply:
     input_tokens: int
     output_tokens: int
     seconds: float
+    is_valid: bool = True
+    probe: tuple[float, ...] | None = None
+    method: str = ""
+    again_input_tokens: int = 0
+    again_output_tokens: int = 0
 
 
-Ask: TypeAlias = Callable[[str, JsonValue | None], Awaitable[Reply]]
-"""Answers one prompt: a single user turn, temperature 0, log-probabilities on, under the schema when there is one."""
+Ask: TypeAlias = Callable[[Question], Awaitable[Reply]]
+"""Answers one question: a single user turn, temperature 0, log-probabilities on, under its schema, with its tools."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """One model's graded reply to one question; `quality` is in [0, 1]."""
+    """One model's graded reply to one question; `quality` is in [0, 1]. See `Reply` for the rest."""
 
     key: str
     task: str
@@ -73,6 +88,12 @@ class Outcome:
     seconds: float
     is_json: bool = False
     tokens: tuple[TokenLogprob, ...] = field(default=(), repr=False)
+    has_tools: bool = False
+    is_valid: bool = True
+    probe: tuple[float, ...] | None = None
+    method: str = ""
+    again_input_tokens: int = 0
+    again_output_tokens: int = 0
 
 
 def read_questions(path: Path) -> list[Question]:
@@ -97,7 +118,13 @@ def read_outcomes(path: Path) -> list[Outcome]:
         TrainingError: a line is not an outcome.
     """
     return [
-        Outcome(**{**row, "tokens": tuple(TokenLogprob(logprob, tuple(top)) for logprob, top in row["tokens"])})
+        Outcome(
+            **{
+                **row,
+                "tokens": tuple(TokenLogprob(logprob, tuple(top)) for logprob, top in row["tokens"]),
+                "probe": None if row.get("probe") is None else tuple(row["probe"]),
+            }
+        )
         for row in _json_lines(path, Outcome)
     ]
 
@@ -118,7 +145,7 @@ async def collect(
     by side by running two of these. `keep` writes the line (see `write_outcome`); leave out what was asked already.
     """
     for question in questions:
-        outcome = outcome_of(question, await ask(question.prompt, question.schema), model=model)
+        outcome = outcome_of(question, await ask(question), model=model)
         keep(outcome)
         yield outcome
 
@@ -138,6 +165,12 @@ def outcome_of(question: Question, reply: Reply, *, model: str) -> Outcome:
         seconds=reply.seconds,
         is_json=question.schema is not None,
         tokens=reply.tokens,
+        has_tools=question.tools is not None,
+        is_valid=reply.is_valid,
+        probe=reply.probe,
+        method=reply.method,
+        again_input_tokens=reply.again_input_tokens,
+        again_output_tokens=reply.again_output_tokens,
     )
 
 
@@ -145,11 +178,12 @@ def grade(question: Question, text: str) -> float:
     """Tell whether a text gives an accepted answer: 1.0 or 0.0.
 
     A number must stand as a whole number (12 is neither in 112 nor in 12.5); words match on word boundaries without
-    regard to case and accents, but symbols and all-capital answers (Ne, SELECT) as written; JSON by equal fields.
+    regard to case and accents, but symbols and all-capital answers (Ne, SELECT) as written; JSON by equal fields. With
+    tools on offer, calls are compared as JSON, and a text that makes none is right only where a text is.
     """
-    if question.schema is not None:
+    if question.schema is not None or (question.tools is not None and _is_calls(text)):
         return float(_same_json(text, question.answers))
-    is_right = any(_says(text, answer) for answer in question.answers)
+    is_right = any(_says(text, answer) for answer in question.answers if not _is_calls(answer))
     return float(is_right and not any(_says(text, other) for other in question.wrong))
 
 
@@ -160,6 +194,10 @@ def is_json(text: str) -> bool:
     except json.JSONDecodeError:
         return False
     return True
+
+
+def _is_calls(text: str) -> bool:
+    return text.startswith("[{") and is_json(text)
 
 
 def _json_lines(path: Path, row_type: type[Question] | type[Outcome]) -> Iterable[JsonValue]:
@@ -205,10 +243,12 @@ def _same_json(text: str, answers: Sequence[str]) -> bool:
         given = json.loads(text)
     except json.JSONDecodeError:
         return False
-    return any(_comparable(given) == _comparable(json.loads(answer)) for answer in answers)
+    return any(_comparable(given) == _comparable(json.loads(answer)) for answer in answers if is_json(answer))
 
 
 def _comparable(value: JsonValue) -> JsonValue:
     if isinstance(value, dict):
         return {name: _comparable(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_comparable(item) for item in value]
     return value.strip().casefold() if isinstance(value, str) else value

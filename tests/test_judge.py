@@ -368,3 +368,74 @@ def test_an_answer_is_no_refusal(text: str):
 @given(st.text())
 def test_any_text_has_finite_features(text: str):
     assert np.isfinite(text_features(text, is_json=False, prior=0.5)).all()
+
+
+def asked_again(pairs: Pairs, *, share_with_tools: float = 0.0, method: str = "self_check/1 by word") -> Pairs:
+    """The same models without log-probabilities: a small model that nearly always knows whether it was right."""
+    draw = np.random.default_rng(3)
+    small = [
+        replace(
+            one, tokens=(), text="Paris.", probe=(6.9 if (one.quality > 0) is (draw.random() < 0.97) else -6.9,),
+            method=method, again_input_tokens=60, again_output_tokens=1,
+            has_tools=index < share_with_tools * len(pairs),
+        )
+        for index, one in enumerate(pairs.small)
+    ]  # fmt: skip
+    return Pairs(small=small, large=pairs.large)
+
+
+def fitted(pairs: Pairs, **options: Signal) -> Calibration:
+    return fit(
+        pairs,
+        small_rates=Rates(uncached_input_s=0.01, output_s=0.03),
+        large_rates=Rates(uncached_input_s=0.03, output_s=0.09),
+        embed=embed, embedder="fake", made="2026-11-21", source="made up", grid=(0.99, 0.95, 0.9, 0.8, 0.5), **options,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def checked(pairs: Pairs) -> Calibration:
+    return fitted(asked_again(pairs, share_with_tools=0.5), signal=Signal.SELF_CHECK)
+
+
+def test_a_self_check_is_evidence_and_part_of_the_price(checked: Calibration, pairs: Pairs):
+    made = checked.judge(max_loss=0.04, confidence=0.9)
+    assert isinstance(made, Judge)
+    yes, no = (made.weigh(replace(said("Paris."), probe=(p,)), "easy-1") for p in (6.9, -6.9))
+    free = replace(asked_again(pairs), small=[replace(o, again_input_tokens=0) for o in asked_again(pairs).small])
+    priced, unpriced = (fitted(p, signal=Signal.SELF_CHECK).steps[-1] for p in (asked_again(pairs), free))
+    assert (yes.is_kept, no.is_kept, checked.method) == (True, False, "self_check/1 by word")
+    assert priced.windows["whole"].savings < unpriced.windows["whole"].savings
+
+
+def test_an_answer_is_not_asked_about_when_nothing_would_keep_it(checked: Calibration):
+    made = checked.judge(max_loss=0.04, confidence=0.9)
+    assert isinstance(made, Judge)
+    assert made.wants_probe(said("Paris."))
+    assert not any(map(made.wants_probe, (said("I'm sorry."), said("x" * 999), replace(said("P"), probe=(1.0,)))))
+    assert made.weigh(said("Paris.")).reason == "not_asked_again"
+
+
+def test_requests_with_tools_have_a_window_and_bounds_of_their_own(checked: Calibration, judge: Judge):
+    made = checked.judge(max_loss=0.04, confidence=0.9)
+    assert isinstance(made, Judge)
+    called = replace(said("[]"), has_tools=True, finish_reason="tool_calls", probe=(6.9,))
+    kept, broken = made.weigh(called), made.weigh(replace(called, is_valid=False))
+    assert (kept.window, kept.is_kept, broken.reason) == ("tools", True, "tool_call_invalid")
+    assert (made.speaks_for_tools, judge.speaks_for_tools) == (True, False)
+    assert judge.weigh(replace(finished(SURE), has_tools=True)).reason == "tools_outside_calibration"
+    step = checked.steps[-1]
+    assert step.bound("0.9") == max(step.windows[name].bounds["0.9"] for name in ("whole", "tools"))
+
+
+def test_answers_that_were_asked_about_in_two_ways_are_not_mixed(pairs: Pairs):
+    one, other = asked_again(pairs), asked_again(pairs, method="self_check/1 by log-probabilities")
+    mixed = Pairs(small=[*one.small[:100], *other.small[100:]], large=pairs.large)
+    with pytest.raises(TrainingError, match="not asked again for self_check in one way"):
+        fitted(mixed, signal=Signal.SELF_CHECK)
+
+
+def test_few_questions_with_tools_are_refused(pairs: Pairs):
+    few = asked_again(pairs, share_with_tools=0.1)
+    with pytest.raises(TrainingError, match="60 of 600 questions offer tools"):
+        pair(few.small, few.large)

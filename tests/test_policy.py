@@ -541,6 +541,23 @@ def test_calibrations_fit_the_ladder(tmp_path: Path, quality: str, said: str):
         parse(GOOD.replace("confidence: 0.90", quality), folder=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("signals", "said"),
+    [
+        ("{large: text}", 'unknown rung "large"; only rungs below the baseline are judged: small'),
+        ("{smal: text}", 'did you mean "small"'),
+        ("{small: guess}", "expected logprobs, text, self_check or agreement"),
+    ],
+)
+def test_signals_are_of_judged_rungs_and_known(signals: str, said: str):
+    assert said in only_mistake(GOOD.replace("confidence: 0.90", f"signals: {signals}"))
+
+
+def test_a_model_without_log_probabilities_is_not_judged_by_them():
+    text = GOOD.replace("confidence: 0.90", "signals: {small: logprobs}")
+    assert "self_check" in only_mistake(text.replace("[chat, tools, logprobs]", "[chat, tools]"))
+
+
 def test_each_calibration_of_a_ladder_is_found(tmp_path: Path):
     (tmp_path / "own.json").write_text("{}")
     policy = parse(GOOD.replace("confidence: 0.90", "calibrations: [own.json]"), folder=tmp_path)

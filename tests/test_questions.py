@@ -105,8 +105,8 @@ def test_json_is_graded_by_its_fields(text: str, quality: float):
 
 
 async def test_asking_keeps_every_outcome_with_its_grade():
-    async def ask(prompt: str, schema: object) -> Reply:
-        assert (prompt, schema) == ("?", None)
+    async def ask(asked: Question) -> Reply:
+        assert (asked.prompt, asked.schema) == ("?", None)
         token = TokenLogprob(-0.1, (-0.1, -2.5))
         return Reply(text="Rome.", tokens=(token,), finish_reason="stop", input_tokens=9, output_tokens=2, seconds=0.5)
 

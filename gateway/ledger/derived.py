@@ -47,7 +47,8 @@ def savings_sql(which: str, charges: str = "true") -> str:
     FROM requests LEFT JOIN (
       SELECT request_id AS of_request, COALESCE(SUM(cost_nusd), 0) AS spent_nusd,
              COALESCE(SUM(cost_nusd) FILTER (WHERE kind = 'audit'), 0) AS audit_nusd,
-             COALESCE(SUM(cost_nusd) FILTER (WHERE kind IN ('embedding', 'judge', 'verifier')), 0) AS router_nusd,
+             COALESCE(SUM(cost_nusd) FILTER (
+               WHERE kind IN ('embedding', 'judge', 'verifier', 'self_check', 'sample')), 0) AS router_nusd,
              MAX(attempt) FILTER (WHERE kind = 'answer') AS answered,
              MAX(attempt) FILTER (WHERE kind = 'cancelled') AS cancelled
       FROM charges WHERE {charges} GROUP BY request_id

@@ -55,6 +55,10 @@ class ChargeKind(StrEnum):
     """The gateway died while the attempt ran: booked at its upper bound."""
     AUDIT = "audit"
     """The baseline, or a judge model, was asked afterwards how good a served answer was."""
+    SELF_CHECK = "self_check"
+    """A rung's model was asked whether its own answer is right, before it was kept or not."""
+    SAMPLE = "sample"
+    """A rung's model answered a second time, so that its two answers can be compared."""
 
 
 class HoldRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

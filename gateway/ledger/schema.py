@@ -53,7 +53,7 @@ CREATE TABLE charges (               -- one row for every paid attempt; append-o
   id INTEGER PRIMARY KEY,            -- order of booking
   request_id TEXT NOT NULL,          -- the request it was made for
   attempt INTEGER NOT NULL,          -- from 0 within the request
-  kind TEXT NOT NULL,                -- answer | rejected | cancelled | failed | estimated | audit
+  kind TEXT NOT NULL,                -- answer | rejected | cancelled | failed | estimated | audit | self_check | sample
   tenant TEXT NOT NULL,              -- who pays
   key_id TEXT NOT NULL,              -- with which key
   route TEXT NOT NULL,               -- the policy rule
