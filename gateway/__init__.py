@@ -2,6 +2,7 @@
 
 Rooms, in the order a request meets them:
     connection             the front door: `/v1` data paths below ASGI; `side` serves the rest on FastAPI
+    cors                   what web pages of other origins may read
     calls, errors          a request free of ASGI; every error's HTTP form, in one table
     pipeline               the way up to the first event: `Gateway.answer(call, sink)`
     caching, worker        the caches on that way, and the one thread that embeds
@@ -36,7 +37,7 @@ Decided here, other than the design to start from:
   cost is in the ledger, as charges of the audited request that are booked after its row. A semantic cache's promise is
   kept per route. Live verdicts can raise a threshold and never lower it: there are none of answers that were not kept.
 - A reload (SIGHUP, `faregate reload`) makes a second gateway on the same connections, books and counts, which answers
-  what begins; the first one ends what it has begun. Address, workers, storage and the ledger's terms are one life's.
+  what begins; the first one ends what it has begun. Address, workers, storage and the ledger's terms are for life.
 - Budgets and rate limits hold for all workers of a gateway together.
 - The confidence header is the judge's word on the last answer it saw: of `small>large` it is the rejected one's.
 - "An equivalent model of the ladder" is one that a model names in its `equivalents`: rungs differ in quality, so none

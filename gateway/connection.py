@@ -24,6 +24,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from backends.words import RequestId, Surface
 from gateway.calls import HeaderInvalid, read_call
+from gateway.cors import is_preflight
 from gateway.errors import (
     BodyTooLarge,
     HeadTooLarge,
@@ -91,6 +92,7 @@ class Connection(HttpToolsProtocol):
         policy = gateway.parts.policy
         self._request_s = policy.timeouts.request_s
         self._body_limit = policy.limits.max_body_bytes
+        self.cors = gateway.cors
 
     # What the transport tells
 
@@ -150,7 +152,8 @@ class Connection(HttpToolsProtocol):
         path = self.url.partition(b"?")[0] if self.url.startswith(b"/") else _path_of(self.url)
         self._surface = _SURFACES.get(path)
         self._check_head()
-        if self._surface is None:
+        is_asking = self.cors is not None and is_preflight(self.parser.get_method(), self.headers)
+        if self._surface is None or is_asking:
             self._hand_over()
             return
         if self.parser.get_method() != b"POST":
@@ -298,7 +301,10 @@ class Connection(HttpToolsProtocol):
             request_id, problem = self.gateway.turn_away(self._surface, refusal)
             headers = (*headers, (b"x-request-id", request_id.encode()))
         body = problem.body()
-        self.transport.write(head_of(problem.status, (*headers, *_json(body), *problem.headers)) + body)
+        headers = (*headers, *_json(body), *problem.headers)
+        if self.cors is not None and self._surface is not None:
+            headers = (*headers, *self.cors.granted(self.headers, headers))
+        self.transport.write(head_of(problem.status, headers) + body)
         self._linger()
 
     def _running(self) -> RequestResponseCycle | Exchange | None:
@@ -480,6 +486,8 @@ class Exchange:
             framing = ((b"transfer-encoding", b"chunked"),)
         if not self.keep_alive:
             framing = (*framing, (b"connection", b"close"))
+        if self._connection.cors is not None:
+            framing = (*framing, *self._connection.cors.granted(self.headers, headers))
         self._head = head_of(status, (*headers, *framing))
 
     def _send(self, data: bytes, *, end: bytes = b"") -> None:

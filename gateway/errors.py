@@ -11,6 +11,7 @@ Refused                 the gateway itself says no, before anything was paid
 ├── RequestMalformed    not HTTP, or two readers could disagree about where it ends (400)
 ├── RequestTooSlow      not whole within timeouts.request_s (408)
 ├── HeadTooLarge        its header section is over the limit (431)
+├── OriginRefused       a web page of an origin that server.cors.origins does not name (403)
 ├── StoreFailed         an admin's word to the caches, whose store cannot be used (503)
 └── NotServed           a path or method the gateway does not have (404, 405)
 """
@@ -154,6 +155,13 @@ class NotServed(Refused):
         self.status = status
 
 
+class OriginRefused(Refused):
+    """A web page asks that may not."""
+
+    def __init__(self, origin: str) -> None:
+        super().__init__(f"pages of {origin[:128]!r} may not ask here; server.cors.origins names those that may")
+
+
 class StoreFailed(Refused):
     """The cache's store cannot be asked; only who manages it is told."""
 
@@ -220,6 +228,8 @@ def problem_of(  # noqa: C901, PLR0911, PLR0912 - the table: one row a class
             return Problem(status=431, message=text, kind="invalid_request_error", code="headers_too_large")
         case RateLimited() | BudgetExceeded() | BudgetsUnready():
             return _limit_problem(error, now)
+        case OriginRefused():
+            return Problem(status=403, message=text, kind="invalid_request_error", code="origin_not_allowed")
         case StoreFailed():
             return Problem(status=503, message=text, kind="server_error", code="cache_unavailable", headers=_RETRY_SOON)
         case NotServed():

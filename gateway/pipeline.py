@@ -25,6 +25,7 @@ from backends.words import Ask, ModelId, RequestId, Surface, TenantId
 from gateway.audit import Auditor
 from gateway.caching import Caches
 from gateway.calls import Call, Sink
+from gateway.cors import CrossOrigin
 from gateway.errors import (
     FlightLost,
     KeyRefused,
@@ -97,6 +98,8 @@ class Gateway:
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
+        cors = parts.policy.server.cors
+        self.cors = None if cors is None else CrossOrigin(cors)
         self.is_stopping = False
         self._has_no_grace = False
         self._in_flight = 0

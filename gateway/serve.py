@@ -140,7 +140,15 @@ class Server(uvicorn.Server):
 
     async def _aside(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         """Serve what is no data path, by the present policy."""
-        await self._side(scope, receive, send)  # type: ignore[arg-type]  # Starlette's types of the same things
+        side, cors = self._side, self._gateway.cors
+
+        async def go_on(send: ASGISendCallable) -> None:
+            await side(scope, receive, send)  # type: ignore[arg-type]  # Starlette's types of the same things
+
+        if cors is not None and scope["type"] == "http" and scope["path"].startswith("/v1/"):
+            await cors.serve(scope, send, go_on)
+        else:
+            await go_on(send)
 
     @override
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

@@ -129,6 +129,7 @@ DEFAULT_CACHE_DEADLINE_MS: Final = 20  # a cache that is slower than that is no 
 DEFAULT_CACHE_BYTES: Final = 512_000_000
 DEFAULT_HOST: Final = "127.0.0.1"  # reachable from this machine only, until the operator says otherwise
 DEFAULT_PORT: Final = 4_000
+DEFAULT_CORS_AGE_S: Final = 600  # Chrome remembers no longer than two hours
 DEFAULT_TENANT: Final = TenantId("default")
 DEFAULT_TIMEZONE: Final = "UTC"
 DEFAULT_WEB_SEARCHES: Final = 10  # twice what providers' own examples cap theirs at
@@ -578,6 +579,36 @@ class TransportKind(StrEnum):
     """The one that others use, too; for the day when the first is suspected of a fault."""
 
 
+def _origin(value: str) -> str:
+    if value == "*":
+        return value
+    try:
+        url = urlsplit(value)
+        is_good = url.scheme in {"http", "https"} and bool(url.hostname) and url.netloc == value.partition("://")[2]
+        is_good = is_good and "@" not in value and (url.port is None or url.port > 0) and value == value.lower()
+    except ValueError:
+        is_good = False
+    if not is_good or not value.isascii() or re.search(r"\s", value):
+        raise ValueError(
+            "expected an origin as browsers send it, such as https://app.example or http://localhost:3000 (lower case, "
+            'no path), or "*"'
+        )
+    return value
+
+
+class Cors(Part):
+    """Which web pages may ask from a browser, for `/v1` alone.
+
+    Attributes:
+        origins: whose pages, as `https://app.example`; `"*"`: anybody's. The key such a page sends is in the hands of
+            whoever opens it: give it one of its own, with a budget.
+        max_age_s: how long a browser may remember that it may ask, in seconds, 0 to 86400.
+    """
+
+    origins: Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], Field(min_length=1)]
+    max_age_s: Annotated[int, Field(ge=0, le=86_400)] = DEFAULT_CORS_AGE_S
+
+
 class Server(Part):
     """Where the gateway listens, how it asks, and how it stops.
 
@@ -590,6 +621,7 @@ class Server(Part):
         grace_s: seconds that requests in flight have to finish after that.
         workers: processes that answer, best one a core; with more than one a supervisor beside them keeps the ledger,
             the budgets and the rate limits, and starts anew whichever dies. From 1 to 64.
+        cors: which web pages may ask from a browser; left out: none.
     """
 
     host: Annotated[str, StringConstraints(min_length=1, pattern=r"^[A-Za-z0-9.:_-]+$")] = DEFAULT_HOST
@@ -598,6 +630,7 @@ class Server(Part):
     notice_s: Annotated[float, Field(ge=0, le=3_600)] = DEFAULT_NOTICE_S
     grace_s: Seconds = DEFAULT_GRACE_S
     workers: Annotated[int, Field(ge=1, le=MOST_WORKERS)] = 1
+    cors: Cors | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

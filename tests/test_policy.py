@@ -121,6 +121,13 @@ def test_where_the_caches_are_is_checked(storage: str, said: str | None):
         assert said in found
 
 
+@pytest.mark.parametrize("origin", ["https://a.example/", "app.example", "https://A.example", "https://u@a", "ftp://a"])
+def test_an_origin_is_one_as_browsers_send_it(origin: str):
+    (found,) = mistakes(GOOD + f"server: {{cors: {{origins: [http://localhost:3000, '{origin}']}}}}\n")
+    assert "server.cors.origins[1]: expected an origin as browsers send it" in found
+    assert parse(GOOD + "server: {cors: {origins: ['*']}}\n").server.cors.max_age_s == 600
+
+
 def test_a_namespace_without_a_cache_has_no_effect():
     found = mistakes(GOOD.replace("ladder: [large]", "ladder: [large]\n    cache: {namespace: faq}"))
     assert "`namespace` has no effect without a cache" in found[0]
