@@ -54,6 +54,8 @@ _TOKENS_LIMIT = 10**9
 """No model answers more; a larger cap would reserve more money than the ledger's integers hold."""
 
 
+_LARGE_BYTES = 2**20
+
 _NULL = msgspec.Raw(b"null")
 
 
@@ -217,7 +219,15 @@ def outbound_body(
             fields.pop(name, None)
         name = output_cap.field if ask.surface is Surface.CHAT else "max_tokens"
         fields[name] = msgspec.Raw(b"%d" % output_cap.tokens)
-    return _encode(fields)
+    return _encode(fields) if ask.input_bytes <= _LARGE_BYTES else _joined(fields)
+
+
+def _joined(fields: Mapping[str, msgspec.Raw]) -> bytes:
+    """Return what `_encode` does, without the room that it takes beside a large result while it grows."""
+    parts: list[bytes | memoryview] = []
+    for name, value in fields.items():
+        parts += [b"," if parts else b"{", _encode(name), b":", memoryview(value)]
+    return b"".join((*parts, b"}"))
 
 
 def estimate_input_tokens(ask: Ask) -> int:

@@ -10,6 +10,7 @@ import asyncio
 import re
 from collections.abc import Sequence
 from contextlib import nullcontext
+from io import BytesIO
 from typing import TYPE_CHECKING, Self
 
 import msgspec
@@ -28,16 +29,15 @@ from backends.errors import (
 from backends.replies import read_chunk, read_whole
 from backends.restream import spread, usage_event
 from backends.runs import Template
-from backends.sse import DONE, EVENT_LIMIT_BYTES, EventDecoder
+from backends.seam import Sizes
+from backends.sse import DONE, EventDecoder
 from backends.words import Chunk, Event, Run, Whole
 
 if TYPE_CHECKING:
     from backends.seam import Outbound, Timeouts
     from backends.transport import Response, Transport
 
-BODY_LIMIT_BYTES = 100 * 2**20
-"""The largest whole answer kept in memory; the largest real ones (batches of embeddings) are a tenth of it."""
-
+_LARGE_BYTES = 2**20
 _ERROR_LIMIT_BYTES = 64 * 2**10
 
 _DRAINING = b"cannot schedule new futures after shutdown"
@@ -65,6 +65,8 @@ cannot be used again, and a handshake with a provider costs more than this wait,
 
 _UNLIMITED = nullcontext()
 
+_SIZES = Sizes()
+
 _RUNS_A_READ = 16
 """How often one read is searched for runs: each search looks at all that is left of it."""
 
@@ -79,8 +81,17 @@ class _UpstreamError(msgspec.Struct):
 class HttpBackend:
     """One endpoint. The transport is the caller's, who closes it."""
 
-    def __init__(self, *, transport: Transport, base_url: str, api_key: str | None, timeouts: Timeouts) -> None:
+    def __init__(
+        self,
+        *,
+        transport: Transport,
+        base_url: str,
+        api_key: str | None,
+        timeouts: Timeouts,
+        sizes: Sizes = _SIZES,
+    ) -> None:
         self.endpoint = base_url
+        self._sizes = sizes
         self._transport = transport
         self._base_url = base_url.rstrip("/")
         self._headers = {"accept": "*/*", "accept-encoding": "identity", "content-type": "application/json"}
@@ -100,7 +111,14 @@ class HttpBackend:
             with limit:
                 response = await self._send(outbound)
                 await self._check(response)
-                reply = HttpReply(plain(response), outbound, endpoint=self.endpoint, idle=self._idle, blot=self._blot)
+                reply = HttpReply(
+                    plain(response),
+                    outbound,
+                    endpoint=self.endpoint,
+                    idle=self._idle,
+                    blot=self._blot,
+                    sizes=self._sizes,
+                )
                 await reply.begin()
                 is_open = True
                 return reply
@@ -186,13 +204,23 @@ class Blot:
 class HttpReply:
     """A reply on one HTTP response; owns the response."""
 
-    def __init__(self, response: Response, outbound: Outbound, *, endpoint: str, idle: Deadlines, blot: Blot) -> None:
+    def __init__(
+        self,
+        response: Response,
+        outbound: Outbound,
+        *,
+        endpoint: str,
+        idle: Deadlines,
+        blot: Blot,
+        sizes: Sizes = _SIZES,
+    ) -> None:
         self.endpoint = endpoint
+        self._sizes = sizes
         self._response = response
         self._is_stream = outbound.is_stream
         self._idle = idle
         self._blot = blot
-        self._decoder = EventDecoder()
+        self._decoder = EventDecoder(limit_bytes=sizes.event_bytes)
         self._template = Template()
         self._unread = b""
         self._ready: list[Event] = []
@@ -218,9 +246,10 @@ class HttpReply:
         received, blank = await self._response.read(), 0
         while received and not received.strip():  # empty lines mean nothing in either
             blank += len(received)
-            if blank > EVENT_LIMIT_BYTES:
+            if blank > self._sizes.event_bytes:
                 raise ReplyMalformed(
-                    f"the upstream's answer begins with more than {EVENT_LIMIT_BYTES} bytes of nothing"
+                    f"the upstream's answer begins with more than {self._sizes.event_bytes} bytes of nothing "
+                    "(limits.max_event_bytes)"
                 )
             received = await self._response.read()
         # No event begins so, and what is called JSON may be a stream, and the other way round.
@@ -297,7 +326,8 @@ class HttpReply:
         raise StopAsyncIteration
 
     async def _whole(self, begun: bytes = b"") -> Whole:
-        whole = read_whole(self._blot.json(await _read_limited(self._response, BODY_LIMIT_BYTES, begun)))
+        body = await _read_limited(self._response, self._sizes.answer_bytes, begun, "limits.max_answer_bytes")
+        whole = read_whole(self._blot.json(body))
         if not whole.has_answer:
             raise ReplyMalformed("the upstream's JSON has neither choices nor embeddings")
         self._is_done = self._is_drained = True
@@ -385,15 +415,25 @@ async def _says_draining(response: Response) -> bool:
         return False
 
 
-async def _read_limited(response: Response, limit_bytes: int, begun: bytes = b"") -> bytes:
+async def _read_limited(response: Response, limit_bytes: int, begun: bytes = b"", key: str = "") -> bytes:
     parts = [begun]
     size = len(begun)
+    large: BytesIO | None = None
     while part := await response.read():
         size += len(part)
         if size > limit_bytes:
-            raise ReplyMalformed(f"the upstream's answer is larger than {limit_bytes} bytes")
+            said = f" ({key})" if key else ""
+            raise ReplyMalformed(f"the upstream's answer is larger than {limit_bytes} bytes{said}")
+        if large is not None:
+            large.write(part)
+            continue
         parts.append(part)
-    return b"".join(parts)
+        if size > _LARGE_BYTES:
+            large = BytesIO()
+            large.writelines(parts)
+            parts.clear()
+    # A buffer that grows is handed over as it is; to join the parts would need twice the memory.
+    return b"".join(parts) if large is None else large.getvalue()
 
 
 def _retry_after(response: Response) -> str | None:

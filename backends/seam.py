@@ -16,6 +16,7 @@ from typing import Protocol
 
 import msgspec
 
+from backends.sse import EVENT_LIMIT_BYTES
 from backends.words import Event, RequestId, Run, Surface
 
 
@@ -35,6 +36,14 @@ class Timeouts:
 
     first_byte_s: float = 60.0
     idle_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """The most bytes that are kept in memory of an upstream's answer: of a whole one, and of one event of a stream."""
+
+    answer_bytes: int = 100 * 2**20
+    event_bytes: int = EVENT_LIMIT_BYTES
 
 
 class Reply(Protocol):

@@ -81,7 +81,7 @@ class EventDecoder:
 
     def _check_size(self) -> None:
         if self._size + self._rest_size > self._limit:
-            raise ReplyMalformed(f"an event of the stream is larger than {self._limit} bytes")
+            raise ReplyMalformed(f"an event of the stream is larger than {self._limit} bytes (limits.max_event_bytes)")
 
 
 def encode_event(data: bytes) -> bytes:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 import httptools
@@ -51,14 +52,14 @@ _LINGER_S: Final = 2.0
 """How long a connection that is being closed may take to be read: closing on a client that still sends resets its
 connection, and our answer with it; a client that does not read must not keep its connection for ever."""
 
-_HEAD_LIMIT_BYTES: Final = 64 * 2**10
-"""The largest header section, request line included; nginx takes 32 kB, Node 16 kB."""
-
 _HEADERS_LIMIT: Final = 128
 _TARGET_LIMIT_BYTES: Final = 8 * 2**10
 
 _COPY_LIMIT_BYTES: Final = 64 * 2**10
 """Larger bodies are not copied once more to be one piece with their framing."""
+
+_LARGE_BYTES: Final = 2**20
+"""Larger bodies are kept in one piece that grows."""
 
 _SURFACES: Final = {f"/v1/{surface.value}".encode(): surface for surface in Surface}
 
@@ -92,6 +93,7 @@ class Connection(HttpToolsProtocol):
         policy = gateway.parts.policy
         self._request_s = policy.timeouts.request_s
         self._body_limit = policy.limits.max_body_bytes
+        self._head_limit = policy.limits.max_head_bytes
         self.cors = gateway.cors
 
     # What the transport tells
@@ -123,8 +125,8 @@ class Connection(HttpToolsProtocol):
         except httptools.HttpParserError:
             self._refuse(self._refusal or RequestMalformed("the request is not valid HTTP/1.1"))
         else:
-            if self._is_in_head and self._head_bytes > _HEAD_LIMIT_BYTES:
-                self._refuse(HeadTooLarge(_HEAD_LIMIT_BYTES))
+            if self._is_in_head and self._head_bytes > self._head_limit:
+                self._refuse(HeadTooLarge(self._head_limit))
         self._watch()
 
     # What the parser tells
@@ -241,12 +243,12 @@ class Connection(HttpToolsProtocol):
         Source: RFC 9112, sections 3.2 (Host) and 6.3 (length). llhttp sees most of it; this does not depend on that.
         """
         headers = self.headers
-        if self._head_bytes > _HEAD_LIMIT_BYTES:  # of a packet that may hold a body too, so counted exactly
+        if self._head_bytes > self._head_limit:  # of a packet that may hold a body too, so counted exactly
             size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in headers)
-            if size > _HEAD_LIMIT_BYTES:
-                self._stop(HeadTooLarge(_HEAD_LIMIT_BYTES))
+            if size > self._head_limit:
+                self._stop(HeadTooLarge(self._head_limit))
         if len(headers) > _HEADERS_LIMIT:
-            self._stop(HeadTooLarge(_HEAD_LIMIT_BYTES, headers=_HEADERS_LIMIT))
+            self._stop(HeadTooLarge(self._head_limit, headers=_HEADERS_LIMIT))
         if len(self.url) > _TARGET_LIMIT_BYTES:
             self._stop(NotServed(f"the request target is longer than {_TARGET_LIMIT_BYTES} bytes", status=414))
         names = [name for name, _ in headers]
@@ -381,6 +383,7 @@ class Exchange:
         "_head",
         "_is_chunked",
         "_is_gone",
+        "_large",
         "_may_chunk",
         "_parts",
         "_size",
@@ -409,6 +412,7 @@ class Exchange:
         self.is_whole = self.is_started = self.response_complete = False
         self._connection = connection
         self._parts: list[bytes] = []
+        self._large: BytesIO | None = None
         self._size = 0
         self._head = b""
         self._may_chunk = may_chunk
@@ -419,12 +423,22 @@ class Exchange:
     @property
     def body(self) -> bytes:
         """What the client sent."""
+        if self._large is not None:
+            return self._large.getvalue()
         return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
 
     def take(self, part: bytes) -> int:
         """Keep a part of the body; return how many bytes there are."""
-        self._parts.append(part)
         self._size += len(part)
+        if self._large is not None:
+            self._large.write(part)
+            return self._size
+        self._parts.append(part)
+        if self._size > _LARGE_BYTES:
+            # Handed over as it is: to join the parts would need twice the memory.
+            self._large = BytesIO()
+            self._large.writelines(self._parts)
+            self._parts.clear()
         return self._size
 
     def attach(self, task: asyncio.Task[None]) -> None:

@@ -103,7 +103,11 @@ class HeadTooLarge(Refused):
     """The header section is over the limit."""
 
     def __init__(self, limit_bytes: int, *, headers: int | None = None) -> None:
-        many = f"has more than {headers} headers" if headers is not None else f"is larger than {limit_bytes} bytes"
+        many = (
+            f"has more than {headers} headers"
+            if headers is not None
+            else f"is larger than {limit_bytes} bytes (limits.max_head_bytes)"
+        )
         super().__init__(f"the request's header section {many}; send less")
 
 

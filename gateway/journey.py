@@ -175,7 +175,8 @@ class Attempt:
             self.seen_tokens += len(event.tokens) or int(bool(event.content) or event.has_other)
         else:
             self.seen_tokens = len(event.tokens)
-            self.seen_bytes = len(event.content.encode())
+            # Of ASCII as many as characters: to encode a large answer would need its size once more.
+            self.seen_bytes = len(event.content) if event.content.isascii() else len(event.content.encode())
 
     @property
     def is_audit(self) -> bool:

@@ -75,12 +75,12 @@ async def relay_whole(
     cashier.settle(journey)
     usage = usage_of(journey, attempt)
     plain = _without_logprobs(whole.payload) if attempt.asks_logprobs and not ask.wants_logprobs else whole.payload
-    body = _with_cost(plain, whole.stated_usage, journey, usage, ask)
+    parts = _with_cost(plain, whole.stated_usage, journey, usage, ask)
     journey.first_byte = journey.clock.monotonic()
     cost = _cost_text(journey).encode()
     headers = [
         JSON_TYPE,
-        (b"content-length", b"%d" % len(body)),
+        (b"content-length", b"%d" % sum(map(len, parts))),
         *answer_headers(journey),
         (b"x-faregate-cost-usd", cost),
     ]
@@ -88,11 +88,20 @@ async def relay_whole(
     journey.is_answered = True
     tell(Told(body=plain, usage=usage, finish_reason=whole.finish_reason))
     await sink.start(200, headers)
-    # In pieces: a server buffers what it is given at once, and nothing else moves while it copies a large body.
-    last = max(0, len(body) - 1) // _PIECE_BYTES * _PIECE_BYTES
-    for place in range(0, last, _PIECE_BYTES):
-        await sink.write(body[place : place + _PIECE_BYTES])
-    await sink.finish(body[last:])
+    await _send_parts(sink, parts)
+
+
+async def _send_parts(sink: Sink, parts: Sequence[bytes | memoryview]) -> None:
+    """Send a body: a small one in one piece; a large one in several, and never all of it once more."""
+    if sum(map(len, parts)) <= _PIECE_BYTES:
+        await sink.finish(b"".join(parts))
+        return
+    # A server buffers what it is given at once, and nothing else moves while it copies a large body.
+    for part in parts:
+        view = memoryview(part)
+        for place in range(0, len(view), _PIECE_BYTES):
+            await sink.write(bytes(view[place : place + _PIECE_BYTES]))
+    await sink.finish(b"")
 
 
 async def relay_stream(
@@ -300,15 +309,17 @@ def _stream_end(
     return encode_event(_encode(fields)) + done
 
 
-def _with_cost(payload: bytes, stated: bytes, journey: Journey, usage: Usage, ask: Ask) -> bytes:
-    """Return an answer with its cost in its usage; the rest stays as it came, byte for byte."""
+def _with_cost(
+    payload: bytes, stated: bytes, journey: Journey, usage: Usage, ask: Ask
+) -> tuple[bytes | memoryview, ...]:
+    """Return an answer, in parts, with its cost in its usage; the rest stays as it came, byte for byte."""
     field = b'"usage":' + stated
     place = payload.rfind(field) if stated and payload.count(b'"usage"') == 1 else -1
     if place < 0:  # none, or written in an unusual way
-        return _encode_with_cost(_fields.decode(payload), journey, usage, ask)
-    whole = memoryview(payload)  # an answer may be large: it is copied once
+        return (_encode_with_cost(_fields.decode(payload), journey, usage, ask),)
+    whole = memoryview(payload)  # an answer may be large: it is not copied
     annotated = _annotated(msgspec.Raw(stated), journey, usage)
-    return b"".join((whole[:place], b'"usage":', annotated, whole[place + len(field) :]))
+    return (whole[:place], b'"usage":', bytes(annotated), whole[place + len(field) :])
 
 
 def _encode_with_cost(fields: dict[str, msgspec.Raw], journey: Journey, usage: Usage, ask: Ask) -> bytes:

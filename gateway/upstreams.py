@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 from backends.http import HttpBackend
 from backends.pool import Pool
 from backends.retries import RetryRules
-from backends.seam import Timeouts
+from backends.seam import Sizes, Timeouts
 from policies.schema import TransportKind
 
 if TYPE_CHECKING:
@@ -58,11 +58,13 @@ class Upstreams:
             min_per_s=policy.retries.min_per_s,
             max_wait_s=policy.retries.max_wait_s,
         )
-        key = (endpoints, api_key, id(transport), timeouts, rules)
+        sizes = Sizes(answer_bytes=policy.limits.max_answer_bytes, event_bytes=policy.limits.max_event_bytes)
+        key = (endpoints, api_key, id(transport), timeouts, rules, sizes)
         pool = self._pools.get(key)
         if pool is None:
             members = [
-                HttpBackend(transport=transport, base_url=url, api_key=api_key, timeouts=timeouts) for url in endpoints
+                HttpBackend(transport=transport, base_url=url, api_key=api_key, timeouts=timeouts, sizes=sizes)
+                for url in endpoints
             ]
             pool = self._pools[key] = Pool(members, clock=clock, rules=rules)
         return pool

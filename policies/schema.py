@@ -27,6 +27,7 @@ from pydantic import (
     StringConstraints,
 )
 
+from backends.sse import EVENT_LIMIT_BYTES
 from backends.words import Capability, JsonValue, ModelId, TenantId
 from policies.money import (
     DEFAULT_LEDGER_BUFFER_BYTES,
@@ -122,6 +123,8 @@ DEFAULT_NOTICE_S: Final = 1.0
 MOST_WORKERS: Final = 64
 DEFAULT_GRACE_S: Final = 20.0  # most answers are done by then; Kubernetes kills at 30
 DEFAULT_MAX_BODY_BYTES: Final = 20_000_000
+DEFAULT_MAX_HEAD_BYTES: Final = 64 * 2**10  # nginx takes 32 kB, Node 16 kB
+DEFAULT_MAX_ANSWER_BYTES: Final = 100 * 2**20  # the largest real ones, batches of embeddings, are a tenth of it
 DEFAULT_MAX_IN_FLIGHT: Final = 512
 DEFAULT_FOLDER: Final = Path("faregate-data")
 DEFAULT_CACHE_ENTRIES: Final = 50_000
@@ -523,9 +526,23 @@ class Retries(Part):
 
 
 class Limits(Part):
-    """What one gateway process accepts."""
+    """What one gateway process accepts.
+
+    A request in flight keeps three times its body in memory at most (as it came, its text, as it is sent on), and of an
+    answer that is no stream twice its size (as it came, its text). What streams is sent on as its client reads it.
+
+    Attributes:
+        max_body_bytes: of a request's body; a larger one is refused with 413.
+        max_head_bytes: of a request's header section, 1 KB to 1 MB; a larger one is refused with 431.
+        max_answer_bytes: of an upstream's answer that is no stream; a larger one is a fault of the upstream's (502).
+        max_event_bytes: of one event of an upstream's stream, likewise.
+        max_in_flight: requests being answered at once; one more gets 503.
+    """
 
     max_body_bytes: Size = DEFAULT_MAX_BODY_BYTES
+    max_head_bytes: Annotated[Size, Field(ge=1_000, le=1_000_000)] = DEFAULT_MAX_HEAD_BYTES
+    max_answer_bytes: Size = DEFAULT_MAX_ANSWER_BYTES
+    max_event_bytes: Size = EVENT_LIMIT_BYTES
     max_in_flight: Annotated[int, Field(ge=1, le=1_000_000)] = DEFAULT_MAX_IN_FLIGHT
 
 

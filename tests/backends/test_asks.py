@@ -207,3 +207,11 @@ def test_embeddings_take_no_parameters():
         "model": "m",
         "input": "x",
     }
+
+
+def test_a_large_body_is_written_as_a_small_one_is():
+    def sent(size: int) -> bytes:
+        body = b'{"x\\u00e9": -0.0, "messages":[{"role":"user","content":"%b"}],"model":"m"}' % (b"y" * size)
+        return outbound_body(parse_ask(Surface.CHAT, body), model="real", top_logprobs=3)
+
+    assert sent(2**20 + 1).replace(b"y" * (2**20 + 1), b"y") == sent(1)

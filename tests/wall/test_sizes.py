@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
+import tracemalloc
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
 
-from backends.http import BODY_LIMIT_BYTES
+from policies.schema import DEFAULT_MAX_ANSWER_BYTES
 from tests.served.world import Served, a_policy, serving
 from tests.transports import TRANSPORTS
-from tests.wall.server import Floods, PlayServer, as_chunk, head
+from tests.wall.server import Floods, PlayServer, as_chunk, head, whole
 from tests.wall.words import ANSWER, CHUNKED, COUNT, DONE, END, FINISH, ROLE, TEXT, begun, chunk_of, event
 
 PIECE = as_chunk(event(chunk_of({"content": "x" * 2**15})))
@@ -128,4 +130,97 @@ async def test_a_whole_answer_over_the_limit_is_cut_off_there(tmp_path: Path):
             seen = await gateway.ask()
             await asyncio.wait_for(upstream.last.closed.wait(), 10)
         assert (seen.status, seen.error["code"]) == (502, "upstream_error")
-        assert upstream.last.sent_bytes < BODY_LIMIT_BYTES + BUFFERS_BYTES
+        assert upstream.last.sent_bytes < DEFAULT_MAX_ANSWER_BYTES + BUFFERS_BYTES
+
+
+async def test_a_policys_own_limits_are_kept(tmp_path: Path):
+    limits = {"max_answer_bytes": "2KB", "max_event_bytes": "1KB", "max_head_bytes": "1KB"}
+    long = event(chunk_of({"content": "x" * 1_500}))
+    plays = {"whole": (whole(ANSWER.replace(TEXT.encode(), b"x" * 2_500)),), "stream": (*begun(ROLE, long), END)}
+    upstream = PlayServer(lambda received: plays[received.text])
+    async with upstream, serving(tmp_path, a_policy([upstream.url], limits=limits)) as gateway:
+        answer = await gateway.ask("whole")
+        stream = await gateway.ask("stream", stream=True)
+        refused = await gateway.ask("whole", headers={"x-long": "x" * 1_000})
+    assert (answer.status, answer.error["code"]) == (502, "upstream_error")
+    assert "limits.max_answer_bytes" in answer.error["message"]
+    assert (stream.chunks[-1]["error"]["code"], stream.is_cut) == ("upstream_error", True)
+    assert "limits.max_event_bytes" in stream.chunks[-1]["error"]["message"]
+    assert (refused.status, "limits.max_head_bytes" in refused.error["message"]) == (431, True)
+
+
+# --- memory ---------------------------------------------------------------------------------------------------------
+
+LARGE_BYTES = 24 * 2**20
+SMALL_BYTES = 4 * 2**20
+"""What all else may take meanwhile: buffers of sockets, pieces under way."""
+
+
+async def peak_of(gateway: Served, body: bytes, *, is_chunked: bool = False) -> tuple[bytes, int]:
+    """Send a request in pieces and read its answer in pieces; return the status line and the most bytes it took."""
+    host, port = gateway.origin.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port), limit=2**16)
+    framing = "transfer-encoding: chunked" if is_chunked else f"content-length: {len(body)}"
+    first = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"
+    head = f"{first}authorization: Bearer {gateway.secrets['acme']}\r\n{framing}\r\n\r\n"
+    if is_chunked:
+        body = b"".join(as_chunk(body[n : n + 2**18]) for n in range(0, len(body), 2**18)) + END
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        writer.write(head.encode())
+        with contextlib.suppress(ConnectionError):
+            for place in range(0, len(body), 2**18):
+                writer.write(body[place : place + 2**18])
+                await writer.drain()
+        status = await reader.readline()
+        while not reader.at_eof() and await reader.read(2**16):
+            pass
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        writer.close()
+    return status.strip(), peak - before
+
+
+def question_of(size: int) -> bytes:
+    return b'{"model":"plain","messages":[{"role":"user","content":"%b"}]}' % (b"y" * size)
+
+
+async def test_a_large_answer_costs_twice_its_size(tmp_path: Path):
+    before, after = ANSWER.split(TEXT.encode())
+    size = len(before) + LARGE_BYTES + len(after)
+    headers = head("content-type: application/json", f"content-length: {size}")
+    large = (headers + before, Floods(b"x" * 2**16, LARGE_BYTES // 2**16), after)
+    async with PlayServer(lambda _: large) as upstream, serve(tmp_path, upstream) as gateway:
+        status, took = await peak_of(gateway, question_of(1))
+    assert status == b"HTTP/1.1 200 OK"
+    assert LARGE_BYTES < took < 2.2 * LARGE_BYTES + SMALL_BYTES
+
+
+async def test_a_large_body_costs_three_times_its_size(tmp_path: Path):
+    async def forget(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        lines = (await reader.readuntil(b"\r\n\r\n")).decode()
+        left = int(lines.partition("content-length: ")[2].partition("\r\n")[0])
+        while left:
+            left -= len(await reader.read(min(left, 2**16)))
+        writer.write(whole(ANSWER, "connection: close"))
+        writer.close()
+
+    async with await asyncio.start_server(forget, "127.0.0.1", 0) as upstream:
+        url = f"http://127.0.0.1:{upstream.sockets[0].getsockname()[1]}/v1"
+        policy = a_policy([url], limits={"max_body_bytes": "100MB"})
+        policy["models"]["large"]["context_tokens"] = 10**8
+        async with serving(tmp_path, policy) as gateway:
+            status, took = await peak_of(gateway, question_of(LARGE_BYTES))
+    assert status == b"HTTP/1.1 200 OK"
+    assert LARGE_BYTES < took < 3.2 * LARGE_BYTES + SMALL_BYTES
+
+
+@pytest.mark.parametrize("is_chunked", [True, False])
+async def test_a_body_over_the_limit_costs_no_more_than_the_limit(tmp_path: Path, is_chunked: bool):
+    async with PlayServer(lambda _: ()) as upstream, serve(tmp_path, upstream) as gateway:
+        status, took = await peak_of(gateway, question_of(3 * LARGE_BYTES), is_chunked=is_chunked)
+    assert status == b"HTTP/1.1 413 Request Entity Too Large"
+    assert took < (1.2 * 20_000_000 if is_chunked else 0) + SMALL_BYTES
+    assert not upstream.requests
