@@ -67,6 +67,8 @@ class EventDecoder:
                 self._take(line)
                 continue
             if payload := b"\n".join(self._data):
+                if len(payload) > self._limit:
+                    raise self._too_large()
                 events.append(payload)
             self._data = []
             self._size = 0
@@ -81,7 +83,10 @@ class EventDecoder:
 
     def _check_size(self) -> None:
         if self._size + self._rest_size > self._limit:
-            raise ReplyMalformed(f"an event of the stream is larger than {self._limit} bytes (limits.max_event_bytes)")
+            raise self._too_large()
+
+    def _too_large(self) -> ReplyMalformed:
+        return ReplyMalformed(f"an event of the stream is larger than {self._limit} bytes (limits.max_event_bytes)")
 
 
 def encode_event(data: bytes) -> bytes:

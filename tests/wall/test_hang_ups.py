@@ -31,6 +31,7 @@ class State:
 
     is_stream: bool
     play: Play
+    model: str = "plain"
     seen: bytes = b""
     tokens: int | None = None
 
@@ -46,6 +47,15 @@ STATES = {
     ),
     "stream, silent between tokens": State(
         is_stream=True, play=(*begun(ROLE, ONE, TWO), Hangs()), seen=b" two", tokens=2
+    ),
+    "whole, before a judge has it": State(
+        is_stream=False, play=(head("content-length: 99"), b"{", Hangs()), model="cascade"
+    ),
+    "stream, held back for a judge": State(
+        is_stream=True, play=(*begun(ROLE, ONE, TWO), Hangs()), model="cascade", tokens=2
+    ),
+    "stream, by itself in a flight": State(
+        is_stream=True, play=(*begun(ROLE), Hangs()), model="cached", seen=b'"role"'
     ),
     "stream, while tokens come": State(
         is_stream=True, play=(*begun(ROLE, ONE), Floods(as_chunk(TWO), 10**9)), seen=b" two"
@@ -74,12 +84,13 @@ async def gateway(
 async def leave(gateway: Served, upstream: PlayServer, name: str, client_request_id: str) -> float:
     """Ask, hang up in that state, and return how many seconds later the upstream is free."""
     state = STATES[name]
-    body = {"model": "plain", "messages": [{"role": "user", "content": name}], "stream": state.is_stream}
+    messages = [{"role": "user", "content": name}]
+    body = {"model": state.model, "messages": messages, "stream": state.is_stream, "temperature": 0}
     host, port = gateway.origin.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(_request(gateway, json.dumps(body | {"max_tokens": 50}).encode(), client_request_id))
     received = await upstream.request(len(upstream.requests) + 1)
-    await asyncio.wait_for(reader.readuntil(state.seen) if state.seen else asyncio.sleep(0.01), 10)
+    await asyncio.wait_for(reader.readuntil(state.seen) if state.seen else asyncio.sleep(0.05), 10)
     left_at = asyncio.get_running_loop().time()
     writer.close()
     await asyncio.wait_for(received.closed.wait(), 10)
