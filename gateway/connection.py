@@ -160,7 +160,8 @@ class Connection(HttpToolsProtocol):
             return
         if self.parser.get_method() != b"POST":
             method = self.parser.get_method().decode("ascii", "replace")
-            self._stop(NotServed(f"{method} is not served at {path.decode()}; use POST", status=405))
+            allow = ((b"allow", b"POST"),)
+            self._stop(NotServed(f"{method} is not served at {path.decode()}; use POST", status=405, headers=allow))
         exchange = Exchange(
             self,
             self._surface,
@@ -306,7 +307,8 @@ class Connection(HttpToolsProtocol):
         headers = (*headers, *_json(body), *problem.headers)
         if self.cors is not None and self._surface is not None:
             headers = (*headers, *self.cors.granted(self.headers, headers))
-        self.transport.write(head_of(problem.status, headers) + body)
+        # Who asks by HEAD would read a body as the next answer (RFC 9110, section 9.3.2).
+        self.transport.write(head_of(problem.status, headers) + (body if self.parser.get_method() != b"HEAD" else b""))
         self._linger()
 
     def _running(self) -> RequestResponseCycle | Exchange | None:

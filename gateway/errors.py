@@ -152,11 +152,12 @@ class BudgetExceeded(Refused):
 
 
 class NotServed(Refused):
-    """A path or a method the gateway does not have."""
+    """A path or a method the gateway does not have; `headers` tell the methods it has (Allow)."""
 
-    def __init__(self, message: str, *, status: int) -> None:
+    def __init__(self, message: str, *, status: int, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
         super().__init__(message)
         self.status = status
+        self.headers = headers
 
 
 class OriginRefused(Refused):
@@ -237,7 +238,13 @@ def problem_of(  # noqa: C901, PLR0911, PLR0912 - the table: one row a class
         case StoreFailed():
             return Problem(status=503, message=text, kind="server_error", code="cache_unavailable", headers=_RETRY_SOON)
         case NotServed():
-            return Problem(status=error.status, message=text, kind="invalid_request_error", code="not_found")
+            return Problem(
+                status=error.status,
+                message=text,
+                kind="invalid_request_error",
+                code="not_found",
+                headers=error.headers,
+            )
         case HeaderInvalid():
             return Problem(status=400, message=text, kind="invalid_request_error", code="invalid_header")
         case AskInvalid():

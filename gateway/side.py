@@ -56,13 +56,17 @@ def side_door(opened: Opened) -> FastAPI:
             raise ModelNotFound(name, names)
         return _model(name)
 
+    @app.head("/health/liveliness", include_in_schema=False)
     @app.get("/health/liveliness")
+    @app.head("/health/liveness", include_in_schema=False)
     @app.get("/health/liveness")
     def liveliness() -> JsonValue:
         """Tell that the process runs."""
         return {"status": "alive"}
 
+    @app.head("/health", include_in_schema=False)
     @app.get("/health")
+    @app.head("/health/readiness", include_in_schema=False)
     @app.get("/health/readiness")
     def readiness() -> JSONResponse:
         """Tell whether requests can be answered and paid for."""
@@ -144,10 +148,13 @@ def _ledger(status: LedgerStatus) -> dict[str, JsonValue]:
 
 async def _refused(_request: Request, error: Exception) -> Response:
     problem = problem_of(error)
-    return Response(problem.body(), status_code=problem.status, media_type="application/json")
+    headers = {name.decode(): value.decode() for name, value in problem.headers}
+    return Response(problem.body(), status_code=problem.status, headers=headers, media_type="application/json")
 
 
 async def _not_served(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 404
     message = f"{request.method} {request.scope['path'][:128]} is not served here (HTTP {status})"
-    return await _refused(request, NotServed(message, status=status))
+    told = (error.headers or {}) if isinstance(error, HTTPException) else {}
+    headers = tuple((name.lower().encode(), value.encode()) for name, value in told.items())
+    return await _refused(request, NotServed(message, status=status, headers=headers))

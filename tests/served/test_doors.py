@@ -148,6 +148,7 @@ async def test_a_header_that_says_nothing_we_know_is_refused(gateway: Served, na
 async def test_what_is_not_served_says_so(gateway: Served, method: str, path: str, status: int):
     seen = await gateway.send(path, method=method)
     assert (seen.status, set(seen.error)) == (status, {"message", "type", "param", "code"})
+    assert ("allow" in seen.headers) == (status == 405)
 
 
 async def test_a_body_over_the_limit_is_refused_by_its_length(gateway: Served):

@@ -186,6 +186,23 @@ async def test_an_offer_of_another_protocol_is_ignored_as_javas_client_needs(gat
     assert [part[:3] for part in answer.split(b"HTTP/1.1 ")[1:]] == [b"200"] * 3
 
 
+async def test_who_asks_for_a_head_gets_no_body(gateway: Served):
+    refused = await exchange(gateway, head(gateway, method=b"HEAD"))
+    healthy = await exchange(gateway, head(gateway, b"connection: close", method=b"HEAD", target=b"/health"))
+    assert refused.startswith(b"HTTP/1.1 405 ")
+    assert healthy.startswith(b"HTTP/1.1 200 ")
+    assert refused.endswith(b"\r\n\r\n")
+    assert healthy.endswith(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    "first", [b"", b"\x00", b"FOO", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\x16\x03\x01\x02\x00\x01", b"GET"]
+)
+async def test_what_is_no_request_is_refused_or_ended(hasty: Served, first: bytes):
+    answer = await exchange(hasty, first)
+    assert answer[9:12] in {b"400", b"408", b""}
+
+
 async def test_nobody_is_tunnelled(gateway: Served):
     answer = await exchange(gateway, b"CONNECT x:443 HTTP/1.1\r\nhost: x:443\r\n\r\n" + HIDDEN)
     assert answer.startswith(b"HTTP/1.1 405 ")
