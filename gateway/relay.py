@@ -21,7 +21,8 @@ from gateway.journey import Journey, tells
 from gateway.ladder import Committed
 from gateway.ledger.rows import ChargeKind
 from gateway.settlement import Cashier, usage_of
-from semantic_cache.replay import assemble_whole, replay_chunks, replay_fields
+from semantic_cache.gather import Gathering
+from semantic_cache.replay import replay_chunks, replay_fields
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -33,9 +34,6 @@ JSON_TYPE = (b"content-type", b"application/json")
 
 
 _PIECE_BYTES = 2**20
-
-_KEPT_CHARACTERS = 2**20
-"""The most text of a stream that is kept for the caches; no model writes as much, and memory has to be bounded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +111,8 @@ async def relay_stream(
         BackendError: the stream broke; if the sink has started, all that is left is to say so and cut.
     """
     attempt = committed.attempt
-    editor = _Editor(ask, strips_logprobs=attempt.asks_logprobs and not ask.wants_logprobs)
+    is_kept = journey.wants_body and ask.surface is Surface.CHAT and not ask.wants_logprobs
+    editor = _Editor(strips_logprobs=attempt.asks_logprobs and not ask.wants_logprobs, is_kept=is_kept)
     held = b"".join(editor.edit(event) for event in committed.events)
     journey.status = 200
     with journey.step("relay"):
@@ -135,7 +134,7 @@ async def relay_stream(
     usage = usage_of(journey, attempt)
     journey.is_answered = True
     told = Told(
-        body=editor.assembled(usage) if journey.wants_body else None,
+        body=editor.whole(usage),
         usage=usage,
         finish_reason=editor.finish_reason,
         last_payload=editor.last_payload,
@@ -219,26 +218,24 @@ def _latin(text: str) -> bytes:
 class _Editor:
     """Rewrites a stream's events for its client, and remembers what the end of the stream needs."""
 
-    def __init__(self, ask: Ask, *, strips_logprobs: bool) -> None:
+    def __init__(self, *, strips_logprobs: bool, is_kept: bool) -> None:
         self._strips_logprobs = strips_logprobs
-        self._is_chat = ask.surface is Surface.CHAT
-        self._wants_logprobs = ask.wants_logprobs
-        self._parts: list[str] = []
-        self._size = 0
-        self._has_other = False
+        self._gathering = Gathering() if is_kept else None
         self.finish_reason: str | None = None
         self.last_payload = b"{}"
         self.usage_payload: msgspec.Raw | None = None
 
     def edit(self, event: Event | Run) -> bytes:
         """Return what the client gets of an event; b"" for one that was only for the gateway."""
+        self.last_payload = event.payload
         if isinstance(event, Run):
-            self._keep(event.payload, event.content)
+            if self._gathering is not None:
+                self._gathering.take_run(event.payload, event.content)
             return event.raw
         if isinstance(event, Whole):
             raise TypeError("a whole answer in a stream")
-        self._keep(event.payload, event.content)
-        self._has_other |= event.has_other
+        if self._gathering is not None:
+            self._gathering.take(event.payload)
         self.finish_reason = event.finish_reason or self.finish_reason
         has_logprobs = self._strips_logprobs and bool(event.tokens)
         if not event.has_usage and not has_logprobs:
@@ -254,22 +251,11 @@ class _Editor:
             fields["choices"] = msgspec.Raw(_strip(fields["choices"]))
         return encode_event(_encode(fields))
 
-    def _keep(self, payload: bytes, content: str) -> None:
-        self.last_payload = payload
-        self._size += len(content)
-        if self._size <= _KEPT_CHARACTERS:
-            self._parts.append(content)
-
-    def assembled(self, usage: Usage) -> bytes | None:
-        """Return the answer as one JSON body, None when it holds more than one choice's text, or too much of it."""
-        if self._size > _KEPT_CHARACTERS:
+    def whole(self, usage: Usage) -> bytes | None:
+        """Return the answer as one JSON body, None when nobody wants it or it cannot be told from the stream."""
+        if self._gathering is None:
             return None
-        if self._has_other or not self._is_chat or self._wants_logprobs or self.finish_reason is None:
-            return None
-        counted = self.usage_payload if self.usage_payload is not None else openai_usage(usage)
-        return assemble_whole(
-            self.last_payload, content="".join(self._parts), finish_reason=self.finish_reason, usage=counted
-        )
+        return self._gathering.body(self.usage_payload if self.usage_payload is not None else openai_usage(usage))
 
 
 def openai_usage(usage: Usage) -> dict[str, JsonValue]:

@@ -558,7 +558,8 @@ class CacheStore(Part):
             `unix://`. A cache written as an address alone has the other keys' defaults.
         vectors: `embedded`, or the address of a Qdrant server: the semantic cache of gateways that share a Redis.
         vectors_key: the Qdrant server's API key.
-        deadline_ms: how long a question to a server may take, in milliseconds; then it is a miss.
+        deadline_ms: how long the servers may hold a request up, in milliseconds, with all that is asked of them; what
+            is not answered then is a miss.
         max_entries: entries kept; over it expired ones go first, then the oldest.
         max_bytes: bytes of bodies, texts and embedded vectors kept, likewise.
     """

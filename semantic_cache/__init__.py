@@ -11,6 +11,7 @@ Rooms:
     shelf                  a partition's vectors in memory, in cells of alike ones
     scaled_store           the store of several gateways: answers in `redis_store`, vectors in `qdrant_index`
     reach                  deadline and rest for a store behind a network
+    gather                 a stream's events as the whole answer, where that is clear
     replay                 a stored answer as JSON or as a stream
     verifier               the question to a model of the catalog, and the score read from its reply (not asked yet)
     evaluate, evaluate_report  how well acceptance does on labelled pairs (offline)

@@ -7,7 +7,7 @@ from datetime import datetime
 import msgspec
 
 from backends.restream import spread
-from backends.words import JsonValue, RequestId
+from backends.words import RequestId
 
 _encode = msgspec.json.encode
 
@@ -35,28 +35,6 @@ def replay_chunks(payload: bytes, *, request_id: RequestId, now: datetime) -> li
     """
     events, _ = spread(replay_whole(payload, request_id=request_id, now=now))
     return events
-
-
-def assemble_whole(last_payload: bytes, *, content: str, finish_reason: str, usage: JsonValue) -> bytes | None:
-    """Return the body of the answer whose stream said `content`, None when the stream's events are no chat chunks.
-
-    Args:
-        last_payload: any event of the stream: id, model and fingerprint are the same in all of them.
-        content: all the text of choice 0; streams with anything else are not assembled.
-        finish_reason: as the stream said it.
-        usage: OpenAI's usage object for the answer.
-    """
-    fields: dict[str, JsonValue] = msgspec.json.decode(last_payload)
-    if fields.get("object") != "chat.completion.chunk":
-        return None
-    kept = {
-        name: fields[name]
-        for name in ("id", "created", "model", "system_fingerprint", "service_tier")
-        if name in fields
-    }
-    message = {"role": "assistant", "content": content}
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason}
-    return _encode({**kept, "object": "chat.completion", "choices": [choice], "usage": usage})
 
 
 def _id(request_id: RequestId, *, is_chat: bool) -> str:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.words import JsonValue, RequestId
-from semantic_cache.replay import assemble_whole, replay_chunks, replay_whole
+from semantic_cache.replay import replay_chunks, replay_whole
 
 NOW = datetime(2026, 11, 2, 12, 0, tzinfo=UTC)
 ID = RequestId("req-9")
@@ -76,18 +76,3 @@ def test_legacy_completions_are_replayed_without_a_role():
     ).encode()
     choices = [event["choices"][0] for event in chunks(payload)]
     assert [(c["text"], c["finish_reason"]) for c in choices] == [("abc", None), ("", "length")]
-
-
-@given(st.text(max_size=30))
-def test_what_was_assembled_replays_as_the_stream_said(text: str):
-    last = b'{"id":"x","object":"chat.completion.chunk","created":5,"model":"m","system_fingerprint":"fp","choices":[]}'
-    body = assemble_whole(last, content=text, finish_reason="stop", usage={"prompt_tokens": 1})
-    assert body is not None
-    fields = json.loads(body)
-    assert (fields["object"], fields["system_fingerprint"]) == ("chat.completion", "fp")
-    assert fields["choices"][0]["message"] == {"role": "assistant", "content": text}
-    assert chunks(body)[1]["choices"][0]["delta"] == {"content": text}
-
-
-def test_a_stream_of_another_kind_is_not_assembled():
-    assert assemble_whole(b'{"object":"text_completion"}', content="x", finish_reason="stop", usage={}) is None
