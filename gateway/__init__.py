@@ -8,6 +8,7 @@ Rooms, in the order a request meets them:
     caching, worker        the caches on that way, and the one thread that embeds
     limits, spending       rate limits; which budgets' pots a request draws from, and what happens at a cap
     flights                single-flight: equal requests in flight share one attempt
+    leads                  the same among processes: one buys the answer, the others find it in the cache
     ladder                 opens rungs and asks the judge; nothing has been sent while it runs
     prober, asides         asks a rung's model again about its answer; calls beside an answer, paid for like any
     relay                  the way after the first event

@@ -15,6 +15,7 @@ from backends.embedder import Embedder, EmbedderError
 from backends.words import Ask, ModelId, Surface, TenantId
 from gateway.errors import StoreFailed
 from gateway.journey import Journey, Lane
+from gateway.leads import Lead
 from gateway.relay import Told
 from gateway.worker import Worker, WorkerFull
 from policies.schema import Cache
@@ -84,6 +85,15 @@ class Caches:
             journey.lookups["exact"] = journey.lookups["semantic"] = bypass
             return None
         if settings.exact is None or journey.keys is None:
+            return None
+        with journey.step("cache.exact"):
+            exact = self._fresh(journey, await self._find(journey, journey.keys.exact))
+        journey.lookups["exact"] = exact
+        return exact if isinstance(exact, Hit) else None
+
+    async def look_again(self, journey: Journey) -> Hit | None:
+        """Return the answer that another process has bought since `look_exact`, if it may be served."""
+        if journey.keys is None:
             return None
         with journey.step("cache.exact"):
             exact = self._fresh(journey, await self._find(journey, journey.keys.exact))
@@ -168,7 +178,9 @@ class Caches:
         )
         # Bought before somebody said that such answers are not good any more, and not yet in the store to be dropped.
         if not any(journey.started <= moment and selector.takes(entry) for moment, selector in self._invalidations):
-            self._storing.put(_put, self._store, entry)
+            lead, journey.lead = journey.lead, None
+            if not self._storing.put(_put, self._store, entry, lead) and lead is not None:
+                lead.end(is_stored=False)
 
     async def invalidate(self, selector: Selector, *, now: float) -> int:
         """Forget stored answers, and store none that are being made now; return how many there were.
@@ -296,8 +308,13 @@ def _age(entry: Entry, now: datetime) -> timedelta:
     return now - entry.created_at
 
 
-def _put(store: Store, entry: Entry) -> None:
+def _put(store: Store, entry: Entry, lead: Lead | None) -> None:
+    is_stored = False
     try:
         store.put(entry)
+        is_stored = True
     except FAILURES as error:
         _log.warning("cache_store_failed", extra={"error": type(error).__name__})
+    finally:
+        if lead is not None:
+            lead.end(is_stored=is_stored)

@@ -23,6 +23,7 @@ from gateway.audit import Auditor
 from gateway.caching import Caches
 from gateway.energy import metering
 from gateway.journey import CatalogModel
+from gateway.leads import Leads, SharedLeads
 from gateway.ledger.budgets import BudgetAuthority, Budgets, Cap, LocalBudgets
 from gateway.ledger.following import BooksFollower
 from gateway.ledger.journal import Files
@@ -46,6 +47,7 @@ from gateway.worker import Worker
 from policies.keys import FILE_NAME, KeyRing
 from policies.schema import DEFAULT_OPENAI_PROVIDER, Policy, Route
 from semantic_cache.acceptance import Acceptance
+from semantic_cache.sqlite_store import SqliteStore
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -177,6 +179,7 @@ class Purse:
         known_as: what end users are known by.
         warnings: what an operator should know of the budgets.
         authority: of the budgets, where it is in this process.
+        leads: who of them buys what several are asked at once.
     """
 
     ledger: Ledger
@@ -186,6 +189,7 @@ class Purse:
     limits: Limits
     warnings: tuple[str, ...] = ()
     authority: BudgetAuthority | None = None
+    leads: Leads | None = None
 
 
 def prepare(policy: Policy, clock: Clock) -> Prepared:
@@ -251,6 +255,8 @@ async def open_way(
             clock=clock,
             draw=draw or SystemRandom().random,
         )
+        if seeing.leads is not None:
+            await stack.enter_async_context(seeing.leads.running())
         opened = await stack.enter_async_context(open_generation(policy, prepared, purse, commons))
         metered = metering(policy, purse.ledger.meter, clock) if is_metering else nullcontext(())
         unmetered = await stack.enter_async_context(metered)
@@ -319,6 +325,7 @@ async def open_generation(policy: Policy, prepared: Prepared, purse: Purse, comm
         limiter=purse.limits,
         telemetry=telemetry,
         auditor=auditor,
+        leads=purse.leads if seeing.leads is None else seeing.leads,
     )
     ready = prepared.lanes.values()
     warnings = (*(warning for lane in ready for warning in lane.warnings), *purse.warnings)
@@ -335,6 +342,7 @@ class _Seeing:
     embedder: Embedder
     worker: Worker
     acceptance: Callable[[], Acceptance]
+    leads: SharedLeads | None
 
 
 def _open_seeing(
@@ -343,15 +351,19 @@ def _open_seeing(
     """Open the caches; the stack closes them and the worker."""
     shipped, worker = LazyEmbedder(), Worker()
     accepts = functools.cache(lambda: acceptance or Acceptance.load(states=shipped.states))
+    store = open_store(policy)
     caches = Caches(
-        store=open_store(policy),
+        store=store,
         acceptance=accepts,
         embedder=embedder or shipped,
         worker=worker,
         deadline_s=policy.storage.cache.deadline_ms / 1e3,
     )
     stack.callback(caches.close)
-    return _Seeing(caches=caches, embedder=embedder or shipped, worker=worker, acceptance=accepts)
+    leads = None
+    if not isinstance(store, SqliteStore):
+        leads = SharedLeads(store, deadline_s=policy.storage.cache.deadline_ms / 1e3)
+    return _Seeing(caches=caches, embedder=embedder or shipped, worker=worker, acceptance=accepts, leads=leads)
 
 
 def terms_of(policy: Policy) -> Terms:

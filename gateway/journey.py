@@ -18,6 +18,7 @@ from backends.prices import Schedule
 from backends.usage import merge_usage
 from backends.words import Ask, Capability, Chunk, Event, ModelId, RequestId, Run, TenantId, Usage
 from gateway.calls import Call
+from gateway.leads import Lead
 from gateway.ledger.budgets import Hold, PotId
 from gateway.ledger.rows import ChargeKind
 from gateway.limits import Admission
@@ -207,6 +208,7 @@ class Journey:
     Attributes:
         waited_s: time spent waiting for upstreams: what is left of the total is the gateway's own overhead.
         store_s: time spent waiting for a cache's store in a server.
+        lead: what makes other processes wait for its answer, until that is on its way into the store.
         max_loss: what the client asked for below the route's own; None: nothing less.
         cached_tokens: what models' prompt caches are taken to hold of the prompt.
         verdict: the last judge's.
@@ -250,6 +252,7 @@ class Journey:
     error_code: str | None = None
     waited_s: float = 0.0
     store_s: float = 0.0
+    lead: Lead | None = None
     first_byte: float | None = None
     is_answered: bool = False
     body: bytes | None = None

@@ -52,6 +52,7 @@ from gateway.flights import (
 from gateway.ids import RequestIds
 from gateway.journey import Caller, CatalogModel, Journey, Lane
 from gateway.ladder import Committed, Ladder
+from gateway.leads import Leads
 from gateway.ledger.rows import ChargeKind
 from gateway.limits import Limits
 from gateway.prober import Prober
@@ -76,7 +77,11 @@ _CLIENT_GONE = 499
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What a gateway is made of; see `gateway.compose`, which opens and closes them."""
+    """What a gateway is made of; see `gateway.compose`, which opens and closes them.
+
+    Attributes:
+        leads: of the processes that share its cache; None where it is alone.
+    """
 
     policy: Policy
     tenants: frozenset[TenantId]
@@ -91,6 +96,7 @@ class Parts:
     limiter: Limits
     telemetry: Telemetry
     auditor: Auditor
+    leads: Leads | None = None
 
 
 class Gateway:
@@ -195,7 +201,12 @@ class Gateway:
             return
         with self._flights.lead(_flight_key(journey)) as flight:
             sink.on_gone = flight.keep_going
-            await self._lead(journey, ask, strategy, flight, sink)
+            try:
+                if not await self._serve_others(journey, ask, flight, sink):
+                    await self._lead(journey, ask, strategy, flight, sink)
+            finally:
+                if journey.lead is not None:
+                    journey.lead.end(is_stored=False)
         if flight.is_orphan:
             journey.status, journey.error_code = _CLIENT_GONE, "client_gone"
 
@@ -239,6 +250,31 @@ class Gateway:
             case Begun():
                 journey.lookups["flight"] = journey.hit = shared_hit(journey, first)
                 await relay_flight(journey, ask, sink, functools.partial(_read_on, journey, follower))
+        return True
+
+    async def _serve_others(self, journey: Journey, ask: Ask, flight: Flight, sink: Sink) -> bool:
+        """Serve what another process has bought for an equal request meanwhile; False: this one buys."""
+        leads, key, wish = self.parts.leads, _flight_key(journey), journey.call.cache
+        exact = journey.lookups.get("exact")
+        if leads is None or key is None or not wish.may_read or wish.max_age_s == 0:
+            return False
+        if not isinstance(exact, Miss) or exact.reason is MissReason.STORE_FAILED:
+            return False  # no tier to find it in, or no store
+        hit = None
+        try:
+            async with asyncio.timeout(_flight_wait_s(journey)):
+                with journey.step("share"), journey.waiting():
+                    while hit is None and journey.lead is None:
+                        journey.lead = await leads.claim(key)
+                        hit = await self.parts.caches.look_again(journey)
+        except TimeoutError:
+            journey.lookups["flight"] = Miss(reason=MissReason.DECLINED)
+        if hit is None:
+            return False
+        if journey.lead is not None:
+            journey.lead.end(is_stored=True)
+        flight.land(hit)
+        await self._serve_hit(journey, ask, hit, sink)
         return True
 
     async def _lead(self, journey: Journey, ask: Ask, strategy: Strategy, flight: Flight, sink: Sink) -> None:

@@ -10,16 +10,16 @@ from backends.embedder import DIMENSIONS, EMBEDDER_ID
 from gateway.ledger.errors import FolderUnusable
 from gateway.prepare import PolicyUnusable
 from policies.schema import EMBEDDED, Policy
-from semantic_cache.seam import Store
 from semantic_cache.sqlite_store import SqliteStore
 
 if TYPE_CHECKING:
     from policies.schema import CacheStore
+    from semantic_cache.scaled_store import ScaledStore
 
 CACHE_FILE = "cache.db"
 
 
-def open_store(policy: Policy) -> Store:
+def open_store(policy: Policy) -> SqliteStore | ScaledStore:
     """Open the store; it is the caller's to close. One in a server is connected to when it is first asked.
 
     Raises:
@@ -38,7 +38,7 @@ def open_store(policy: Policy) -> Store:
         ) from error
 
 
-def _shared(settings: CacheStore) -> Store:
+def _shared(settings: CacheStore) -> ScaledStore:
     try:
         from semantic_cache.redis_store import RedisBodies
         from semantic_cache.scaled_store import ScaledStore

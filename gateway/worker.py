@@ -43,12 +43,13 @@ class Worker:
         future.add_done_callback(lambda _: self._done())
         return await asyncio.wrap_future(future)
 
-    def put(self, function: Callable[_P, object], *args: _P.args, **kwargs: _P.kwargs) -> None:
-        """Queue a job whose result nobody waits for; dropped when the queue is full."""
+    def put(self, function: Callable[_P, object], *args: _P.args, **kwargs: _P.kwargs) -> bool:
+        """Queue a job whose result nobody waits for; dropped when the queue is full, which is told by False."""
         if self._waiting >= self._limit:
-            return
+            return False
         self._waiting += 1
         self._executor.submit(function, *args, **kwargs).add_done_callback(lambda _: self._done())
+        return True
 
     def close(self) -> None:
         """Finish what is queued and end the thread."""

@@ -202,8 +202,10 @@ def _searches(file: Path, entries: int, partitions: int) -> None:
         return _wall_us(lambda: store.neighbours(_partition(number), vector, limit=5, now=now))
 
     if partitions == 1:
-        reading = [search(0) for _ in range(entries // 1_024 + 2)]
+        with _spent() as spent:
+            reading = [search(0) for _ in range(entries // 256 + 2)]
         _print(f"us p50 of {len(reading)} searches that read it in", float(np.median(reading)))
+        _print("us CPU of each", spent["cpu"] / len(reading) * 1e6)
         _print("bytes of memory an entry", (_resident() - before) / entries)
     order = random.integers(partitions, size=1_000)
     with _spent() as spent:

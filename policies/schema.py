@@ -8,6 +8,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,6 +17,7 @@ from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -423,7 +425,8 @@ class Cache(Part):
     Attributes:
         max_temperature: requests above it are never answered from a cache nor stored, in [0, 2].
         flight_wait_s: how long a request waits for the first of the answer that an equal request in flight gets, in
-            seconds, before it asks by itself; 0: each asks by itself.
+            seconds, before it asks by itself; 0: each asks by itself. Requests of other workers, and of other gateways
+            on the same Redis, are waited for as well where the route has an exact cache.
         namespace: a name under which all tenants that come here share their answers, also with other routes of the same
             namespace, ladder and quality; left out: each tenant has its own.
         store_refusals: whether an answer that declines to answer is kept.

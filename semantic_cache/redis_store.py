@@ -1,5 +1,7 @@
 """Answers in Redis or Valkey, for several gateways: found by their keys, forgotten at their time.
 
+`PREFIX:lead:KEY` says which gateway is buying an answer, for as long as it renews it.
+
 An entry is a hash `PREFIX:e:KEY`; it expires by the server's own clock, counted from when it is put, so that the clocks
 of gateway and server need not agree. `PREFIX:age` and `PREFIX:ends` order the keys by when they were made and when they
 end; `PREFIX:sizes` and `PREFIX:bytes` count. One script puts an entry and makes room, so that the limits hold whoever
@@ -8,7 +10,7 @@ puts: expired entries go first, then the oldest.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -75,6 +77,12 @@ for _, key in ipairs(ARGV) do dropped = dropped + forget(KEYS[1], key) end
 return dropped
 """
 )
+_RENEW = """
+for _, key in ipairs(KEYS) do
+  if redis.call('GET', key) == ARGV[1] then redis.call('PEXPIRE', key, ARGV[2]) end
+end
+"""
+_RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end"
 
 
 class _Filed(msgspec.Struct, array_like=True, frozen=True):
@@ -116,6 +124,8 @@ class RedisBodies:
         self._reach = Reach((redis.RedisError, OSError))
         self._put = client.register_script(_PUT)
         self._drop = client.register_script(_DROP)
+        self._renew = client.register_script(_RENEW)
+        self._release = client.register_script(_RELEASE)
         self._dropped = 0
 
     @classmethod
@@ -197,12 +207,41 @@ class RedisBodies:
         size = int(self._reach.ask(self._client.get, f"{self._prefix}:bytes") or 0)
         return Stock(entries=entries, bytes=size, with_vectors=0, dropped=self._dropped)
 
+    def claim(self, key: bytes, holder: bytes, *, life_s: float) -> bool:
+        """Take the lead for a while, if nobody has it.
+
+        Raises:
+            StoreUnavailable: as above.
+        """
+        taken = self._reach.ask(self._client.set, self._lead(key), holder, nx=True, px=round(life_s * 1e3))
+        return bool(taken)
+
+    def renew(self, keys: Iterable[bytes], holder: bytes, *, life_s: float) -> None:
+        """Keep leads of one's own for longer.
+
+        Raises:
+            StoreUnavailable: as above.
+        """
+        leads: list[str | bytes] = [self._lead(key) for key in keys]
+        self._reach.ask(self._renew, keys=leads, args=[holder, round(life_s * 1e3)])
+
+    def release(self, key: bytes, holder: bytes) -> None:
+        """Let go of a lead of one's own.
+
+        Raises:
+            StoreUnavailable: as above.
+        """
+        self._reach.ask(self._release, keys=[self._lead(key)], args=[holder])
+
     def close(self) -> None:
         """Close the connection; idempotent."""
         self._client.close()
 
     def _at(self, key: bytes) -> bytes:
         return f"{self._prefix}:e:".encode() + key
+
+    def _lead(self, key: bytes) -> bytes:
+        return f"{self._prefix}:lead:".encode() + key
 
     def _keys(self) -> Iterator[list[bytes]]:
         """Yield all keys in chunks: those of one moment, so that what is put meanwhile is not looked for for ever."""

@@ -6,7 +6,7 @@ whose vector is not there yet is an exact hit only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -82,6 +82,18 @@ class ScaledStore:
         return replace(
             stock, with_vectors=vectors, index=self._index.kind, index_bytes=vectors * self._index.bytes_per_vector
         )
+
+    def claim(self, key: bytes, holder: bytes, *, life_s: float) -> bool:
+        """Take the lead among equal requests of several gateways, if nobody has it."""
+        return self._bodies.claim(key, holder, life_s=life_s)
+
+    def renew(self, keys: Iterable[bytes], holder: bytes, *, life_s: float) -> None:
+        """Keep leads of one's own for longer."""
+        self._bodies.renew(keys, holder, life_s=life_s)
+
+    def release(self, key: bytes, holder: bytes) -> None:
+        """Let go of a lead of one's own."""
+        self._bodies.release(key, holder)
 
     @property
     def is_resting(self) -> bool:

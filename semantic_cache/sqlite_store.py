@@ -80,7 +80,9 @@ _EXACT = _COLUMNS.replace("vector", "NULL")
 SHELVED_ROWS: Final = 400_000
 """Vectors kept in memory over all partitions: some 220 MB at 384 dimensions, in each worker."""
 _TAKEN_ROWS: Final = 1_024
-"""Vectors that a search reads in at most, each some 10 µs: a larger partition is whole after some searches."""
+"""Vectors that a search reads in at most: a larger partition is whole after some more searches."""
+_TAKEN_ROWS_LATER: Final = 256
+"""The same when there are cells to put them into: that is some 25 µs for each, and other searches wait."""
 _SPARE: Final = 3
 """Candidates looked up beyond those wanted, before more are: some may be gone, and int8 may order them wrongly."""
 
@@ -244,17 +246,18 @@ class SqliteStore:
         return shelf
 
     def _take_in(self, partition: bytes, shelf: Shelf) -> None:
+        rows_at_once = _TAKEN_ROWS if len(shelf) < _TAKEN_ROWS else _TAKEN_ROWS_LATER
         of = "SELECT id, packed FROM vectors WHERE partition = ? AND"  # an answer without a meaning has no vector
-        newer = self._writes.execute(f"{of} id > ? ORDER BY id LIMIT ?", (partition, shelf.newest, _TAKEN_ROWS))
-        if rows := newer.fetchall():
+        newer = f"{of} id > ? ORDER BY id LIMIT ?"
+        if rows := self._writes.execute(newer, (partition, shelf.newest, rows_at_once)).fetchall():
             shelf.newest = rows[-1][0]
             shelf.add(np.array([row[0] for row in rows]), [row[1] for row in rows])
         if shelf.oldest:
             older = f"{of} id < ? ORDER BY id DESC LIMIT ?"
-            rows = self._writes.execute(older, (partition, shelf.oldest, _TAKEN_ROWS)).fetchall()
+            rows = self._writes.execute(older, (partition, shelf.oldest, rows_at_once)).fetchall()
             if rows:
                 shelf.add(np.array([row[0] for row in rows]), [row[1] for row in rows])
-            is_whole = len(rows) < _TAKEN_ROWS
+            is_whole = len(rows) < rows_at_once
             shelf.oldest = 0 if is_whole else rows[-1][0]
             shelf.verified = len(shelf) if is_whole else 0
         elif len(shelf) > 2 * shelf.verified + _TAKEN_ROWS:

@@ -7,6 +7,7 @@ Who does what:
 - a worker (`member`) is the whole way of a request with a journal slot of its own; each is a fresh process;
 - `line` is what they tell one another over a socket pair that is the worker's standard input: nobody else can reach
   it, and a worker whose supervisor is gone sees its end and stops at once, since nothing folds what it would book;
+- `desk` says which worker buys what several are asked at once;
 - `figures` adds up what each worker counts, for whichever of them is asked for `/metrics`.
 
 Decided here:
@@ -20,5 +21,7 @@ Decided here:
   the window ends: too strict for a while, never too lax.
 - A changed policy is read and checked by the supervisor alone; the workers get its text, and whoever cannot take it is
   started anew with it. For that moment some answer by the former policy and some by the new one.
-- Single-flight and breakers are each worker's own; the caches' file is shared.
+- Equal requests in flight are one attempt in all workers (`gateway.leads`): the supervisor says who buys (`desk`), and
+  the others find the answer in the caches' file, which is shared. Only requests of the same worker share a stream live.
+- Breakers are each worker's own.
 """

@@ -99,6 +99,13 @@ class Limited(msgspec.Struct, frozen=True, tag=True):
     headers: tuple[tuple[str, str], ...]
 
 
+class Claimed(msgspec.Struct, frozen=True, tag=True):
+    """A worker has the lead it claimed; or another had it, and the answer is stored."""
+
+    number: int
+    is_lead: bool
+
+
 class Question(msgspec.Struct, frozen=True, tag=True):
     """A worker is to tell of itself."""
 
@@ -150,6 +157,20 @@ class Leave(msgspec.Struct, frozen=True, tag=True):
     tokens: int
 
 
+class Claim(msgspec.Struct, frozen=True, tag=True):
+    """It wants the lead among equal requests: `key` is theirs, in hex."""
+
+    number: int
+    key: str
+
+
+class LetGo(msgspec.Struct, frozen=True, tag=True):
+    """It has no use any more for a lead it claimed, whether it has it or not."""
+
+    number: int
+    is_stored: bool
+
+
 class Survey(msgspec.Struct, frozen=True, tag=True):
     """It wants to know something of all workers."""
 
@@ -164,8 +185,8 @@ class Answer(msgspec.Struct, frozen=True, tag=True):
     body: msgspec.Raw
 
 
-FromSupervisor: TypeAlias = Begin | Standing | Stop | Change | Admitted | Limited | Question | Reply
-FromMember: TypeAlias = Ready | Unfit | Changed | Admit | Leave | Survey | Answer
+FromSupervisor: TypeAlias = Begin | Standing | Stop | Change | Admitted | Limited | Claimed | Question | Reply
+FromMember: TypeAlias = Ready | Unfit | Changed | Admit | Leave | Claim | LetGo | Survey | Answer
 
 encode: Final = msgspec.json.Encoder().encode
 supervisor_says: Final = msgspec.json.Decoder(FromSupervisor)

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import msgspec
 import uvloop
@@ -21,6 +21,7 @@ from typing_extensions import override
 from backends.clock import SystemClock
 from gateway.compose import Opened, Prepared, Purse, epoch_of, open_way, pools_of, prepare, terms_of
 from gateway.errors import RateLimited, Stopping
+from gateway.leads import Lead
 from gateway.ledger.errors import JournalCorrupt, LedgerError
 from gateway.ledger.journaled import WorkerLedger
 from gateway.ledger.leases import LeasedBudgets, keep_line
@@ -41,8 +42,11 @@ from gateway.workers.line import (
     Begin,
     Change,
     Changed,
+    Claim,
+    Claimed,
     FromSupervisor,
     Leave,
+    LetGo,
     Limited,
     Line,
     Question,
@@ -66,6 +70,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("faregate")
 _T = TypeVar("_T")
+_Heard: TypeAlias = Admitted | Limited | Claimed | Reply
 
 _LOOK_S = 0.01
 """How often a worker that starts looks whether it has a line to the budgets."""
@@ -84,7 +89,7 @@ class Crew:
         self._line = line
         self._limiter = Limiter(policy)  # only looked at for who has limits
         self._numbers = itertools.count(1)
-        self._waiting: dict[int, asyncio.Future[Admitted | Limited | Reply]] = {}
+        self._waiting: dict[int, asyncio.Future[_Heard]] = {}
         self._is_alone = False
         self.adopt = self._limiter.adopt
 
@@ -118,6 +123,21 @@ class Crew:
         """End an admitted request; see `Limiter.finish`."""
         self._line.say(Leave(admission.number, tokens))
 
+    async def claim(self, key: bytes) -> Lead | None:
+        """Return the lead among all workers' equal requests; see `Leads.claim`.
+
+        Raises:
+            Stopping: the supervisor is gone.
+        """
+        number, is_lead = next(self._numbers), False
+        try:
+            said = await self._ask(number, Claim(number, key.hex()))
+            is_lead = isinstance(said, Claimed) and said.is_lead
+        finally:
+            if not is_lead:  # the client is gone, or waits no longer; it may be given yet
+                self._line.say(LetGo(number, is_stored=False))
+        return Lead(lambda is_stored: self._line.say(LetGo(number, is_stored))) if is_lead else None
+
     async def figures(self) -> Figures:
         """Return what all workers count."""
         return await self._survey(Topic.FIGURES, Figures)
@@ -143,7 +163,7 @@ class Crew:
         """
         while (said := await self._line.hear()) is not None:
             match said:
-                case Admitted() | Limited() | Reply():
+                case Admitted() | Limited() | Claimed() | Reply():
                     self._hand_on(said)
                 case Standing():
                     self.standing = said
@@ -165,7 +185,7 @@ class Crew:
         for _ in range(2):
             stop(signal.SIGTERM)
 
-    def _hand_on(self, said: Admitted | Limited | Reply) -> None:
+    def _hand_on(self, said: _Heard) -> None:
         waiting = self._waiting.get(said.number)
         if waiting is not None and not waiting.done():
             waiting.set_result(said)
@@ -175,10 +195,10 @@ class Crew:
         said = await self._ask(number, Survey(number, topic))
         return msgspec.json.decode(said.body if isinstance(said, Reply) else b"", type=kind)
 
-    async def _ask(self, number: int, what: Admit | Survey) -> Admitted | Limited | Reply:
+    async def _ask(self, number: int, what: Admit | Claim | Survey) -> _Heard:
         if self._is_alone:
             raise Stopping
-        answer: asyncio.Future[Admitted | Limited | Reply] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[_Heard] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer
         try:
             self._line.say(what)
@@ -251,7 +271,9 @@ async def _answer(
     clock = SystemClock()
     known_as = Pseudonyms(Path(policy.storage.folder)).of
     budgets, crew = LeasedBudgets(clock), Crew(line, policy)
-    purse = Purse(ledger=ledger, budgets=budgets, caps=caps_of(policy, known_as), known_as=known_as, limits=crew)
+    purse = Purse(
+        ledger=ledger, budgets=budgets, caps=caps_of(policy, known_as), known_as=known_as, limits=crew, leads=crew
+    )
     async with contextlib.AsyncExitStack() as stack:
         address = stack.enter_context(budgets_socket(Path(policy.storage.folder)))
         way = await stack.enter_async_context(

@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 import uvloop
@@ -36,6 +36,7 @@ from gateway.spending import caps_of
 from gateway.tally import Counts
 from gateway.telemetry import Telemetry
 from gateway.workers.begin import Job, WorkerUnfit
+from gateway.workers.desk import LeadDesk, Told
 from gateway.workers.figures import (
     Figures,
     Household,
@@ -52,8 +53,11 @@ from gateway.workers.line import (
     Begin,
     Change,
     Changed,
+    Claim,
+    Claimed,
     FromMember,
     Leave,
+    LetGo,
     Limited,
     Line,
     Question,
@@ -83,6 +87,7 @@ if TYPE_CHECKING:
     from policies.schema import Policy
 
 _log = logging.getLogger("faregate")
+_T = TypeVar("_T")
 
 _LOOK_S: Final = 0.1
 """How often is looked whether the store is well and all workers answer."""
@@ -220,6 +225,7 @@ class Supervisor:
         self._on_ready = on_ready
         self._url = url_of(listening)
         self._limiter = Limiter(job.policy)
+        self._desk = LeadDesk()
         self._members: dict[int, _Member] = {}
         self._lives = itertools.count()
         self._numbers = itertools.count()
@@ -405,38 +411,43 @@ class Supervisor:
     def _take(self, member: _Member, said: FromMember) -> None:
         match said:
             case Ready():
-                if member.slot == 0 and not self._was_complete:
-                    self._warnings = (*said.warnings, *self._warnings)
-                member.is_ready = True
-                member.line.say(self._standing)
-                self._look()
+                self._greet(member, said)
             case Unfit():
                 member.unfit = said.message
             case Changed():
-                if member.changing is not None and not member.changing.done():
-                    member.changing.set_result(said.error)
+                _answered(member.changing, said.error)
             case Admit():
                 member.line.say(self._admit(member, said))
             case Leave():
                 if (admission := member.admitted.pop(said.number, None)) is not None:
                     self._limiter.finish(admission, said.tokens)
+            case Claim():
+                self._tell(self._desk.claim((member.slot, said.number), said.key))
+            case LetGo():
+                self._tell(self._desk.let_go((member.slot, said.number), is_stored=said.is_stored))
             case Survey():
                 self._group.create_task(self._survey(member, said))
             case Answer():
-                if (waiting := member.waiting.pop(said.number, None)) is not None and not waiting.done():
-                    waiting.set_result(said.body)
+                _answered(member.waiting.pop(said.number, None), said.body)
+
+    def _greet(self, member: _Member, said: Ready) -> None:
+        if member.slot == 0 and not self._was_complete:
+            self._warnings = (*said.warnings, *self._warnings)
+        member.is_ready = True
+        member.line.say(self._standing)
+        self._look()
 
     def _part(self, member: _Member) -> None:
         """Let go of what a worker that is gone has had."""
         member.line.close()
         member.is_ready = False
         del self._members[member.slot]
+        self._tell(self._desk.part(member.slot))
         for admission in member.admitted.values():
             self._limiter.finish(admission, admission.tokens)
         for waiting in member.waiting.values():
             waiting.cancel()
-        if member.changing is not None and not member.changing.done():
-            member.changing.set_result("")  # the next one begins with the policy
+        _answered(member.changing, "")  # the next one begins with the policy
         self._gone = total([self._gone, grown(member.figures)])
         self._look()
 
@@ -472,6 +483,12 @@ class Supervisor:
         for name in cut[:-1]:
             self._authority.dismiss(name)
         self._authority.reclaim(cut[-1], spent.nusd, self._clock.now())
+
+    def _tell(self, told: list[Told]) -> None:
+        """Tell workers what became of their claims."""
+        for (slot, number), is_lead in told:
+            if slot in self._members:
+                self._members[slot].line.say(Claimed(number, is_lead))
 
     # --- what they ask ----------------------------------------------------------------------------------------------
 
@@ -562,6 +579,11 @@ class Supervisor:
                 _log.warning("policy_warning", extra={"warning": warning})
             note(outcome_of(self._policy), self._folder)
             self._on_ready(self._url)
+
+
+def _answered(waiting: asyncio.Future[_T] | None, value: _T) -> None:
+    if waiting is not None and not waiting.done():
+        waiting.set_result(value)
 
 
 def _as_text(headers: tuple[tuple[bytes, bytes], ...]) -> tuple[tuple[str, str], ...]:

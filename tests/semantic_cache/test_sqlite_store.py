@@ -141,7 +141,7 @@ def test_a_partition_of_any_size_is_read_in_while_it_is_searched(tmp_path: Path)
     many(store, 2_500)
     store.close()
     store = a_store(tmp_path)
-    found = [names(store, unit(1), limit=1) for _ in range(4)]
+    found = [names(store, unit(1), limit=1) for _ in range(8)]
     assert found[-1] == ["first"] != found[0]
     many(store, 3, first=5_000)
     store.put(entry("again", vector=unit(1)))
