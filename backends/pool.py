@@ -128,6 +128,7 @@ class Pool:
         clock: the time.
         rules: how often and how long a request is tried again.
         chance: random numbers in [0, 1), for waits and rests.
+        on_open: told the endpoint when a breaker opens, for whoever else asks it (`hear`).
     """
 
     def __init__(
@@ -137,6 +138,7 @@ class Pool:
         clock: Clock,
         rules: RetryRules | None = None,
         chance: Callable[[], float] | None = None,
+        on_open: Callable[[str], None] | None = None,
     ) -> None:
         if not members:
             raise ValueError("a pool needs at least one endpoint")
@@ -147,6 +149,7 @@ class Pool:
         self._members = [_Member(backend) for backend in members]
         self._budget = RetryBudget(self.rules)
         self._chance = chance or Random().random  # noqa: S311 - jitter, no secret
+        self._on_open = on_open
 
     @property
     def in_flight(self) -> int:
@@ -173,6 +176,13 @@ class Pool:
             return False
         now = self.clock.monotonic()
         return all(member.is_resting(model, now) for member in self._members)
+
+    def hear(self, endpoint: str) -> None:
+        """Take another process's word that an endpoint fails: it rests here, too, before a request is lost on it."""
+        now = self.clock.monotonic()
+        for member in self._members:
+            if member.backend.endpoint == endpoint and isinstance(member.state, Closed):
+                member.step(Failed(asked_at=now, blame=Blame.ENDPOINT, digest=0, jitter=self._chance()), now)
 
     def begin(self, outbound: Outbound, *, until: float = _FOREVER) -> Tries:
         """Return a request's tries.
@@ -208,8 +218,11 @@ class Pool:
         return min(untried, key=lambda member: _order(member, model, now, is_retry), default=None)
 
     def _fail(self, member: _Member, blame: Blame, outbound: Outbound, *, asked_at: float) -> None:
+        openings = member.openings
         failed = Failed(asked_at=asked_at, blame=blame, digest=hash(outbound.body), jitter=self._chance())
         member.step(failed, self.clock.monotonic())
+        if self._on_open is not None and member.openings > openings:
+            self._on_open(member.backend.endpoint)
 
     def _take_retry(self, now: float, *, is_free: bool) -> bool:
         is_allowed = self._budget.take(now) or is_free

@@ -12,7 +12,7 @@ from backends.seam import Sizes, Timeouts
 from policies.schema import TransportKind
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Hashable
+    from collections.abc import Callable, Collection, Hashable
 
     from backends.clock import Clock
     from backends.transport import Transport
@@ -24,12 +24,16 @@ class Upstreams:
     """The transports and pools of a process, by what they are: a reload opens no second one of the same.
 
     So the breakers, loads and retry budgets of endpoints go on, whatever else of the policy has changed.
+
+    Attributes:
+        on_fault: told an endpoint whose breaker opens; set where other processes ask it too.
     """
 
     def __init__(self) -> None:
         self._stack = AsyncExitStack()
         self._transports: dict[tuple[TransportKind, float], Transport] = {}
         self._pools: dict[tuple[Hashable, ...], Pool] = {}
+        self.on_fault: Callable[[str], None] | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -55,7 +59,8 @@ class Upstreams:
         rules = RetryRules(
             max=policy.retries.max,
             budget_share=policy.retries.budget_share,
-            min_per_s=policy.retries.min_per_s,
+            # Of all workers together; the share is one of each worker's own requests, and so of all of them.
+            min_per_s=policy.retries.min_per_s / policy.server.workers,
             max_wait_s=policy.retries.max_wait_s,
         )
         sizes = Sizes(answer_bytes=policy.limits.max_answer_bytes, event_bytes=policy.limits.max_event_bytes)
@@ -66,8 +71,17 @@ class Upstreams:
                 HttpBackend(transport=transport, base_url=url, api_key=api_key, timeouts=timeouts, sizes=sizes)
                 for url in endpoints
             ]
-            pool = self._pools[key] = Pool(members, clock=clock, rules=rules)
+            pool = self._pools[key] = Pool(members, clock=clock, rules=rules, on_open=self._tell)
         return pool
+
+    def hear(self, endpoint: str) -> None:
+        """Take another process's word that an endpoint fails."""
+        for pool in self._pools.values():
+            pool.hear(endpoint)
+
+    def _tell(self, endpoint: str) -> None:
+        if self.on_fault is not None:
+            self.on_fault(endpoint)
 
     def keep(self, used: Collection[Pool]) -> None:
         """Forget the pools that are not used any more; requests that still run have theirs."""

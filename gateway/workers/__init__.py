@@ -23,5 +23,7 @@ Decided here:
   started anew with it. For that moment some answer by the former policy and some by the new one.
 - Equal requests in flight are one attempt in all workers (`gateway.leads`): the supervisor says who buys (`desk`), and
   the others find the answer in the caches' file, which is shared. Only requests of the same worker share a stream live.
-- Breakers are each worker's own.
+- Each worker has breakers of its own, but a fault is learned once: a breaker that opens is told to the others, whose
+  own then rest, too (each sends a probe of its own, and closes by itself). Of retries a worker may make the policy's
+  share of its own requests, which is that share of all, and its part of `min_per_s`.
 """

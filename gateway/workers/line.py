@@ -81,6 +81,12 @@ class Change(msgspec.Struct, frozen=True, tag=True):
     policy: str
 
 
+class Fault(msgspec.Struct, frozen=True, tag=True):
+    """An endpoint fails; said by the worker whose breaker opened, and handed on to the others."""
+
+    endpoint: str
+
+
 class Admitted(msgspec.Struct, frozen=True, tag=True):
     """A request is let in, and what its client is told of its limits."""
 
@@ -185,8 +191,8 @@ class Answer(msgspec.Struct, frozen=True, tag=True):
     body: msgspec.Raw
 
 
-FromSupervisor: TypeAlias = Begin | Standing | Stop | Change | Admitted | Limited | Claimed | Question | Reply
-FromMember: TypeAlias = Ready | Unfit | Changed | Admit | Leave | Claim | LetGo | Survey | Answer
+FromSupervisor: TypeAlias = Begin | Standing | Stop | Change | Fault | Admitted | Limited | Claimed | Question | Reply
+FromMember: TypeAlias = Ready | Unfit | Changed | Fault | Admit | Leave | Claim | LetGo | Survey | Answer
 
 encode: Final = msgspec.json.Encoder().encode
 supervisor_says: Final = msgspec.json.Decoder(FromSupervisor)

@@ -44,6 +44,7 @@ from gateway.workers.line import (
     Changed,
     Claim,
     Claimed,
+    Fault,
     FromSupervisor,
     Leave,
     LetGo,
@@ -152,6 +153,7 @@ class Crew:
         on_damage: Callable[[JournalCorrupt], None],
         stop: Callable[[int], None],
         change: Callable[[str], None],
+        fault: Callable[[str], None],
     ) -> None:
         """Hear the supervisor until it is gone, and then stop at once.
 
@@ -160,30 +162,39 @@ class Crew:
             on_damage: told that the store is damaged, so that nothing may be bought.
             stop: as a signal of that number would; twice is at once.
             change: told the text of the policy that is to be answered by from now on.
+            fault: told an endpoint on which another worker's requests fail.
         """
         while (said := await self._line.hear()) is not None:
             match said:
                 case Admitted() | Limited() | Claimed() | Reply():
                     self._hand_on(said)
                 case Standing():
-                    self.standing = said
-                    if said.damage:
-                        on_damage(JournalCorrupt(said.damage))
+                    self._take(said, on_damage)
                 case Question():
                     self._line.say(Answer(said.number, msgspec.Raw(answer(said.topic))))
                 case Stop():
                     stop(said.signal)
                 case Change():
                     change(said.policy)
+                case Fault():
+                    fault(said.endpoint)
                 case Begin():
                     raise AssertionError("a worker begins once")
+        self._be_alone()
+        for _ in range(2):
+            stop(signal.SIGTERM)
+
+    def _take(self, standing: Standing, on_damage: Callable[[JournalCorrupt], None]) -> None:
+        self.standing = standing
+        if standing.damage:
+            on_damage(JournalCorrupt(standing.damage))
+
+    def _be_alone(self) -> None:
         _log.error("supervisor_gone")
         self._is_alone = True
         for waiting in self._waiting.values():
             if not waiting.done():
                 waiting.set_exception(Stopping())
-        for _ in range(2):
-            stop(signal.SIGTERM)
 
     def _hand_on(self, said: _Heard) -> None:
         waiting = self._waiting.get(said.number)
@@ -291,6 +302,7 @@ async def _answer(
             )
 
         texts: asyncio.Queue[str] = asyncio.Queue()
+        way.commons.upstreams.on_fault = lambda endpoint: line.say(Fault(endpoint))
         async with asyncio.TaskGroup() as group, Reloading(opened, server) as reloading:
 
             def digest() -> str:
@@ -299,7 +311,13 @@ async def _answer(
             beside = [
                 group.create_task(keep_line(budgets, address, worker=begin.name, policy_digest=digest)),
                 group.create_task(
-                    crew.listen(answer, ledger.stop, lambda number: server.handle_exit(number, None), texts.put_nowait)
+                    crew.listen(
+                        answer,
+                        ledger.stop,
+                        lambda number: server.handle_exit(number, None),
+                        texts.put_nowait,
+                        way.commons.upstreams.hear,
+                    )
                 ),
                 group.create_task(_change(texts, line, begin, reloading)),
             ]

@@ -55,6 +55,7 @@ from gateway.workers.line import (
     Changed,
     Claim,
     Claimed,
+    Fault,
     FromMember,
     Leave,
     LetGo,
@@ -416,6 +417,8 @@ class Supervisor:
                 member.unfit = said.message
             case Changed():
                 _answered(member.changing, said.error)
+            case Fault():
+                self._spread(member, said)
             case Admit():
                 member.line.say(self._admit(member, said))
             case Leave():
@@ -436,6 +439,12 @@ class Supervisor:
         member.is_ready = True
         member.line.say(self._standing)
         self._look()
+
+    def _spread(self, member: _Member, fault: Fault) -> None:
+        """Tell the others what one has learned."""
+        for other in self._members.values():
+            if other is not member:
+                other.line.say(fault)
 
     def _part(self, member: _Member) -> None:
         """Let go of what a worker that is gone has had."""

@@ -368,3 +368,15 @@ async def test_closing_a_pool_closes_its_members():
 def test_a_pool_without_endpoints_is_a_mistake():
     with pytest.raises(ValueError, match="at least one endpoint"):
         Pool([], clock=OwnClock())
+
+
+async def test_a_breaker_that_opens_is_told_and_a_fault_that_is_heard_is_not_asked():
+    told: list[str] = []
+    members = [FakeBackend("e0", GONE), FakeBackend("e1")]
+    learns = Pool(members, clock=OwnClock(), chance=lambda: 0.5, on_open=told.append)
+    hears = Pool([FakeBackend("e0"), FakeBackend("e1")], clock=OwnClock(), chance=lambda: 0.5, on_open=told.append)
+    assert await ask(learns) == "e1"
+    for endpoint in [*told, "unknown"]:
+        hears.hear(endpoint)
+    assert (told, standings(hears)) == (["e0"], [Standing.RESTING, Standing.READY])
+    assert await ask(hears) == "e1"

@@ -21,6 +21,8 @@ from gateway.workers.line import (
     Admit,
     Admitted,
     Answer,
+    Change,
+    Fault,
     FromMember,
     Leave,
     Limited,
@@ -49,6 +51,7 @@ class Watched:
     supervisor: Line[FromMember]
     stops: list[int] = field(default_factory=list)
     changes: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
     damage: list[LedgerError] = field(default_factory=list)
 
     def stop(self, reason: LedgerError) -> None:
@@ -71,7 +74,13 @@ async def watched(place: Path) -> AsyncIterator[Watched]:
     world = Watched(crew=crew, supervisor=supervisor)
     async with aclosing(line), aclosing(supervisor), asyncio.TaskGroup() as group:
         listening = group.create_task(
-            crew.listen(lambda topic: json.dumps(topic).encode(), world.stop, world.stops.append, world.changes.append)
+            crew.listen(
+                lambda topic: json.dumps(topic).encode(),
+                world.stop,
+                world.stops.append,
+                world.changes.append,
+                world.faults.append,
+            )
         )
         yield world
         listening.cancel()
@@ -125,6 +134,15 @@ async def test_a_worker_tells_of_itself_and_stops_when_told(tmp_path: Path):
         said = await world.supervisor.hear()
     assert isinstance(said, Answer)
     assert (said.number, bytes(said.body), world.stops) == (3, b'"status"', [15])
+
+
+async def test_a_worker_hears_of_policies_and_of_the_others_faults(tmp_path: Path):
+    async with watched(tmp_path) as world:
+        world.supervisor.say(Change("version: 1"))
+        world.supervisor.say(Fault("http://gpu-a/v1"))
+        world.supervisor.say(Question(1, Topic.STATUS))
+        await world.supervisor.hear()
+    assert (world.changes, world.faults) == (["version: 1"], ["http://gpu-a/v1"])
 
 
 async def test_a_damaged_store_stops_the_ledger(tmp_path: Path):

@@ -17,7 +17,7 @@ from gateway.ledger.seam import Terms
 from gateway.ledger.service import FoldService
 from gateway.ledger.verify import verify
 from tests.served.world import a_policy, write_policy
-from tests.upstream import Says, Upstream
+from tests.upstream import Says, Upstream, unused_url
 from tests.workers.world import SERVER, Manned, column, fails, manned, one
 
 ANSWER = Says(tokens=("one", " two"))
@@ -140,11 +140,13 @@ async def test_a_port_in_use_and_a_folder_in_use_are_refused(tmp_path: Path):
     assert f"in use by another gateway (process {os.getpid()})" in said
 
 
-async def test_all_workers_take_a_changed_policy_together_or_none_does(tmp_path: Path):
+async def test_all_workers_learn_of_a_fault_and_take_a_changed_policy_together_or_none_does(tmp_path: Path):
     async with Upstream({"": ANSWER}) as upstream:
-        policy = a_policy([upstream.url])
+        policy = a_policy([gone := unused_url(), upstream.url])
         async with manned(tmp_path, policy, workers=2) as gateway:
-            assert await gateway.statuses(["a", "b"]) == [200, 200]
+            assert await gateway.status("a") == 200
+            await learned(gateway, gone)
+            assert await gateway.status("b") == 200
             policy["tenants"][0]["budget"] = {"usd": "0.0003", "per": "total"}
             assert "refused" in await reload(tmp_path, policy | {"server": {"workers": 3}}, status=1)
             assert "answers by policy" in await reload(tmp_path, policy | {"server": SERVER}, status=0)
@@ -156,6 +158,18 @@ async def test_all_workers_take_a_changed_policy_together_or_none_does(tmp_path:
     assert all("$0.00008 left" in text for text in refused)
     assert one(gateway.folder, "SELECT COUNT(DISTINCT policy_digest) FROM requests") == 2
     assert (is_ready, status) == (True, 0)
+
+
+async def learned(gateway: Manned, endpoint: str) -> None:
+    """Wait until both workers know that an endpoint fails, though one alone has asked it."""
+    async with asyncio.timeout(20):
+        while True:
+            workers = (await gateway.household())["workers"]
+            known = [each for worker in workers for pool in worker["pools"].values() for each in pool["endpoints"]]
+            states = [each["state"] for each in known if each["endpoint"] == endpoint]
+            if len(states) == 2 and "closed" not in states:
+                return
+            await asyncio.sleep(0.02)
 
 
 async def reload(place: Path, policy: JsonValue, *, status: int) -> str:
