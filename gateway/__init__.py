@@ -15,6 +15,7 @@ Rooms, in the order a request meets them:
     settlement, ledger/    holds, charges, request rows; the journal and the store under them
     audit, agreement       asks the baseline afterwards how good some answers were; `verdicts` keeps what it says
     promises, recalibrate  how promises stand by those verdicts, and a threshold that keeps them
+    content/               prompts and answers, where a policy wants them stored
     energy                 what the pools' cards draw, booked now and then
     journey                the record of one request that all of these write
     telemetry, log         metrics, spans, events

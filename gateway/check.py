@@ -10,12 +10,14 @@ from rich.table import Table
 
 from backends.clock import SystemClock
 from backends.prices import FEMTO_PER_USD, PriceBook, usd
+from gateway.content.cipher import has_cipher
 from gateway.ledger.budgets import BudgetAuthority
 from gateway.ledger.errors import LedgerError
 from gateway.ledger.pseudonyms import KEY_FILE, Pseudonyms
 from gateway.ledger.spent import read_spent
 from gateway.prepare import PolicyUnusable, PreparedLane, lanes, price_book
 from gateway.spending import caps_of, overspent_warnings, span_of, unknown_warnings
+from policies.content import Keep
 from policies.schema import Policy
 from semantic_cache.acceptance import Acceptance
 
@@ -113,6 +115,8 @@ def _warnings(policy: Policy, prepared: dict[str, PreparedLane]) -> list[str]:
                 f"{semantic.max_error:g}, so that tier answers nothing; the smallest it can keep is "
                 f"{_smallest(acceptance)}"
             )
+    if policy.ledger.content.keep is Keep.ENCRYPTED and not has_cipher():
+        warnings.append("ledger.content: encrypted needs the package cryptography; install faregate[content]")
     return [*warnings, *_budget_warnings(policy)]
 
 

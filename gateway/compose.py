@@ -21,6 +21,7 @@ from backends.prices import PriceBook, Schedule
 from backends.words import ModelId
 from gateway.audit import Auditor
 from gateway.caching import Caches
+from gateway.content.keeper import Keeper
 from gateway.energy import metering
 from gateway.journey import CatalogModel
 from gateway.leads import Leads, SharedLeads
@@ -246,8 +247,12 @@ async def open_way(
         stack.callback(verdicts.close)
         telemetry = Telemetry(environ)
         stack.callback(telemetry.close)
+        keeper = Keeper.open(policy.ledger.content, Path(policy.storage.folder), clock, telemetry.count_content)
+        if keeper is not None:
+            stack.callback(keeper.close)
         commons = Commons(
             seeing=seeing,
+            keeper=keeper,
             verdicts=verdicts,
             telemetry=telemetry,
             promises=PromiseWatch(telemetry.registry),
@@ -269,6 +274,7 @@ class Commons:
     """What the gateways of one process share that follow one another as its policy is reloaded."""
 
     seeing: _Seeing
+    keeper: Keeper | None
     verdicts: Verdicts
     telemetry: Telemetry
     promises: PromiseWatch
@@ -326,6 +332,7 @@ async def open_generation(policy: Policy, prepared: Prepared, purse: Purse, comm
         telemetry=telemetry,
         auditor=auditor,
         leads=purse.leads if seeing.leads is None else seeing.leads,
+        keeper=commons.keeper,
     )
     ready = prepared.lanes.values()
     warnings = (*(warning for lane in ready for warning in lane.warnings), *purse.warnings)

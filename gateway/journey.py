@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
-from typing import TypeGuard
+from typing import TYPE_CHECKING, TypeGuard
 
 from backends.asks import NO_PARAMETERS, Parameters
 from backends.clock import Clock
@@ -27,6 +27,9 @@ from router.judge import Judge, Verdict
 from router.strategy import Cached, Plan, Strategy
 from semantic_cache.partition import Keys
 from semantic_cache.seam import Hit, Lookup, Vector
+
+if TYPE_CHECKING:
+    from gateway.content.keeper import Tape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,6 +220,7 @@ class Journey:
         stood_in_for: the planned model in whose place the last of them answers, if it is an equivalent.
         body: the whole answer as JSON, where somebody wants it.
         told: what an answer that a judge read whole says: its text, or its calls as JSON.
+        tape: what is sent of a stream, where prompts and answers are stored.
         is_traced: whether a span will be made of it, with its steps.
         pots: the budgets' pots its money is drawn from.
         notices: what budgets and limits tell the client beside the answer, as headers.
@@ -257,6 +261,7 @@ class Journey:
     is_answered: bool = False
     body: bytes | None = None
     told: str | None = None
+    tape: Tape | None = None
     is_traced: bool = False
     steps: list[Step] = field(default_factory=list)
 

@@ -25,6 +25,7 @@ from backends.words import Ask, ModelId, RequestId, Surface, TenantId
 from gateway.audit import Auditor
 from gateway.caching import Caches
 from gateway.calls import Call, Sink
+from gateway.content.keeper import Keeper
 from gateway.cors import CrossOrigin
 from gateway.errors import (
     FlightLost,
@@ -97,6 +98,7 @@ class Parts:
     telemetry: Telemetry
     auditor: Auditor
     leads: Leads | None = None
+    keeper: Keeper | None = None
 
 
 class Gateway:
@@ -177,6 +179,7 @@ class Gateway:
             started_at=clock.now(),
             started=clock.monotonic(),
             is_traced=self.parts.telemetry.is_tracing,
+            tape=self.parts.keeper.tape() if self.parts.keeper is not None else None,
         )
 
     async def _travel(self, journey: Journey, sink: Sink) -> None:
@@ -400,6 +403,8 @@ class Gateway:
         if journey.is_answered and journey.ask is not None:
             # After its row: what an audit costs comes on top of what the request is booked at.
             self.parts.auditor.offer(journey, journey.ask, journey.body)
+        if self.parts.keeper is not None:
+            self.parts.keeper.offer(journey)
         if journey.admission is not None:
             used = (usage_of(journey, attempt) for attempt in journey.attempts if attempt.kind is not None)
             tokens = sum(usage.total_input_tokens + usage.total_output_tokens for usage in used)

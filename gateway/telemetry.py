@@ -106,6 +106,9 @@ class Telemetry:
         self._reloads = Counts(
             "faregate_policy_reloads", "Policies taken or refused while running.", ["result"], registry=registry
         )
+        self._contents = Counts(
+            "faregate_contents", "Prompts and answers stored, dropped or failed.", ["result"], registry=registry
+        )
         self._pools: _Pools | None = None
         self._kinds: dict[tuple[str, str, int], tuple[Count, Spread, Spread, Spread]] = {}
         self._provider = _provider(environ)
@@ -132,6 +135,10 @@ class Telemetry:
             self._count(journey, attempt)
         if self._provider is not None:
             self._export(self._provider, journey, row)
+
+    def count_content(self, result: str) -> None:
+        """Count what became of a prompt that was to be stored."""
+        self._contents.labels(result).inc()
 
     def observe_audit(self, journey: Journey) -> None:
         """Count what an audit of a finished journey cost."""

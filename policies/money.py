@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from backends.words import JsonValue
+from policies.content import Content, as_content
 from policies.values import (
     BudgetUsd,
     Moment,
@@ -337,9 +338,11 @@ class Ledger(Part):
         buffer_bytes: how much `on_failure: buffer` keeps in memory before it refuses too.
         roots: the file for the daily roots of the hash chains, best on another disk or machine; left out:
             `roots.jsonl` in `storage.folder`.
+        content: whether prompts and answers are stored beside it, and how; by default they are not.
     """
 
     durability: Durability = Durability.PROCESS
     on_failure: OnFailure = OnFailure.REFUSE
     buffer_bytes: Size = DEFAULT_LEDGER_BUFFER_BYTES
     roots: Path | None = None
+    content: Annotated[Content, BeforeValidator(as_content)] = Content()

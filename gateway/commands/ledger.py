@@ -158,18 +158,31 @@ def adjust(  # noqa: PLR0917 - click passes options by name
 @click.option("--tenant", required=True, help="Whose end user it is.")
 @click.option("--user", required=True, help="The end user, as the tenant's application names it in `user`.")
 def forget(policy_file: Path, folder: Path | None, tenant: str, user: str) -> None:
-    """Forget whose a pseudonym is. Rows, sums and chain stay; nobody can tell any more whose they were."""
+    """Forget whose a pseudonym is. Rows, sums and chain stay; nobody can tell any more whose they were.
+
+    Prompts and answers that were stored of them (`ledger.content`) are deleted.
+    """
+    from gateway.content.store import FILE_NAME, ContentStore
     from gateway.ledger.errors import LedgerError
     from gateway.ledger.pseudonyms import Pseudonyms
 
     place, _ = _place(policy_file, folder)
+    deleted = 0
     try:
-        is_forgotten = _books(policy_file, place).forget(Pseudonyms(place).of(tenant, user))
+        known_as = Pseudonyms(place).of(tenant, user)
+        if (place / FILE_NAME).exists():
+            store = ContentStore.open(place)
+            try:
+                deleted = store.forget(known_as)
+            finally:
+                store.close()
+        is_forgotten = _books(policy_file, place).forget(known_as)
     except LedgerError as error:
         _fail(str(error))
-    if not is_forgotten:
+    if not is_forgotten and not deleted:
         _fail(f"no end user {user!r} of tenant {tenant!r} is in the ledger")
-    click.echo("forgotten: the rows stay, whose they were is gone")
+    gone = f", and {deleted} stored prompts and answers are deleted" if deleted else ""
+    click.echo(f"forgotten: the rows stay, whose they were is gone{gone}")
 
 
 @ledger.command()

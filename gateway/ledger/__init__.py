@@ -28,8 +28,9 @@ Decided here:
 - Slot 0 writes into `journal/` itself, further workers into `journal/<slot>/`: a single gateway's folder is as it was.
 - Charges that come into a sealed month (a clock that went back) stay dated as they are, and post to the open month by a
   row `late` in `books`.
-- Prompts are never stored here, nor answers: no row has a place for them, and there is no option for it. What keeps
-  answers is the cache, where a route asks for one (`cache.exact`, `cache.semantic`), for its TTL and in its own folder.
+- Prompts are never stored here, nor answers: no row has a place for them, since no row can be deleted. Where a policy
+  wants them (`ledger.content`), they are in a file of their own (`gateway.content`), redacted or encrypted. Caches keep
+  answers for their TTL where a route asks for one (`cache.exact`, `cache.semantic`).
 - Only requests older than every budget's window, of sealed months, are archived; those the books name stay. Journal
   files put back from a copy after that would be booked again: what was archived is no longer known by its id.
 
