@@ -77,7 +77,7 @@ def focus(  # noqa: PLR0917 - click passes options by name
         fail(str(error))
     click.echo(f"{out}: {done.rows} rows for {done.charges} charges, {usd(done.cost_nusd):f} USD", err=True)
     if archived:
-        click.echo(f"left out: {archived}", err=True)
+        click.echo(f"of archived days in rows of their sums: {archived}", err=True)
     if done.posted_nusd:
         click.echo(f"with {usd(done.posted_nusd):f} USD that the books post, as rows of category Adjustment", err=True)
     if done.unknown:

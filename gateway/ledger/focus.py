@@ -6,6 +6,9 @@ Rules:
   charge that its rates do not explain (a provider's stated cost, an upper bound after a crash) is one row of one
   request; so the rows of a charge add up to it, and all rows to the report;
 - a charge of unknown cost has no row, since a cost must not be null and is not 0: `Exported.unknown` counts them;
+- of archived charges the ledger has sums: a row for each day, tenant, key, route, feature, path, model, pool and
+  kind, of so many requests at their mean price, for whole days (UTC), as in the report; an "Adjustment" has the rest of
+  that division;
 - a charge lies in the billing period (the calendar month, UTC) in which its request began, as in the report;
 - what the books post (corrections, adjustments, charges that came after their month was sealed) are rows of category
   "Adjustment" in the month they post to; a late one is also taken out of its own month;
@@ -32,6 +35,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from backends.prices import FEMTO_PER_NANO
+from gateway.ledger.derived import DAY_US
 from gateway.ledger.errors import ExportImpossible
 from gateway.ledger.reports.baselines import rate_of
 from gateway.ledger.rollups import TOKENS
@@ -50,6 +54,7 @@ ALLOCATION: Final = "faregate-standard-costing"
 """`AllocatedMethodId`: a pool's cost is split by published rates per token class (see `gateway.ledger.pools`)."""
 
 _EPOCH_START: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_DAY_MS: Final = 86_400_000
 _BATCH: Final = 10_000  # rows of Parquet held at a time
 _SCALE: Final = 15  # decimals of a dollar in a femto-dollar
 _EXACT: Final = Context(prec=60)
@@ -186,6 +191,13 @@ SELECT kind, period, tenant, model, nusd, reason, request_id, attempt FROM (
   FROM books CROSS JOIN charges USING (request_id, attempt) WHERE books.kind = 'late' AND cost_nusd IS NOT NULL
 ) WHERE at_us >= :since AND at_us < :until AND (:tenant IS NULL OR tenant = :tenant)
 """
+_ARCHIVED: Final = f"""
+SELECT day * {DAY_US} AS asked_at_us, tenant, key_id, route, feature, path, model, pool, kind,
+       SUM(attempts) - SUM(unknown_charges) AS known, SUM(unknown_charges) AS unknown, SUM(cost_nusd) AS cost_nusd
+FROM archived_daily_charges
+WHERE day * {DAY_US} >= :since AND (day + 1) * {DAY_US} <= :until AND (:tenant IS NULL OR tenant = :tenant)
+GROUP BY day, tenant, key_id, route, feature, path, model, pool, kind
+"""
 _METERS: Final = {
     **{name: (name.removesuffix("_tokens").replace("_", " ").title() + " Tokens", "Tokens") for name in TOKENS},
     "web_searches": ("Web Searches", "Searches"),
@@ -219,6 +231,7 @@ class Exported:
         cost_nusd: the sum of those.
         posted_nusd: the sum of the books' postings, which are rows too.
         unknown: charges left out, since nobody knows what they cost.
+        archived: of the charges those that are archived, and in rows of their days' sums.
     """
 
     rows: int
@@ -226,6 +239,7 @@ class Exported:
     cost_nusd: int
     posted_nusd: int
     unknown: int
+    archived: int = 0
 
 
 def columns(spec: Spec) -> tuple[Column, ...]:
@@ -273,6 +287,7 @@ def export_focus(
         cost_nusd=tally.cost_nusd,
         posted_nusd=tally.posted_nusd,
         unknown=tally.unknown,
+        archived=tally.archived,
     )
 
 
@@ -283,6 +298,7 @@ class _Tally:
     cost_nusd: int = 0
     posted_nusd: int = 0
     unknown: int = 0
+    archived: int = 0
 
 
 def _rows(db: sqlite3.Connection, question: Question, account: Account, tally: _Tally) -> Iterator[Row]:
@@ -299,10 +315,40 @@ def _rows(db: sqlite3.Connection, question: Question, account: Account, tally: _
         for own in _priced(fact):
             tally.rows += 1
             yield common | own | _allocated(fact, account, own)
+    yield from _archived_rows(db, question, account, tally)
     for values in db.execute(_POSTINGS, question.parameters):
         tally.rows += 1
         tally.posted_nusd += values[4]
         yield _posting(values, account)
+
+
+def _archived_rows(db: sqlite3.Connection, question: Question, account: Account, tally: _Tally) -> Iterator[Row]:
+    cursor = db.execute(_ARCHIVED, question.parameters)
+    names = [item[0] for item in cursor.description]
+    nothing: dict[str, JsonValue] = dict.fromkeys(_OURS.values())
+    for values in cursor:
+        summed = dict(zip(names, values, strict=True))
+        tally.unknown += summed["unknown"]
+        if not summed["known"]:
+            continue
+        tally.charges += summed["known"]
+        tally.archived += summed["known"]
+        tally.cost_nusd += summed["cost_nusd"]
+        feature = summed["feature"]
+        tags = msgspec.json.encode({"feature": feature}).decode() if feature else "{}"
+        day = {"started_at_us": summed["asked_at_us"], "duration_ms": _DAY_MS - 1}
+        fact = nothing | summed | day | {"rates": "{}", "tier": "", "tags": tags, "endpoint_label": ""}
+        common = _common(fact, account)
+        if fact["pool"]:
+            common["ResourceId"] = fact["pool"]  # which replica it was is in the archive
+        each, rest = divmod(summed["cost_nusd"] * FEMTO_PER_NANO, summed["known"])
+        parts = [_usage(fact, "per_request", summed["known"], each)]
+        if rest:
+            about = f"{fact['model']}: rest of the division into equal archived requests"
+            parts.append(_adjustment(fact, rest) | {"ChargeDescription": about})
+        for own in parts:
+            tally.rows += 1
+            yield common | own | _allocated(fact, account, own)
 
 
 def _posting(
@@ -385,7 +431,7 @@ def _common(fact: dict[str, JsonValue], account: Account) -> Row:
     }
     for name, source in _OURS.items():
         value = fact[source]
-        row[name] = Decimal(value) if name == "x_Attempt" else (str(value) if value not in {None, ""} else None)
+        row[name] = None if value in {None, ""} else Decimal(value) if name == "x_Attempt" else str(value)
     return row
 
 

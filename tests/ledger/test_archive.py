@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -21,7 +22,9 @@ from gateway.ledger.archived import archived_note
 from gateway.ledger.bookings import BooksWriter
 from gateway.ledger.budgets import Cap
 from gateway.ledger.errors import ArchiveUnusable, BookingRefused
+from gateway.ledger.focus import Spec, export_focus
 from gateway.ledger.journaled import JournaledLedger
+from gateway.ledger.report import posted_nusd
 from gateway.ledger.reports.answer import ask, opened
 from gateway.ledger.reports.question import Question, dimensions
 from gateway.ledger.rows import CostProvenance
@@ -29,6 +32,7 @@ from gateway.ledger.spent import read_spent
 from gateway.ledger.verify import verify
 from policies.schema import AtLimit, Dimension
 from policies.windows import Per
+from tests.ledger.test_focus import RULES, RULES_1_3, breaches, lines
 from tests.ledger.test_verify import COST
 from tests.ledger.world import INFO, NOON, OwnClock, a_charge, a_hold, a_request
 
@@ -106,6 +110,22 @@ def test_sums_of_an_archived_month_stay_and_say_so(folder: Path):
         before.unknown_charges,
     )
     assert str(note).startswith("3 requests of 2026-11-03 to 2026-11-06 are archived")
+
+
+@pytest.mark.parametrize("spec", [Spec.V1_2, Spec.V1_3])
+def test_an_archived_month_is_exported_from_its_sums_and_adds_up_to_the_report(folder: Path, spec: Spec):
+    archived(folder)
+    with opened(folder) as db:
+        done = export_focus(db, NOVEMBER, spec=spec, file=folder / "focus.csv")
+        billed = ask(db, NOVEMBER).total.cost_nusd + posted_nusd(db, NOVEMBER)
+
+    rows = lines(folder / "focus.csv")
+    assert sum(Decimal(row["BilledCost"]) for row in rows).scaleb(9) == billed == 3 * COST + 7
+    assert (done.archived, done.charges, done.unknown) == (2, 3, 1)
+    rules = RULES if spec is Spec.V1_2 else RULES_1_3
+    assert [breach for row in rows for breach in breaches(rules, row)] == []
+    days = [row["ChargePeriodStart"] for row in rows if not row["x_RequestId"] and row["ChargeCategory"] == "Usage"]
+    assert days == ["2026-11-03T00:00:00Z", "2026-11-05T00:00:00Z"]
 
 
 def a_cap(name: str, *each: Dimension, tenant: str = "") -> Cap:
