@@ -69,15 +69,6 @@ def provider_schedule(provider: str, model: str) -> Schedule:
     return listed.schedule()
 
 
-def provider_rates(provider: str, model: str, at: datetime) -> Rates:
-    """Return a provider's standard list rates as they stand at a moment, with their context tiers.
-
-    Raises:
-        PriceUnknown: see `provider_schedule`.
-    """
-    return provider_schedule(provider, model).plan_at(at)[""]
-
-
 class _Listed:
     """One model of the list."""
 

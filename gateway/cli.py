@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from gateway.commands.budgets import budgets
 from gateway.commands.cache import cache
 from gateway.commands.content import content
 from gateway.commands.evaluate import evaluate
@@ -294,7 +295,20 @@ def demo(as_json: bool, keep: bool, calibration: Path | None, fresh: Path | None
     sys.exit(run_demo(as_json=as_json, keep=keep))
 
 
-for command in (cache, content, evaluate, export, ledger, pools, reconcile, reload, report, train, verdicts_group):
+for command in (
+    budgets,
+    cache,
+    content,
+    evaluate,
+    export,
+    ledger,
+    pools,
+    reconcile,
+    reload,
+    report,
+    train,
+    verdicts_group,
+):
     main.add_command(command)
 
 

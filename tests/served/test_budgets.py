@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from click.testing import CliRunner
 
 from backends.words import JsonValue
+from gateway.cli import main
 from tests.served.world import Served, a_policy, serving
 from tests.upstream import Upstream, says
 
@@ -177,6 +181,11 @@ async def test_fees_of_searches_are_held_before_they_are_charged(upstream: Upstr
         first, second = [await served.ask("searched", max_tokens=10, web_search_options={}) for _ in range(2)]
         (_, charge) = (await served.rows_of(plain, first)).charges
 
+    told = CliRunner().invoke(main, ["budgets", "--policy", str(tmp_path / "policy.yaml"), "--json"])
+    (pot,) = json.loads(told.stdout)
+    assert (pot["budget"], pot["each"], pot["resets_at"]) == ("tenant:acme", {}, None)
+    assert Decimal(pot["spent_usd"]) + Decimal(pot["left_usd"]) == Decimal("3.5")
+    assert pot["spent_usd"].startswith("2.0")
     assert (plain.status, first.status, second.status) == (200, 200, 402)
     assert 2_000_000_000 < charge["cost_nusd"] < 2_001_000_000
     assert "may cost up to $2.0" in second.error["message"]
