@@ -36,8 +36,12 @@ Decided here, other than the design to start from:
 - Under a budget a plan's rungs are all held before the first is opened, and the policy's `max_output_tokens` is always
   sent where the client set no cap; without a budget it is only assumed for the hold.
 - Verdicts have a file of their own (`verdicts.db`), since they are no money and several workers write them; an audit's
-  cost is in the ledger, as charges of the audited request that are booked after its row. A semantic cache's promise is
-  kept per route. Live verdicts can raise a threshold and never lower it: there are none of answers that were not kept.
+  cost is in the ledger, as charges of the audited request that are booked after its row. A recalibrated threshold is an
+  event there as well, and no new calibration file: that is one atomic write, which every worker takes over.
+- A semantic cache's promise is each tenant's own, or a namespace's. Verdicts on served answers can raise a threshold
+  and never lower it, since there are none of answers that were not kept; trials of a breached route's first rung can.
+- A judge that asks a model again does so after the answer: asking beside it would save time and pay for every answer
+  that is refused by its form alone. Ladders with several judged rungs have no trials.
 - A reload (SIGHUP, `faregate reload`) makes a second gateway on the same connections, books and counts, which answers
   what begins; the first one ends what it has begun. Address, workers, storage and the ledger's terms are for life.
 - Budgets and rate limits hold for all workers of a gateway together.

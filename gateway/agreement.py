@@ -29,6 +29,8 @@ class How(StrEnum):
     JSON = "json"
     EMBEDDING = "embedding"
     JUDGE = "judge"
+    NOT_TRIED = "not_tried"
+    """A trial in which no small answer would have been kept: nothing was to be compared."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,8 +10,12 @@
 - Nothing here delays a request: `offer` counts and at most queues; one task asks, one audit at a time.
 - An audit's attempts are charges of kind `audit` of the audited request, held and journalled like any other, and drawn
   from the budgets its request drew from: a budget without room has no audits.
-- The cache's promise is kept per route. A verdict on a semantic hit counts for the hit's share of wrong answers and for
-  the route's loss.
+- The cache's promise is kept for each space of answers: a tenant's, or a namespace's that tenants share. A verdict on a
+  semantic hit counts for the hit's share of wrong answers there, and for the route's loss.
+- When a promise is breached or looks it, its threshold is chosen anew by its verdicts (`gateway.recalibrate`), on a
+  thread; every worker takes it over from the verdicts' file within seconds. While a route is breached, a share of its
+  requests is answered by its first rung as well (a trial): nobody is served that answer, and it tells which threshold
+  would have kept the promise. Ladders with several judged rungs have no trials: calibrate those by hand.
 """
 
 from __future__ import annotations
@@ -20,11 +24,10 @@ import asyncio
 import hashlib
 import logging
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC
-from types import MappingProxyType
 
 import msgspec
 import numpy as np
@@ -35,20 +38,35 @@ from backends.clock import Clock
 from backends.embedder import Embedder, EmbedderError
 from backends.errors import BackendError
 from backends.prices import NANO_PER_USD
-from backends.words import Ask, ModelId, Surface, Whole
-from gateway.agreement import Agreement, by_text, by_vectors, judge_body, judged
+from backends.words import Ask, Capability, ModelId, Surface, TenantId, Whole
+from gateway.agreement import Agreement, How, by_text, by_vectors, judge_body, judged
 from gateway.asides import Aside, NoRoom, buy, shadow
 from gateway.errors import places
 from gateway.journey import Attempt, CatalogModel, Journey, Lane
 from gateway.ledger.budgets import BudgetsUnready
 from gateway.ledger.errors import LedgerUnavailable
 from gateway.ledger.rows import ChargeKind
+from gateway.prober import TOP_LOGPROBS
+from gateway.recalibrate import from_verdicts, is_due
 from gateway.settlement import Cashier
-from gateway.verdicts import Event, Origin, PromiseId, Subject, VerdictRow, Verdicts, microseconds
+from gateway.verdicts import (
+    NOT_SERVED,
+    RECALIBRATED,
+    Event,
+    Origin,
+    PromiseId,
+    Subject,
+    VerdictRow,
+    Verdicts,
+    microseconds,
+)
 from gateway.worker import Worker, WorkerFull
 from policies.schema import Audit, Policy, Route
 from policies.sequence import Standing, State, Stated, assess
 from router.calls import told_of
+from router.evidence import Answering
+from router.judge import Evidence
+from router.probe import probe_ask, read_probe, wants_logprobs
 from router.strategy import NOTHING, Cached, Candidate, Cascade, NoEligibleModel, Pinned, Plan, PlanReason, Strategy
 from semantic_cache.acceptance import Acceptance
 from semantic_cache.seam import Tier
@@ -66,7 +84,7 @@ class _NotAudited(Exception):
 
 
 @dataclass(slots=True, kw_only=True)
-class _Watched:
+class Watched:
     """One promise as this process sees it."""
 
     id: PromiseId
@@ -76,22 +94,52 @@ class _Watched:
     standing: Standing | None = None
     threshold: float | None = None
     dry_day: str = ""
+    hits_before: int = 0
+    tried_at: int = 0
 
     @property
     def can_gain(self) -> bool:
+        """Whether a verdict may find the served answer better: only a judge model can."""
         return self.audit is not None and self.audit.judge is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Act:
+    """What was made of a space's promises: whether they are breached, and the thresholds that verdicts set."""
+
+    is_route_breached: bool = False
+    is_cache_breached: bool = False
+    route_threshold: float | None = None
+    cache_threshold: float | None = None
 
 
 @dataclass(slots=True, kw_only=True)
 class _Desk:
-    """A route: its lane as prepared and as it is served now, its promises, and the units since its last samples."""
+    """A route: its lane as prepared and as it is served now, its promises, and the units since its last samples.
+
+    `caches` and `lanes` go by the space of answers; without a semantic cache there is one, "".
+    """
 
     prepared: Lane
-    lane: Lane
-    promises: dict[Subject, _Watched]
+    lanes: dict[str, Lane]
+    route: Watched | None
+    caches: dict[str, Watched]
     route_before: int = 0
-    hits_before: int = 0
-    acted_on: tuple[frozenset[Subject], Mapping[Subject, float]] = (frozenset(), MappingProxyType({}))
+    acted_on: dict[str, _Act] = field(default_factory=dict)
+
+    @property
+    def promises(self) -> Iterator[Watched]:
+        """The route's own and its caches'."""
+        yield from (self.route,) if self.route is not None else ()
+        yield from self.caches.values()
+
+    def space(self, tenant: str) -> str:
+        """Return which of the route's caches is a tenant's."""
+        return tenant if tenant in self.lanes else ""
+
+    def lane(self, tenant: str) -> Lane:
+        """Return the route as it serves a tenant now."""
+        return self.lanes[self.space(tenant)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +149,8 @@ class _Job:
     journey: Journey
     ask: Ask
     desk: _Desk
-    watched: _Watched
+    space: str
+    watched: Watched
     audit: Audit
     origin: Origin
     served: ModelId
@@ -181,17 +230,15 @@ class Auditor:
         self._policy_digest = policy.digest
         self._queue: asyncio.Queue[_Job] = asyncio.Queue(_QUEUED)
         self._desks = {
-            name: _Desk(prepared=lane, lane=lane, promises=promises)
-            for name, lane in lanes.items()
-            if (promises := promises_of(lane))
+            name: _desk(lane, promises) for name, lane in lanes.items() if (promises := promises_of(lane, policy))
         }
 
     # --- on the request's way ---------------------------------------------------------------------------------------
 
-    def lane_of(self, lane: Lane) -> Lane:
-        """Return a route's lane as its promises' states want it."""
+    def lane_of(self, lane: Lane, tenant: TenantId) -> Lane:
+        """Return a route's lane as its promises' states want it for a tenant."""
         desk = self._desks.get(lane.route.name)
-        return lane if desk is None else desk.lane
+        return lane if desk is None else desk.lane(tenant)
 
     def offer(self, journey: Journey, ask: Ask, body: bytes | None) -> None:
         """Count an answer that was sent, and sample it; returns at once.
@@ -202,10 +249,14 @@ class Auditor:
             body: the whole answer as JSON; None where it is not known.
         """
         desk = self._desks.get(journey.lane.route.name) if journey.lane is not None else None
-        if desk is None or not _is_unit(journey, desk):
+        if desk is None or journey.caller is None or not _is_unit(journey, desk.lane(journey.caller.tenant)):
             return
-        origin, served = _origin(journey, desk.lane)
-        watched = _watcher(desk, origin)
+        space = desk.space(journey.caller.tenant)
+        origin, served = _origin(journey, desk.prepared)
+        watched = _watcher(desk, space, origin)
+        is_breached = desk.route is not None and desk.route.state is State.BREACHED
+        if is_breached and not (origin is Origin.TRIAL and _has_trials(desk)):
+            return  # nobody knows what a laxer route would have said here
         if watched is not None and watched.audit is None:
             return  # answers of this kind are not looked at, so that others cannot speak for the whole
         is_unread = (body is None and journey.told is None) or ask.surface is Surface.EMBEDDINGS
@@ -214,7 +265,8 @@ class Auditor:
         audit = watched.audit if watched is not None else None
         if watched is None or audit is None or origin is None or self._draw() >= audit.share:
             desk.route_before += 1
-            desk.hits_before += origin is Origin.SEMANTIC
+            if watched is not None:
+                watched.hits_before += origin is Origin.SEMANTIC
             return
         text = journey.told if journey.told is not None and origin is Origin.SMALL else _text(body or b"")
         if text is None:
@@ -223,27 +275,32 @@ class Auditor:
             journey=journey,
             ask=ask,
             desk=desk,
+            space=space,
             watched=watched,
             audit=audit,
             origin=origin,
             served=served,
             text=text,
             route_before=desk.route_before,
-            hits_before=desk.hits_before,
+            hits_before=watched.hits_before,
         )
         desk.route_before = 0
         if origin is Origin.SEMANTIC:
-            desk.hits_before = 0
+            watched.hits_before = 0
         self._queue.put_nowait(job)
 
-    def _is_idle(self, watched: _Watched) -> bool:
+    def _is_idle(self, watched: Watched) -> bool:
         return self._queue.full() or watched.dry_day == self._today()
 
     # --- what promises say ------------------------------------------------------------------------------------------
 
     def watched(self) -> Sequence[tuple[PromiseId, Stated, State, Standing | None]]:
         """Return every promise that is watched, with how it stands as far as this process knows."""
-        return [(w.id, w.stated, w.state, w.standing) for desk in self._desks.values() for w in desk.promises.values()]
+        return [(w.id, w.stated, w.state, w.standing) for desk in self._desks.values() for w in desk.promises]
+
+    def thresholds(self) -> Sequence[tuple[PromiseId, float]]:
+        """Return what verdicts set, of every promise that was calibrated by them."""
+        return [(w.id, w.threshold) for d in self._desks.values() for w in d.promises if w.threshold is not None]
 
     # --- the task ---------------------------------------------------------------------------------------------------
 
@@ -293,7 +350,7 @@ class Auditor:
     async def _audit(self, job: _Job) -> None:
         route = job.desk.prepared.route.name
         try:
-            row = await self._judge(job)
+            row = await (self._try(job) if job.origin is Origin.TRIAL else self._judge(job))
             await asyncio.to_thread(self._conclude, job, row)
             self._act(job.desk)
             result = row.how
@@ -314,54 +371,87 @@ class Auditor:
         self._count(route, job.origin, result)
 
     async def _judge(self, job: _Job) -> VerdictRow:
-        lane, journey = job.desk.prepared, job.journey
-        baseline = self._catalog[lane.baseline]
+        baseline = self._catalog[job.desk.prepared.baseline]
         whole = await self._ask(job, _unstreamed(job.ask), baseline)
         if whole.finish_reason not in {"stop", "tool_calls", "function_call"}:
             raise _NotAudited("baseline_unfinished")
         said = told_of(whole.payload) or whole.content
-        found = by_text(job.text, said)
-        if found is None:
-            found = await self._compare(job, said)
-        hit, verdict, caller = journey.hit, journey.verdict, journey.caller
-        if caller is None:
+        found = await self._compare(job, served=job.text, baseline=said)
+        hit, verdict = job.journey.hit, job.journey.verdict
+        score = hit.score if hit is not None else verdict.confidence if verdict is not None else None
+        return self._row(job, found, served=job.served, score=score)
+
+    async def _try(self, job: _Job) -> VerdictRow:
+        """Answer a request whose baseline was served by its first rung, too, and judge that as if it were served."""
+        lane, ask = job.desk.prepared, job.ask
+        vector = (await self._worker.run(self._embedder.embed, [ask.last_user_text]))[0]
+        rung = lane.strategy.plan(ask, vector).rungs[0]
+        judge = lane.judges.get(rung.model)
+        if not rung.is_judged or judge is None:
+            # Nothing small would have been tried: nothing is lost at any threshold.
+            return self._row(job, Agreement(loss=0.0, how=How.NOT_TRIED), served=lane.baseline, score=None)
+        model = self._catalog[rung.model]
+        whole = await self._ask(job, _unstreamed(ask), model, top_logprobs=None if judge.reads_whole else TOP_LOGPROBS)
+        evidence = as_served(ask, whole, lane.route.stream.holdback_tokens, is_whole=judge.reads_whole)
+        if judge.wants_probe(evidence):
+            has_logprobs = Capability.LOGPROBS in model.capabilities
+            wants = wants_logprobs(judge.signal, has_logprobs=has_logprobs)
+            again = probe_ask(judge.signal, ask, evidence.text, has_logprobs=has_logprobs)
+            reply = await self._ask(job, again, model, top_logprobs=TOP_LOGPROBS if wants else None)
+            probe = await read_probe(judge.signal, evidence.text, reply, has_logprobs=has_logprobs, embed=self._embed)
+            evidence = replace(evidence, probe=probe)
+        verdict = judge.weigh(evidence, task=rung.task)
+        if verdict.window == "none":
+            found = Agreement(loss=0.0, how=How.NOT_TRIED)  # it would not be kept at any threshold
+        else:
+            found = await self._compare(job, served=told_of(whole.payload) or whole.content, baseline=job.text)
+        return self._row(job, found, served=rung.model, score=verdict.confidence)
+
+    def _row(self, job: _Job, found: Agreement, *, served: ModelId, score: float | None) -> VerdictRow:
+        lane, journey, hit = job.desk.prepared, job.journey, job.journey.hit
+        if journey.caller is None:
             raise AssertionError("an answered request has a caller")
-        setups = {s: watched.id.setup for s, watched in job.desk.promises.items() if watched.audit is not None}
+        route, cache = job.desk.route, job.desk.caches.get(job.space)
         return VerdictRow(
             route=lane.route.name,
-            setup=setups.get(Subject.ROUTE, ""),
-            cache_setup=setups.get(Subject.SEMANTIC, ""),
+            setup=route.id.setup if route is not None and route.audit is not None else "",
+            cache_setup=cache.id.setup if cache is not None and cache.audit is not None else "",
             origin=job.origin,
             request_id=journey.request_id,
-            tenant=caller.tenant,
-            served=job.served,
+            tenant=journey.caller.tenant,
+            served=served,
             baseline=lane.baseline,
             probability=job.audit.share,
             route_before=job.route_before,
             hits_before=job.hits_before,
             loss=found.loss,
             how=found.how,
-            confidence=hit.score if hit is not None else verdict.confidence if verdict is not None else None,
+            confidence=score,
             similarity=hit.similarity if hit is not None else None,
             policy_digest=self._policy_digest,
             judged_at_us=microseconds(self._clock.now()),
         )
 
-    async def _compare(self, job: _Job, baseline: str) -> Agreement:
+    async def _compare(self, job: _Job, *, served: str, baseline: str) -> Agreement:
+        """Return what one answer lost against another, by the surest proxy there is."""
+        if (found := by_text(served, baseline)) is not None:
+            return found
         if job.audit.judge is None:
-            vectors = await self._worker.run(self._embedder.embed, [job.text, baseline])
-            return by_vectors(job.text, baseline, vectors, least=job.audit.agreement)
+            vectors = await self._embed([served, baseline])
+            return by_vectors(served, baseline, vectors, least=job.audit.agreement)
         is_swapped = self._draw() < 0.5
-        body = judge_body(job.ask, job.text, baseline, is_swapped=is_swapped)
+        body = judge_body(job.ask, served, baseline, is_swapped=is_swapped)
         reply = await self._ask(job, parse_ask(Surface.CHAT, body), self._catalog[job.audit.judge])
-        found = judged(reply.content, is_swapped=is_swapped)
-        if found is None:
+        if (found := judged(reply.content, is_swapped=is_swapped)) is None:
             raise _NotAudited("judge_unclear")
         return found
 
+    async def _embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        return await self._worker.run(self._embedder.embed, list(texts))
+
     # --- money ------------------------------------------------------------------------------------------------------
 
-    async def _ask(self, job: _Job, ask: Ask, model: CatalogModel) -> Whole:
+    async def _ask(self, job: _Job, ask: Ask, model: CatalogModel, *, top_logprobs: int | None = None) -> Whole:
         """Return a model's answer, paid for as an attempt of the audited request.
 
         Raises:
@@ -388,7 +478,8 @@ class Auditor:
         )
         job.attempts.append(attempt.number)
         try:
-            return await buy(Aside(journey=journey, ask=ask, attempt=attempt), self._cashier, kind=ChargeKind.AUDIT)
+            aside = Aside(journey=journey, ask=ask, attempt=attempt, top_logprobs=top_logprobs)
+            return await buy(aside, self._cashier, kind=ChargeKind.AUDIT)
         except NoRoom as error:
             raise _NotAudited("budget_is_spent") from error
         finally:
@@ -404,12 +495,15 @@ class Auditor:
     def _conclude(self, job: _Job, row: VerdictRow) -> None:
         """Store a verdict and what follows from it; on a thread."""
         self._verdicts.add(row)
-        for watched in job.desk.promises.values():
-            is_about = watched.id.subject is Subject.ROUTE or row.origin is Origin.SEMANTIC
-            if is_about and watched.audit is not None:
+        cache = job.desk.caches.get(job.space)
+        for watched in (job.desk.route, cache if row.origin in {Origin.SEMANTIC, Origin.GREY} else None):
+            if watched is None or watched.audit is None:
+                continue
+            if row.origin not in NOT_SERVED:
                 self._assess(watched)
+            self._recalibrate(watched)
 
-    def _assess(self, watched: _Watched) -> None:
+    def _assess(self, watched: Watched) -> None:
         standing = standing_of(self._verdicts, watched.id, watched.stated, can_gain=watched.can_gain)
         former = self._verdicts.state(watched.id)
         watched.state, watched.standing = standing.state, standing
@@ -426,10 +520,38 @@ class Auditor:
             extra={"route": watched.id.route, "subject": watched.id.subject, "detail": detail},
         )
 
+    def _recalibrate(self, watched: Watched) -> None:
+        """Take the loosest threshold that keeps a promise by its verdicts, if it needs one; on a thread."""
+        if watched.audit is None or not watched.audit.recalibrate or watched.standing is None:
+            return
+        verdicts = self._verdicts.scored(watched.id)
+        if not is_due(watched.standing, watched.stated, verdicts=len(verdicts), tried_at=watched.tried_at):
+            return
+        found = from_verdicts(watched.id, verdicts, watched.stated, can_gain=watched.can_gain)
+        is_looser = found.threshold is not None and found.threshold <= (watched.threshold or 0.0)
+        if found.threshold is None or not found.kept or (is_looser and watched.state is not State.BREACHED):
+            watched.tried_at = len(verdicts)
+            return
+        former = "the calibration's own" if watched.threshold is None else f"{watched.threshold:g}"
+        detail = (
+            f"from {former} to {found.threshold:g} by {found.n} verdicts, {found.kept} of them kept; the loss is below "
+            f"{found.bound:.4f}; promised: {watched.stated.max_loss:g} at {watched.stated.confidence:.0%}"
+        )
+        event = Event(
+            promise=watched.id, event=RECALIBRATED, detail=detail, at=self._clock.now(), threshold=found.threshold
+        )
+        self._verdicts.note(event)
+        watched.state, watched.threshold, watched.tried_at = State.PRIOR, found.threshold, 0
+        watched.standing = standing_of(self._verdicts, watched.id, watched.stated, can_gain=watched.can_gain)
+        _log.warning(
+            "promise_recalibrated",
+            extra={"route": watched.id.route, "subject": watched.id.subject, "detail": detail},
+        )
+
     def _read_states(self) -> None:
         """Read every promise's state; on a thread."""
         for desk in self._desks.values():
-            for watched in desk.promises.values():
+            for watched in desk.promises:
                 state = self._verdicts.state(watched.id)
                 if watched.standing is None or state is not watched.state:
                     watched.standing = standing_of(
@@ -440,20 +562,32 @@ class Auditor:
 
     def _act(self, desk: _Desk) -> None:
         """Serve a route as its promises' states want it."""
-        breached = frozenset(s for s, watched in desk.promises.items() if watched.state is State.BREACHED)
-        thresholds = {s: watched.threshold for s, watched in desk.promises.items() if watched.threshold is not None}
-        if (breached, thresholds) == desk.acted_on:
-            return
-        lane = desk.prepared
-        if Subject.ROUTE in thresholds:
-            lane = _at_least(lane, thresholds[Subject.ROUTE])
+        route = desk.route
+        for space in desk.lanes:
+            cache = desk.caches.get(space)
+            act = _Act(
+                is_route_breached=route is not None and route.state is State.BREACHED,
+                is_cache_breached=cache is not None and cache.state is State.BREACHED,
+                route_threshold=route.threshold if route is not None else None,
+                cache_threshold=cache.threshold if cache is not None else None,
+            )
+            if act == desk.acted_on.get(space, _Act()):
+                continue
+            desk.lanes[space], desk.acted_on[space] = self._as_acted(desk.prepared, act), act
+            desk.route_before = 0
+            if cache is not None:
+                cache.hits_before = 0
+
+    def _as_acted(self, lane: Lane, act: _Act) -> Lane:
+        if act.route_threshold is not None:
+            lane = _at_least(lane, act.route_threshold)
         semantic = lane.route.cache.semantic
-        if semantic is not None and Subject.SEMANTIC in thresholds:
-            max_error = self._stricter_error(semantic.max_error, thresholds[Subject.SEMANTIC])
+        if semantic is not None and act.cache_threshold is not None:
+            max_error = self._stricter_error(semantic.max_error, act.cache_threshold)
             lane = replace(lane, route=_with_semantic(lane.route, max_error))
-        if Subject.SEMANTIC in breached:
+        if act.is_cache_breached:
             lane = replace(lane, route=_with_semantic(lane.route, None))
-        if Subject.ROUTE in breached:
+        if act.is_route_breached:
             lane = replace(
                 lane,
                 route=_with_semantic(lane.route, None),
@@ -462,8 +596,7 @@ class Auditor:
                 # What the exact cache holds of smaller models is not the baseline's answer.
                 answers=(*lane.answers, "baseline only"),
             )
-        desk.lane, desk.acted_on = lane, (breached, thresholds)
-        desk.route_before = desk.hits_before = 0
+        return lane
 
     def _stricter_error(self, max_error: float, threshold: float) -> float | None:
         """Return the loosest error within a route's whose acceptance threshold is no lower; None: there is none."""
@@ -479,30 +612,51 @@ class Auditor:
         return self._clock.now().astimezone(UTC).date().isoformat()
 
 
-def promises_of(lane: Lane) -> dict[Subject, _Watched]:
-    """Return what a route promises and can keep or break: nothing without a rung below its baseline or a cache."""
+def promises_of(lane: Lane, policy: Policy) -> list[Watched]:
+    """Return what a route promises and can keep or break: nothing without a rung below its baseline or a cache.
+
+    A cache's promise is each tenant's own, where each has its own answers.
+    """
     route = lane.route
     quality, semantic = route.quality, route.cache.semantic
-    promises: dict[Subject, _Watched] = {}
+    promises: list[Watched] = []
     if quality is not None:
         # A new calibration is a new promise, also where it happens to choose the same threshold.
         judged = [(model, judge.promise) for model, judge in lane.judges.items()]
         rests_on = [repr((model, p.threshold, p.bound, p.mean_loss, p.n)) for model, p in judged]
-        promises[Subject.ROUTE] = _Watched(
-            id=PromiseId(route.name, Subject.ROUTE, _digest(Subject.ROUTE, *lane.answers, *rests_on)),
-            stated=Stated(max_loss=quality.max_loss, confidence=quality.confidence),
-            audit=quality.audit,
+        promises.append(
+            Watched(
+                id=PromiseId(route.name, Subject.ROUTE, _digest(Subject.ROUTE, *lane.answers, *rests_on)),
+                stated=Stated(max_loss=quality.max_loss, confidence=quality.confidence),
+                audit=quality.audit,
+            )
         )
-    if semantic is not None:
-        fallback = quality.audit if quality is not None else None
-        promises[Subject.SEMANTIC] = _Watched(
-            id=PromiseId(
-                route.name, Subject.SEMANTIC, _digest(Subject.SEMANTIC, *lane.answers, repr(semantic.max_error))
-            ),
-            stated=Stated(max_loss=semantic.max_error, confidence=semantic.confidence),
-            audit=semantic.audit or fallback,
+    if semantic is None:
+        return promises
+    fallback = quality.audit if quality is not None else None
+    for space in _spaces(route, policy):
+        setup = _digest(Subject.SEMANTIC, route.cache.namespace or space, *lane.answers, repr(semantic.max_error))
+        promises.append(
+            Watched(
+                id=PromiseId(route.name, Subject.SEMANTIC, setup, space),
+                stated=Stated(max_loss=semantic.max_error, confidence=semantic.confidence),
+                audit=semantic.audit or fallback,
+            )
         )
     return promises
+
+
+def _spaces(route: Route, policy: Policy) -> list[str]:
+    """Return whose answers are kept apart: every tenant's that may come here, or one space for all, ""."""
+    if route.cache.namespace is not None:
+        return [""]
+    return [tenant for tenant in policy.tenant_ids if route.match.tenant in {None, tenant}]
+
+
+def _desk(lane: Lane, promises: Sequence[Watched]) -> _Desk:
+    caches = {each.id.space: each for each in promises if each.id.subject is Subject.SEMANTIC}
+    own = next((each for each in promises if each.id.subject is Subject.ROUTE), None)
+    return _Desk(prepared=lane, lanes=dict.fromkeys((*caches, ""), lane), route=own, caches=caches)
 
 
 def standing_of(verdicts: Verdicts, which: PromiseId, stated: Stated, *, can_gain: bool) -> Standing:
@@ -511,9 +665,9 @@ def standing_of(verdicts: Verdicts, which: PromiseId, stated: Stated, *, can_gai
     return assess(verdicts.state(which), series, stated, verdicts.proxy(which, stated.confidence))
 
 
-def _is_unit(journey: Journey, desk: _Desk) -> bool:
-    """Tell whether an answer is one that its route gave by itself, as its promises' states want it."""
-    if journey.lane is not desk.lane or journey.stood_in_for is not None:
+def _is_unit(journey: Journey, lane: Lane) -> bool:
+    """Tell whether an answer is one that its route gave by itself, as its promises' states want it (`lane`)."""
+    if journey.lane is not lane or journey.stood_in_for is not None:
         return False
     if journey.hit is not None and journey.hit.tier is Tier.FLIGHT:
         return False  # another request's answer, which was counted there
@@ -524,7 +678,8 @@ def _at_least(lane: Lane, threshold: float) -> Lane:
     """Return a lane that keeps no answer of a confidence below `threshold`."""
     judges = {model: judge.at_least(threshold) for model, judge in lane.judges.items()}
     strategy = lane.strategy.at_least(threshold) if isinstance(lane.strategy, Cascade) else lane.strategy
-    return replace(lane, judges=judges, strategy=strategy)
+    # What a lower threshold kept is not served any more, from a cache either.
+    return replace(lane, judges=judges, strategy=strategy, answers=(*lane.answers, f"from {threshold:g}"))
 
 
 def _origin(journey: Journey, lane: Lane) -> tuple[Origin | None, ModelId]:
@@ -535,22 +690,46 @@ def _origin(journey: Journey, lane: Lane) -> tuple[Origin | None, ModelId]:
             return Origin.SEMANTIC, served
         return (None if served == lane.baseline else Origin.EXACT), served
     served = journey.path_models[-1]
+    if journey.plan is not None and journey.plan.reason is PlanReason.BREACHED:
+        return Origin.TRIAL, served
     return (None if served == lane.baseline else Origin.SMALL), served
 
 
-def _watcher(desk: _Desk, origin: Origin | None) -> _Watched | None:
+def _watcher(desk: _Desk, space: str, origin: Origin | None) -> Watched | None:
     """Return the promise whose audits look at such answers; None for answers that cannot have lost anything."""
     if origin is None:
         return None
-    semantic = desk.promises.get(Subject.SEMANTIC)
-    if origin is Origin.SEMANTIC and semantic is not None:
-        return semantic
-    return desk.promises.get(Subject.ROUTE)
+    cache = desk.caches.get(space)
+    return cache if origin is Origin.SEMANTIC and cache is not None else desk.route
+
+
+def _has_trials(desk: _Desk) -> bool:
+    """Tell whether a breached route's first rung is tried in the background; of several rungs it is not known how."""
+    audit = desk.route.audit if desk.route is not None else None
+    return audit is not None and audit.recalibrate and len(desk.prepared.judges) == 1
 
 
 def _unstreamed(ask: Ask) -> Ask:
     fields = {name: value for name, value in ask.fields.items() if name not in {"stream", "stream_options"}}
     return msgspec.structs.replace(ask, fields=fields, is_stream=False)
+
+
+def as_served(ask: Ask, whole: Whole, window_tokens: int, *, is_whole: bool) -> Evidence:
+    """Return what a judge would have seen of an answer: of a stream that it need not read whole, its window.
+
+    Args:
+        ask: the client's request.
+        whole: the answer, asked for without a stream.
+        window_tokens: how much of a stream is held back.
+        is_whole: the judge reads nothing else.
+    """
+    answering = Answering(ask)
+    answering.feed(whole)
+    evidence = answering.evidence()
+    is_windowed = ask.is_stream and not (is_whole or ask.wants_json or evidence.has_tools)
+    if not is_windowed or len(evidence.tokens) <= window_tokens:
+        return evidence
+    return replace(evidence, tokens=evidence.tokens[:window_tokens], is_finished=False, finish_reason=None)
 
 
 class _Part(msgspec.Struct):

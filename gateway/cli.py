@@ -199,6 +199,7 @@ def keys_revoke(policy_file: Path, key_id: str) -> None:
     show_default=True,
     help="With --from-ledger: the route's max_loss, or its semantic cache's max_error.",
 )
+@click.option("--tenant", help="With --from-ledger --subject semantic: whose cache, where each tenant has its own.")
 def calibrate(  # noqa: PLR0917 - as above
     policy_file: Path,
     route_name: str,
@@ -212,6 +213,7 @@ def calibrate(  # noqa: PLR0917 - as above
     max_loss: float | None,
     confidence: float | None,
     subject: str,
+    tenant: str | None,
 ) -> None:
     """Fit a route's judge to its models, and print what it can promise.
 
@@ -229,7 +231,16 @@ def calibrate(  # noqa: PLR0917 - as above
         chosen = _load(policy_file)
         if route_name not in {route.name for route in chosen.routes}:
             _fail(f"unknown route {route_name!r}; the policy has: {', '.join(route.name for route in chosen.routes)}")
-        sys.exit(recalibrate(chosen, route_name, max_loss=max_loss, confidence=confidence, subject_name=subject))
+        sys.exit(
+            recalibrate(
+                chosen,
+                route_name,
+                max_loss=max_loss,
+                confidence=confidence,
+                subject_name=subject,
+                tenant=tenant,
+            )
+        )
     if max_loss is not None or confidence is not None:
         raise click.UsageError(
             "--max-loss and --confidence go with --from-ledger; without it, the artefact has them all"

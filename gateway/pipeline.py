@@ -316,7 +316,7 @@ class Gateway:
         selection = self.parts.policy.select(caller.tenant, ask.model)
         if selection is None:
             raise ModelNotFound(ask.model, self.parts.policy.names_for(caller.tenant))
-        lane = self.parts.auditor.lane_of(self.parts.lanes[selection.route.name])
+        lane = self.parts.auditor.lane_of(self.parts.lanes[selection.route.name], caller.tenant)
         if selection.pinned is None:
             journey.lane = tightened(lane, journey.call.max_loss)
             journey.max_loss = journey.call.max_loss if journey.lane is not lane else None

@@ -217,7 +217,12 @@ def _lane(
         strategy=strategy,
         baseline=baseline,
         baseline_rates=book.of(baseline),
-        answers=(_standard(route), *(f"{model}={policy.models[model].variant}" for model in route.ladder)),
+        answers=(
+            _standard(route),
+            *(f"{model}={policy.models[model].variant}" for model in route.ladder),
+            # What a laxer judge kept is not served by a stricter one.
+            *(f"{each.model} kept by {each.judge.certificate}" for each in judged),
+        ),
         judges={each.model: each.judge for each in judged},
         output_ratios={rung.judged.model: rung.ratio for rung in verdict.rungs},
     )

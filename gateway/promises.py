@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
@@ -13,14 +13,17 @@ from typing_extensions import override
 
 from backends.words import JsonValue
 from gateway.audit import promises_of, standing_of
-from policies.sequence import State, verdicts_needed
+from gateway.recalibrate import needed
+from gateway.verdicts import Subject
+from policies.sequence import State
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from gateway.audit import Auditor
+    from gateway.audit import Auditor, Watched
     from gateway.journey import Lane
     from gateway.verdicts import Verdicts
+    from policies.schema import Policy
     from policies.sequence import Standing
 
 
@@ -30,6 +33,7 @@ class PromiseLine:
 
     Attributes:
         subject: `route` or `semantic`.
+        space: whose cache it is, where each tenant has its own; else "".
         needed: verdicts without any loss that would certify it.
         how: verdicts by what they rest on.
         threshold: nothing below it is kept, by the latest recalibration from verdicts; None without one.
@@ -38,6 +42,7 @@ class PromiseLine:
 
     route: str
     subject: str
+    space: str
     max_loss: float
     confidence: float
     is_audited: bool
@@ -48,33 +53,40 @@ class PromiseLine:
     spent_today_nusd: int
 
 
-def promise_lines(lanes: Mapping[str, Lane], verdicts: Verdicts, now: datetime) -> list[PromiseLine]:
+def promise_lines(lanes: Mapping[str, Lane], policy: Policy, verdicts: Verdicts, now: datetime) -> list[PromiseLine]:
     """Return how every promise of a policy stands by the verdicts of its folder."""
     lines = []
     for lane in lanes.values():
-        for watched in promises_of(lane).values():
-            which, stated = watched.id, watched.stated
-            lines.append(
-                PromiseLine(
-                    route=which.route,
-                    subject=which.subject,
-                    max_loss=stated.max_loss,
-                    confidence=stated.confidence,
-                    is_audited=watched.audit is not None,
-                    standing=standing_of(verdicts, which, stated, can_gain=watched.can_gain),
-                    needed=verdicts_needed(stated.max_loss, stated.confidence),
-                    how=verdicts.how(which),
-                    threshold=verdicts.threshold(which),
-                    spent_today_nusd=verdicts.spent_nusd(now.date().isoformat(), which.route, which.subject),
-                )
-            )
+        known = [_line(watched, verdicts, now) for watched in promises_of(lane, policy)]
+        # Where each tenant has its own cache, those that verdicts say something of; or one for all of them.
+        told = [line for line in known if not line.space or line.standing.n or line.standing.state is not State.PRIOR]
+        silent = [replace(line, space="") for line in known if line.space]
+        lines += told if any(line.subject == Subject.SEMANTIC for line in told) else [*told, *silent[:1]]
     return lines
+
+
+def _line(watched: Watched, verdicts: Verdicts, now: datetime) -> PromiseLine:
+    which, stated = watched.id, watched.stated
+    return PromiseLine(
+        route=which.route,
+        subject=which.subject,
+        space=which.space,
+        max_loss=stated.max_loss,
+        confidence=stated.confidence,
+        is_audited=watched.audit is not None,
+        standing=standing_of(verdicts, which, stated, can_gain=watched.can_gain),
+        needed=needed(stated),
+        how=verdicts.how(which),
+        threshold=verdicts.threshold(which),
+        spent_today_nusd=verdicts.spent_nusd(now.date().isoformat(), which.route, which.subject),
+    )
 
 
 def breaches(auditor: Auditor) -> list[JsonValue]:
     """Return the promises that are breached, for readiness: the gateway is ready, and somebody should look."""
     return [
         {"route": which.route, "subject": which.subject, "state": state}
+        | ({"tenant": which.space} if which.space else {})
         for which, _, state, _ in auditor.watched()
         if state is State.BREACHED
     ]
@@ -93,17 +105,20 @@ class PromiseWatch(Collector):
 
     @override
     def collect(self) -> Iterator[Metric]:
-        labels = ["route", "subject"]
+        labels = ["route", "subject", "tenant"]
         states = GaugeMetricFamily("faregate_promise_state", "1 for the state.", labels=[*labels, "state"])
         bounds = GaugeMetricFamily("faregate_promise_bound", "What the expected loss is below.", labels=labels)
         stated = GaugeMetricFamily("faregate_promise_max_loss", "The loss that is promised.", labels=labels)
         counts = GaugeMetricFamily("faregate_promise_verdicts", "Verdicts it rests on.", labels=labels)
         for which, promised, present, standing in self._auditor.watched() if self._auditor is not None else ():
-            at = [which.route, which.subject]
+            at = [which.route, which.subject, which.space]
             stated.add_metric(at, promised.max_loss)
             for state in State:
                 states.add_metric([*at, state], state is present)
             if standing is not None:
                 bounds.add_metric(at, standing.bound)
                 counts.add_metric(at, standing.n)
-        yield from (states, bounds, stated, counts)
+        raised = GaugeMetricFamily("faregate_promise_threshold", "What verdicts set; nothing below it.", labels=labels)
+        for which, threshold in self._auditor.thresholds() if self._auditor is not None else ():
+            raised.add_metric([which.route, which.subject, which.space], threshold)
+        yield from (states, bounds, stated, counts, raised)

@@ -1,22 +1,37 @@
-"""A threshold from a route's own verdicts: `faregate calibrate --from-ledger`.
+"""A threshold from a promise's own verdicts: what the gateway does by itself, and `calibrate --from-ledger` by hand.
 
-Verdicts exist of answers that were kept only, so that a threshold can be raised by them and never lowered; to lower it,
-calibrate on questions. Thresholds are tried from the strictest down on a grid that was fixed before any verdict was
-seen, each at the full confidence, and the last that passes is taken (Learn-then-Test's fixed sequence).
+Why choosing and proving may rest on the same verdicts: thresholds are tried from the strictest down on a grid that was
+fixed before any verdict was seen, and the first that fails ends the sequence (Learn-then-Test's fixed sequence). To
+accept a threshold whose expected loss is above the promise, the strictest such one must pass, and its bound is below
+its expected loss only with probability 1 - confidence, at all times together: so one may look after every verdict, as
+often as one likes, and that is the chance of ever taking a threshold that breaks the promise in one series.
+
+What a threshold is tested on:
+- verdicts since the last calibration only. Each new series has the chance of error once more; older ones would let a
+  promise that broke be kept by its better days;
+- of answers that were served, those judged while no stricter threshold was in force: what lies below that was never
+  kept, and would count as lossless. So served answers raise a threshold and never lower it;
+- of answers that were not served (trials while the route is breached, grey pairs of a cache), all: they were sampled
+  whatever their score, and can lower a threshold again, down to the calibration's own and no further.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Final
 
-from gateway.verdicts import Origin, PromiseId, Scored, Subject, lowest_loss
+from gateway.verdicts import NOT_SERVED, Origin, PromiseId, Scored, Subject, lowest_loss
 from policies.promise import fixed_sequence
-from policies.sequence import Sample, Series, Stated, verdicts_needed
+from policies.sequence import Sample, Series, Standing, State, Stated, verdicts_needed
 
 GRID: Final = tuple(step / 100 for step in range(100, -1, -1))
 """Thresholds on the judge's confidence or the acceptance's score, strictest first."""
+_PATIENCE: Final = 2
+"""A promise that looks broken is given so many times the verdicts that could certify it before its threshold moves."""
+_MORE: Final = 1.1
+"""What was tried in vain is tried again when there are so many times the verdicts: it takes seconds of a thread."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,16 +57,25 @@ def from_verdicts(which: PromiseId, verdicts: Sequence[Scored], stated: Stated, 
     lowest = lowest_loss(which, can_gain=can_gain)
     clipped = [replace(one, sample=replace(one.sample, loss=max(lowest, one.sample.loss))) for one in verdicts]
     tried: dict[float, float] = {}
+    known: dict[tuple[int, int], float] = {}
+
+    def bound(samples: Sequence[Sample], threshold: float) -> float:
+        # Between two scores, thresholds are one.
+        passing = sum(one.score is not None and one.score >= threshold for one in clipped)
+        key = (passing, sum(one.floor <= threshold for one in clipped))
+        if key not in known:
+            known[key] = Series(samples, can_gain=lowest < 0).upper(stated.confidence)
+        return known[key]
 
     def bounds() -> Iterator[tuple[float, float]]:
         for threshold in GRID:
             samples = _at(which.subject, clipped, threshold)
-            tried[threshold] = Series(samples, can_gain=lowest < 0).upper(stated.confidence)
+            tried[threshold] = bound(samples, threshold)
             # Where too few are left for any outcome to pass it is no test, so the sequence has not begun.
             if which.subject is Subject.ROUTE or len(samples) >= few:
                 yield threshold, tried[threshold]
 
-    few = verdicts_needed(stated.max_loss, stated.confidence)
+    few = needed(stated)
     threshold = fixed_sequence(bounds(), stated.max_loss)
     n = len(verdicts)
     if threshold is None:
@@ -61,18 +85,45 @@ def from_verdicts(which: PromiseId, verdicts: Sequence[Scored], stated: Stated, 
     return Found(threshold=threshold, bound=tried[threshold], kept=kept, n=n, missing=0)
 
 
+@cache
+def needed(stated: Stated) -> int:
+    """Return how many verdicts without any loss would certify a promise."""
+    return verdicts_needed(stated.max_loss, stated.confidence)
+
+
+def is_due(standing: Standing, stated: Stated, *, verdicts: int, tried_at: int) -> bool:
+    """Tell whether a promise's threshold should be chosen anew by its verdicts.
+
+    Args:
+        standing: how it stands.
+        stated: what it promises.
+        verdicts: how many there are, trials and grey pairs included.
+        tried_at: how many there were when that was last tried in vain; 0: not yet.
+    """
+    if tried_at and verdicts < _MORE * tried_at:
+        return False
+    if standing.state is State.BREACHED:
+        return True
+    looks_broken = standing.mean is not None and standing.mean > stated.max_loss
+    return looks_broken and standing.n >= _PATIENCE * needed(stated)
+
+
 def _at(subject: Subject, verdicts: Sequence[Scored], threshold: float) -> list[Sample]:
-    """Return what the verdicts would be had nothing below the threshold been kept."""
+    """Return what the verdicts would be had nothing below the threshold been kept, as far as they can tell."""
+    seen = [one for one in verdicts if one.floor <= threshold]
     if subject is Subject.SEMANTIC:
         # A share of the hits served: what is not served any more counts for neither part of it.
         return [
             Sample(loss=one.sample.loss, probability=1.0)
-            for one in verdicts
+            for one in seen
             if one.score is not None and one.score >= threshold
         ]
     return [
         replace(one.sample, loss=0.0)
-        if one.origin is Origin.SMALL and (one.score is None or one.score < threshold)
+        if one.origin in _JUDGED and (one.score is None or one.score < threshold)
         else one.sample
-        for one in verdicts
+        for one in seen
     ]
+
+
+_JUDGED: Final = {Origin.SMALL, *NOT_SERVED}

@@ -34,7 +34,7 @@ CREATE TABLE verdicts (              -- one row for every audit that came to a v
   route TEXT NOT NULL,               -- the policy rule
   setup TEXT NOT NULL,               -- digest of what answers there: models and the judge's threshold
   cache_setup TEXT NOT NULL,         -- likewise of the semantic cache
-  origin TEXT NOT NULL,              -- small | exact | semantic: what was served; grey: a pair that was not served
+  origin TEXT NOT NULL,              -- small | exact | semantic: what was served; grey, trial: what was not
   request_id TEXT NOT NULL,          -- the audited request
   tenant TEXT NOT NULL,              -- its tenant
   served TEXT NOT NULL,              -- the catalog's name of the model whose answer was served
@@ -93,6 +93,13 @@ class Origin(StrEnum):
     EXACT = "exact"
     SEMANTIC = "semantic"
     GREY = "grey"
+    """A stored answer that was not served, compared with the fresh one that was."""
+    TRIAL = "trial"
+    """A small answer that was not served, compared with the baseline's, while its route is breached."""
+
+
+NOT_SERVED: Final = (Origin.GREY, Origin.TRIAL)
+"""Of these nobody's answer was: they say nothing of what a promise did, only of what a threshold would do."""
 
 
 class VerdictsUnusable(LedgerError):
@@ -124,11 +131,15 @@ class VerdictRow:
 
 @dataclass(frozen=True, slots=True)
 class PromiseId:
-    """Which promise: a route's or its cache's, under one setup. Another model or threshold is another promise."""
+    """Which promise: a route's or its cache's, under one setup. Another model or threshold is another promise.
+
+    `space` is the tenant whose cache it is; "" for a route's promise, and for a cache that tenants share.
+    """
 
     route: str
     subject: Subject
     setup: str
+    space: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,11 +155,16 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scored:
-    """A verdict with what the decider had thought of the answer: the judge's confidence, or the acceptance's score."""
+    """A verdict with what the decider had thought of the answer: the judge's confidence, or the acceptance's score.
+
+    `floor` is the threshold in force when it was judged, as far as verdicts had set one: of what lies below nothing was
+    seen. What was not served is seen at any score.
+    """
 
     origin: Origin
     score: float | None
     sample: Sample
+    floor: float = 0.0
 
 
 def lowest_loss(which: PromiseId, *, can_gain: bool) -> float:
@@ -249,12 +265,15 @@ class Verdicts:
                 answer better than the baseline's is no less than right.
         """
         lowest = lowest_loss(which, can_gain=can_gain)
-        scored = self._scored(which, after=self._calibrated(which))
+        scored = [one for one in self.scored(which) if one.origin not in NOT_SERVED]
         return Series([replace(one.sample, loss=max(lowest, one.sample.loss)) for one in scored], can_gain=lowest < 0)
 
     def scored(self, which: PromiseId) -> list[Scored]:
-        """Return all verdicts on a setup's answers, those before its last calibration included."""
-        return self._scored(which, after=0)
+        """Return the verdicts on a setup's answers since it was last calibrated, also on answers not served.
+
+        Those before say nothing of the models as they are: a promise that broke twice would be kept by its old days.
+        """
+        return self._scored(which, after=self._calibrated(which), floor=self.threshold(which) or 0.0)
 
     def rows(self) -> Iterator[dict[str, str | int | float | None]]:
         """Yield every verdict with its columns' names, oldest first."""
@@ -267,19 +286,24 @@ class Verdicts:
         """Return how many of a promise's verdicts since its last calibration rest on what."""
         _, kept = _READ[which.subject]
         rows = self._db.execute(
-            f"SELECT how, COUNT(*) FROM verdicts WHERE {kept} AND id > ? GROUP BY how ORDER BY how",  # noqa: S608 - constants
+            f"SELECT how, COUNT(*) FROM verdicts WHERE {kept} AND {_SERVED} AND id > ? GROUP BY how ORDER BY how",  # noqa: S608 - constants
             (which.setup, self._calibrated(which)),
         )
         return dict(rows.fetchall())
 
-    def _scored(self, which: PromiseId, *, after: int) -> list[Scored]:
+    def _scored(self, which: PromiseId, *, after: int, floor: float) -> list[Scored]:
         before, kept = _READ[which.subject]
         found = self._db.execute(
             f"SELECT origin, confidence, loss, probability, {before} FROM verdicts WHERE {kept} AND id > ? ORDER BY id",  # noqa: S608 - constants
             (which.setup, after),
         )
         return [
-            Scored(origin=Origin(origin), score=score, sample=Sample(loss=loss, probability=p, before=n))
+            Scored(
+                origin=Origin(origin),
+                score=score,
+                sample=Sample(loss=loss, probability=p, before=n),
+                floor=0.0 if origin in NOT_SERVED else floor,
+            )
             for origin, score, loss, p, n in found
         ]
 
@@ -302,7 +326,7 @@ class Verdicts:
         _, kept = _READ[which.subject]
         rows = self._db.execute(
             "SELECT verdicts.loss, labels.loss FROM verdicts JOIN labels USING (request_id) "  # noqa: S608 - constants
-            f"WHERE {kept} "
+            f"WHERE {kept} AND {_SERVED} "
             "AND labels.id = (SELECT MAX(id) FROM labels AS later WHERE later.request_id = labels.request_id)",
             (which.setup,),
         ).fetchall()
@@ -344,9 +368,10 @@ class Verdicts:
 
 _READ: Final = {
     Subject.ROUTE: ("route_before", "setup = ? AND origin <> 'grey'"),
-    Subject.SEMANTIC: ("hits_before", "cache_setup = ? AND origin = 'semantic'"),
+    Subject.SEMANTIC: ("hits_before", "cache_setup = ? AND origin IN ('semantic', 'grey')"),
 }
 """From a promise to the column that counts its units, and to which verdicts are its."""
+_SERVED: Final = "origin NOT IN ('grey', 'trial')"
 
 
 def microseconds(moment: datetime) -> int:

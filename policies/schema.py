@@ -332,12 +332,16 @@ class Audit(Part):
         judge: the model that tells which of two different answers is better; without one, other wording counts as
             lost unless its vector is close, which overstates the loss of free prose.
         agreement: the least cosine of two answers that say the same, in (0, 1); for audits without a judge.
+        recalibrate: whether the gateway itself takes the loosest threshold that keeps the promise by the verdicts, when
+            it is breached or looks it. While a route is breached, `share` of its requests are also answered by its
+            first rung in the background, so that there is something to go by. False: `faregate calibrate` does it.
     """
 
     share: Annotated[float, Field(gt=0, le=1)] = DEFAULT_AUDIT_SHARE
     usd_per_day: BudgetUsd = DEFAULT_AUDIT_USD_PER_DAY
     judge: ModelName | None = None
     agreement: Share = DEFAULT_AGREEMENT
+    recalibrate: bool = True
 
 
 class Quality(Part):

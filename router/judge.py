@@ -23,6 +23,7 @@ CalibrationError is all that can go wrong here.
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import re
 from bisect import bisect_left
@@ -441,11 +442,31 @@ class Judge:
         # What verdicts asked for stays asked for, whatever the calibration knows of the smaller loss.
         return found.at_least(promise.threshold) if isinstance(found, Judge) else found
 
+    @property
+    def certificate(self) -> str:
+        """Name what an answer kept by it was kept for: another calibration, signal or threshold is another name."""
+        known = self._calibration
+        parts = (known.small, known.large, known.made, known.signal, known.method, known.windows, self._step.threshold)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
     def at_least(self, threshold: float) -> Judge:
-        """Return this judge with a threshold that is no lower: what a route's own verdicts ask for."""
+        """Return this judge with a threshold that is no lower: what a route's own verdicts ask for.
+
+        It starts small nowhere else than before, and not where so strict a judge would not pay.
+        """
         highest = max(threshold, self._step.threshold)
-        step, promise = replace(self._step, threshold=highest), replace(self.promise, threshold=highest)
-        return Judge(self._calibration, step, promise)
+        near = min(
+            (step for step in self._calibration.steps if step.threshold >= highest),
+            key=lambda step: step.threshold,
+            default=self._step,
+        )
+        step = replace(
+            self._step,
+            threshold=highest,
+            keep_rates=near.keep_rates,
+            start_small=tuple(a and b for a, b in zip(self._step.start_small, near.start_small, strict=True)),
+        )
+        return Judge(self._calibration, step, replace(self.promise, threshold=highest))
 
     def weigh(self, evidence: Evidence, task: str | None = None) -> Verdict:
         """Return the verdict on an answer as far as it is known; call it once, when the hold-back ends.

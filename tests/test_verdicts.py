@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -16,10 +18,10 @@ from gateway.agreement import by_text, judged
 from gateway.audit import promises_of
 from gateway.cli import main
 from gateway.prepare import lanes, price_book
-from gateway.recalibrate import from_verdicts
+from gateway.recalibrate import from_verdicts, is_due
 from gateway.verdicts import RECALIBRATED, Event, Origin, PromiseId, Scored, Subject, VerdictRow, Verdicts
 from policies.loader import load_policy
-from policies.sequence import Sample, State, Stated
+from policies.sequence import Sample, Standing, State, Stated
 from tests.served.world import a_policy, write_policy
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -84,7 +86,7 @@ def test_a_recalibration_ends_a_breach_and_begins_anew(verdicts: Verdicts):
     verdicts.add(a_verdict(2))
 
     assert (verdicts.state(ROUTE), verdicts.threshold(ROUTE)) == (State.PRIOR, 0.8)
-    assert (verdicts.series(ROUTE).n, len(verdicts.scored(ROUTE))) == (1, 2)
+    assert (verdicts.series(ROUTE).n, [one.floor for one in verdicts.scored(ROUTE)]) == (1, [0.8])
 
 
 def test_two_workers_together_keep_a_days_cap(verdicts: Verdicts, tmp_path: Path):
@@ -124,6 +126,45 @@ def test_a_threshold_is_raised_above_the_answers_that_lose(which: PromiseId, ori
     assert found.threshold == 0.61
     assert found.bound <= 0.05
     assert (found.kept, found.n, found.missing) == (200, 300, 0)
+
+
+def test_what_a_stricter_threshold_hid_says_nothing_of_a_laxer_one():
+    kept = [replace(scored(0.9, 0.0), floor=0.8)] * 100
+    tried = [scored(0.9, 0.0, Origin.TRIAL), scored(0.6, 0.0, Origin.TRIAL), scored(0.3, 1.0, Origin.TRIAL)] * 60
+
+    assert from_verdicts(ROUTE, kept, STATED, can_gain=False).threshold == 0.8
+    assert from_verdicts(ROUTE, [*kept, *tried], STATED, can_gain=False).threshold == 0.31
+
+
+def test_a_threshold_that_breaks_the_promise_is_seldom_taken_however_often_one_looks():
+    # Answers of 0.6 lose one time in eight, those of 0.9 never; half of them each: 0.0625 below 0.6, and 0 above it.
+    draw = np.random.default_rng(20261121)
+    taken = 0
+    for _ in range(100):
+        kinds, losses = draw.random(240) < 0.5, draw.random(240) < 0.125
+        rows = [scored(0.6, float(b)) if a else scored(0.9, 0.0) for a, b in zip(kinds, losses, strict=True)]
+        looks = (from_verdicts(ROUTE, rows[:n], STATED, can_gain=False).threshold for n in (80, 120, 160, 240))
+        taken += any(threshold is not None and threshold <= 0.6 for threshold in looks)
+    assert taken <= 10
+
+
+@pytest.mark.parametrize(
+    ("state", "mean", "n", "tried_at", "due"),
+    [
+        (State.BREACHED, 0.5, 10, 0, True),
+        (State.BREACHED, 0.5, 10, 10, False),
+        (State.BREACHED, 0.5, 11, 10, True),
+        (State.PRIOR, 0.06, 103, 0, False),
+        (State.PRIOR, 0.06, 104, 0, True),
+        (State.PRIOR, 0.04, 500, 0, False),
+        (State.PRIOR, None, 0, 0, False),
+    ],
+)
+def test_a_threshold_is_chosen_anew_when_the_promise_broke_or_looks_it(
+    state: State, mean: float | None, n: int, tried_at: int, due: bool
+):
+    standing = Standing(state=state, n=n, units=n, mean=mean, low=0.0, bound=1.0, smallest=0.0)
+    assert is_due(standing, STATED, verdicts=n, tried_at=tried_at) is due
 
 
 def test_where_no_threshold_keeps_the_promise_it_says_how_many_verdicts_are_missing():
@@ -171,7 +212,7 @@ def fill(policy_file: Path, verdicts: list[VerdictRow]) -> PromiseId:
     """Store verdicts on the cascade's promise, and leave it breached."""
     policy = load_policy(policy_file, {})
     lane = lanes(policy, price_book(policy, NOON), SystemClock())["cascade"].lane
-    which = promises_of(lane)[Subject.ROUTE].id
+    (which,) = (watched.id for watched in promises_of(lane, policy) if watched.id.subject is Subject.ROUTE)
     store = Verdicts.open(policy.storage.folder)
     for row in verdicts:
         store.add(row)

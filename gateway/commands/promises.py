@@ -33,7 +33,7 @@ def run_quality(policy_file: Path | None, folder: Path | None, *, as_json: bool)
     lanes = _lanes(policy)
     try:
         with closing(Verdicts.read(folder or Path(policy.storage.folder))) as verdicts:
-            lines = promise_lines(lanes, verdicts, SystemClock().now())
+            lines = promise_lines(lanes, policy, verdicts, SystemClock().now())
     except VerdictsUnusable as error:
         _fail(str(error))
     if as_json:
@@ -43,9 +43,23 @@ def run_quality(policy_file: Path | None, folder: Path | None, *, as_json: bool)
 
 
 def recalibrate(
-    policy: Policy, route_name: str, *, max_loss: float | None, confidence: float | None, subject_name: str
+    policy: Policy,
+    route_name: str,
+    *,
+    max_loss: float | None,
+    confidence: float | None,
+    subject_name: str,
+    tenant: str | None = None,
 ) -> int:
     """Choose a threshold by a route's own verdicts, begin a new series with it, and say what it promises.
+
+    Args:
+        policy: the gateway's.
+        route_name: one of its routes.
+        max_loss: in place of the policy's.
+        confidence: likewise.
+        subject_name: `route`, or `semantic` for its cache.
+        tenant: whose cache, where each has its own.
 
     Returns:
         The exit status: 1 when no threshold keeps the promise; then nothing is changed.
@@ -57,10 +71,15 @@ def recalibrate(
     from gateway.recalibrate import from_verdicts
     from gateway.verdicts import RECALIBRATED, Event, Subject, Verdicts, VerdictsUnusable
 
-    watched = promises_of(_lanes(policy)[route_name]).get(Subject(subject_name))
-    if watched is None:
+    known = [w for w in promises_of(_lanes(policy)[route_name], policy) if w.id.subject is Subject(subject_name)]
+    if not known:
         wants = "quality" if subject_name == Subject.ROUTE else "cache.semantic"
         _fail(f"route {route_name} promises nothing there; give it `{wants}` in the policy")
+    found_for = [w for w in known if w.id.space == tenant] if tenant is not None else known
+    if len(found_for) != 1:
+        spaces = ", ".join(w.id.space for w in known)
+        _fail(f"each tenant's cache has a threshold of its own; say whose with --tenant: {spaces}")
+    watched = found_for[0]
     given = {n: v for n, v in (("max_loss", max_loss), ("confidence", confidence)) if v is not None}
     stated = replace(watched.stated, **given)
     try:
@@ -178,6 +197,7 @@ def _row(line: PromiseLine) -> dict[str, JsonValue]:
     return {
         "route": line.route,
         "subject": line.subject,
+        "tenant": line.space or None,
         "state": now.state.value,
         "promised": {"max_loss": line.max_loss, "confidence": line.confidence},
         "observed": {"loss": now.mean, "low": now.low, "bound": now.bound},
@@ -209,7 +229,7 @@ def _print(lines: list[PromiseLine]) -> None:
         table.add_row(
             line.route,
             now.state.value if line.is_audited else f"{now.state.value}, not audited",
-            f"{'loss' if line.subject == 'route' else 'wrong hits'} ≤ {line.max_loss:g} at {line.confidence:.0%}",
+            f"{_what(line)} ≤ {line.max_loss:g} at {line.confidence:.0%}",
             str(now.n),
             str(now.units),
             "-" if now.mean is None else f"{now.mean:.4f}",
@@ -220,6 +240,12 @@ def _print(lines: list[PromiseLine]) -> None:
     console.print(table)
     if any(line.standing.n and line.standing.proxy is None for line in lines):
         console.print(_PROXIES, markup=False, highlight=False)
+
+
+def _what(line: PromiseLine) -> str:
+    if line.subject == "route":
+        return "loss"
+    return f"wrong hits of {line.space}" if line.space else "wrong hits"
 
 
 def _fail(message: str) -> NoReturn:

@@ -151,7 +151,9 @@ async def test_a_breached_route_is_answered_by_its_baseline_until_it_is_recalibr
             late = await gateway.ask("What is it now?", model="auto")
             (row,) = (await gateway.rows_of(late)).requests
             readiness = (await gateway.send("/health/readiness", method="GET")).json
-            breached = await metric(gateway, 'faregate_promise_state{route="cascade",state="breached",subject="route"}')
+            breached = await metric(
+                gateway, 'faregate_promise_state{route="cascade",state="breached",subject="route",tenant=""}'
+            )
         async with serving(tmp_path, policy) as gateway:
             again = await asked(gateway, "And now?")
             auditor = gateway.opened.gateway.parts.auditor
@@ -167,6 +169,64 @@ async def test_a_breached_route_is_answered_by_its_baseline_until_it_is_recalibr
     assert (readiness["status"], breached) == ("ready", 1)
     assert again == ["large"]
     assert stricter == ["small>large"]
+
+
+def doubted(received: Received) -> Act:
+    """Be wrong, and less sure of it, where the question is hard."""
+    return says("it is certainly 7", logprob=-0.5) if "hard" in received.text else says("it is certainly 8")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_breached_route_tries_its_first_rung_unseen_until_a_threshold_keeps_the_promise(
+    tmp_path: Path, stream: bool
+):
+    hard = [f"What is the hard {n}?" for n in range(20)]
+    async with (
+        Upstream(doubted) as small,
+        Upstream({"": says("it is certainly 8")}) as large,
+        serving(tmp_path, audited(large, small, max_loss=0.25)) as gateway,
+    ):
+        broken = await asked(gateway, *hard[:12], stream=stream)
+        tried = await asked(gateway, *(f"And {n}?" for n in range(16)), stream=stream)
+        healed = await asked(gateway, "Now easy?", hard[-1], stream=stream)
+        threshold = await metric(gateway, 'faregate_promise_threshold{route="cascade",subject="route",tenant=""}')
+    trials = [row for row in audit_charges(tmp_path / "data") if row[0] == "small"]
+    assert broken[:8] == ["small"] * 8
+    assert tried[0] == "large"
+    assert healed == ["small", "small>large"]
+    assert 0.88 < threshold < 0.99
+    assert 1 <= len(trials) <= tried.count("large") + broken.count("large")
+
+
+async def test_what_a_laxer_threshold_kept_is_not_served_from_the_cache_by_a_stricter_one(tmp_path: Path):
+    async with Upstream({"": says("it is 7")}) as small, Upstream({"": says("it is 8")}) as large:
+        policy = audited(large, small)
+        policy["routes"][2]["cache"] = {"exact": {"ttl": "1h"}}
+        async with serving(tmp_path, policy) as gateway:
+            before = await asked(gateway, "What is it?", "What is it?")
+            auditor = gateway.opened.gateway.parts.auditor
+            ((which, *_), *_) = (each for each in auditor.watched() if each[0].route == "cascade")
+            with closing(Verdicts.open(gateway.folder)) as store:
+                store.note(Event(promise=which, event=RECALIBRATED, detail="", at=datetime.now(UTC), threshold=0.99))
+            await auditor.refresh()
+            after = await asked(gateway, "What is it?", "What is it?")
+    assert before == ["small", "cache:exact"]
+    assert after[0] != "cache:exact"
+    assert after[1] == "cache:exact"
+
+
+async def test_wrong_hits_of_one_tenant_leave_anothers_cache_alone(tmp_path: Path):
+    places = ["moss", "rust", "a chimney", "a kettle", "an oven", "windows", "a carpet", "a fridge", "shoes", "a bike"]
+    script = {f"How can I clean {place}?": says(f"Use number {n}.") for n, place in enumerate(places)}
+    script |= {f"How do I clean {place}?": says(f"Never use {n * 7 + 30}.") for n, place in enumerate(places)}
+    async with Upstream(script) as large, serving(tmp_path, audited(large, large)) as gateway:
+        await asked(gateway, *(f"How {word} I clean {p}?" for p in places for word in ("do", "can")), model="cached")
+        auditor = gateway.opened.gateway.parts.auditor
+        states = {which.space: state for which, _, state, _ in auditor.watched() if which.route == "cached"}
+        pair = ("How do I clean teak?", "How can I clean teak?")
+        others = await asked(gateway, *pair, model="cached", tenant="other")
+    assert states == {"acme": "breached", "other": "prior"}
+    assert others == ["large", "cache:semantic"]
 
 
 async def test_wrong_semantic_hits_close_the_tier_and_right_ones_do_not(tmp_path: Path):
