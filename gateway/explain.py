@@ -12,7 +12,7 @@ import msgspec
 
 from backends.prices import usd
 from backends.words import Ask, JsonValue
-from gateway.journey import Journey
+from gateway.journey import Journey, Judging
 from router.judge import Verdict
 from router.strategy import Alternative, Look, Plan
 
@@ -27,11 +27,11 @@ def explanation(journey: Journey) -> str:
     story: dict[str, JsonValue] = {
         "cache": {tier: _lookup(lookup) for tier, lookup in journey.lookups.items()},
         "plan": None if journey.plan is None else _plan(journey, journey.plan),
-        "judge": None if verdict is None else _verdict(verdict),
+        "judge": None if verdict is None else _verdict(verdict, journey.judgings[-1]),
         "attempts": [{"model": a.model.id, "kind": a.kind} for a in journey.attempts],
     }
     if len(journey.verdicts) > 1:
-        story["judges"] = {model: _verdict(each) for model, each in journey.verdicts}
+        story["judges"] = _verdicts(journey)
     return _encode(story).decode()
 
 
@@ -40,7 +40,7 @@ def decision(journey: Journey) -> str | None:
     plan = journey.plan
     if plan is None or not plan.looks:
         return None
-    story = {"plan": _plan(journey, plan), "judges": {model: _verdict(each) for model, each in journey.verdicts}}
+    story = {"plan": _plan(journey, plan), "judges": _verdicts(journey)}
     return _encode(story).decode()
 
 
@@ -88,12 +88,21 @@ def _way(way: Alternative) -> JsonValue:
     }
 
 
-def _verdict(verdict: Verdict) -> JsonValue:
+def _verdicts(journey: Journey) -> JsonValue:
+    judged = zip(journey.verdicts, journey.judgings, strict=True)
+    return {model: _verdict(verdict, cost) for (model, verdict), cost in judged}
+
+
+def _verdict(verdict: Verdict, cost: Judging) -> JsonValue:
     return {
         "confidence": round(verdict.confidence, 4),
         "kept": verdict.is_kept,
         "window": verdict.window,
         "reason": verdict.reason,
+        "held_ms": round(cost.held_ms, 3),
+        "asked_ms": round(cost.asked_ms, 3),
+        "weighed_ms": round(cost.weighed_ms, 3),
+        "dropped_tokens": cost.dropped_tokens,
     }
 
 

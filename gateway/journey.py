@@ -199,6 +199,23 @@ class Attempt:
             self.ended = now
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judging:
+    """What judging one answer cost beside money.
+
+    Attributes:
+        held_ms: from the upstream's first event until the verdict: what of the answer there was then had to wait.
+        asked_ms: how much of that was asking the model again.
+        weighed_ms: how much of it was the judge itself, on the event loop.
+        dropped_tokens: of an answer that was not kept: generated, paid for, and seen by nobody.
+    """
+
+    held_ms: float
+    asked_ms: float
+    weighed_ms: float
+    dropped_tokens: int
+
+
 def tells(usage: Usage | None) -> TypeGuard[Usage]:
     """Tell whether a report says anything: some upstreams put zeros on every chunk, and no answer costs no tokens."""
     return usage is not None and usage.total_input_tokens + usage.total_output_tokens > 0
@@ -216,6 +233,7 @@ class Journey:
         cached_tokens: what models' prompt caches are taken to hold of the prompt.
         verdict: the last judge's.
         verdicts: every judge's, in the ladder's order.
+        judgings: what each of them cost, in the same order.
         path_models: the models whose answers arrived, in order; the last one is committed.
         stood_in_for: the planned model in whose place the last of them answers, if it is an equivalent.
         body: the whole answer as JSON, where somebody wants it.
@@ -249,6 +267,7 @@ class Journey:
     notices: list[tuple[bytes, bytes]] = field(default_factory=list)
     verdict: Verdict | None = None
     verdicts: list[tuple[ModelId, Verdict]] = field(default_factory=list)
+    judgings: list[Judging] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
     path_models: list[ModelId] = field(default_factory=list)
     stood_in_for: ModelId | None = None

@@ -17,7 +17,7 @@ from backends.blame import Blame, blame_of, is_paid
 from backends.errors import BackendError, ReplyMalformed
 from backends.seam import Outbound, Reply
 from backends.words import Ask, Capability, Event, ModelId, Surface, Whole
-from gateway.journey import Attempt, CatalogModel, Journey, Quote
+from gateway.journey import Attempt, CatalogModel, Journey, Judging, Quote
 from gateway.ledger.budgets import Hold, Refused
 from gateway.ledger.errors import LedgerUnavailable
 from gateway.ledger.rows import ChargeKind
@@ -25,7 +25,7 @@ from gateway.prober import Prober
 from gateway.settlement import Cashier
 from policies.schema import AtLimit, Stream
 from router.evidence import Answering
-from router.judge import Signal
+from router.judge import Judge, Signal
 from router.strategy import PlanReason, Rung
 
 _USAGE_WAIT_S = 0.1
@@ -247,19 +247,12 @@ class Ladder:
             journey.stood_in_for = attempt.stands_in_for
             return Committed(attempt=attempt, reply=reply)
         is_kept = False
+        opened = journey.clock.monotonic()
         try:
             with journey.step(f"judge {rung.model}"), journey.waiting():
                 events, answering = await _listen(reply, ask, attempt, lane.route.stream, is_whole=judge.reads_whole)
             journey.path_models.append(rung.model)
-            evidence = answering.evidence()
-            if judge.wants_probe(evidence):
-                with journey.step(f"ask {rung.model} again"), journey.waiting():
-                    probe = await self._prober.probe(journey, ask, attempt.model, evidence.text, judge.signal)
-                evidence = replace(evidence, probe=probe)
-            journey.verdict = judge.weigh(evidence, task=rung.task)
-            journey.verdicts.append((rung.model, journey.verdict))
-            is_kept = journey.verdict.is_kept
-            journey.told = evidence.text if is_kept and evidence.is_finished else None
+            is_kept = await self._weigh(journey, ask, rung, attempt, answering, judge=judge, opened=opened)
         except BackendError as error:
             attempt.end(ChargeKind.FAILED, journey.clock.monotonic())
             return error
@@ -273,6 +266,42 @@ class Ladder:
             return Committed(attempt=attempt, reply=reply, events=events)
         attempt.end(ChargeKind.REJECTED, journey.clock.monotonic())
         return None
+
+    async def _weigh(
+        self,
+        journey: Journey,
+        ask: Ask,
+        rung: Rung,
+        attempt: Attempt,
+        answering: Answering,
+        *,
+        judge: Judge,
+        opened: float,
+    ) -> bool:
+        """Tell whether an answer is kept, and note on the journey why, and what it cost to know."""
+        evidence = answering.evidence()
+        asked_s = 0.0
+        if judge.wants_probe(evidence):
+            before = journey.clock.monotonic()
+            with journey.step(f"ask {rung.model} again"), journey.waiting():
+                probe = await self._prober.probe(journey, ask, attempt.model, evidence.text, judge.signal)
+            evidence = replace(evidence, probe=probe)
+            asked_s = journey.clock.monotonic() - before
+        before = journey.clock.monotonic()
+        journey.verdict = verdict = judge.weigh(evidence, task=rung.task)
+        now = journey.clock.monotonic()
+        journey.verdicts.append((rung.model, verdict))
+        told = attempt.usage.total_output_tokens if attempt.usage is not None else 0
+        journey.judgings.append(
+            Judging(
+                held_ms=(now - opened) * 1e3,
+                asked_ms=asked_s * 1e3,
+                weighed_ms=(now - before) * 1e3,
+                dropped_tokens=0 if verdict.is_kept else max(told, attempt.seen_tokens),
+            )
+        )
+        journey.told = evidence.text if verdict.is_kept and evidence.is_finished else None
+        return verdict.is_kept
 
 
 def _outbound(journey: Journey, ask: Ask, model: CatalogModel, quote: Quote, *, wants_logprobs: bool) -> Outbound:

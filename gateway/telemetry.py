@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 _OVERHEAD_SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0)
 
+_JUDGE_SECONDS = (0.00001, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005)
+
 _OPERATIONS = {Surface.CHAT: "chat", Surface.COMPLETIONS: "text_completion", Surface.EMBEDDINGS: "embeddings"}
 _PROVIDERS = {BackendKind.OPENAI: "openai", BackendKind.VLLM: "vllm", BackendKind.LLAMACPP: "llama.cpp"}
 
@@ -109,6 +111,23 @@ class Telemetry:
         self._contents = Counts(
             "faregate_contents", "Prompts and answers stored, dropped or failed.", ["result"], registry=registry
         )
+        self._held = Spreads(
+            "faregate_judge_held_seconds",
+            "From an answer's first event until its judge's verdict.",
+            ["route"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._weighed = Spreads(
+            "faregate_judge_seconds",
+            "What a judge takes of the event loop.",
+            ["route"],
+            buckets=_JUDGE_SECONDS,
+            registry=registry,
+        )
+        self._dropped = Counts(
+            "faregate_dropped_tokens", "Tokens of answers that no client saw.", ["route", "model"], registry=registry
+        )
         self._pools: _Pools | None = None
         self._kinds: dict[tuple[str, str, int], tuple[Count, Spread, Spread, Spread]] = {}
         self._provider = _provider(environ)
@@ -131,6 +150,10 @@ class Telemetry:
             self._lookups.labels(tier, type(lookup).__name__.lower()).inc()
         if journey.verdict is not None:
             self._judged.labels(route, str(journey.verdict.is_kept).lower()).inc()
+        for (model, _), cost in zip(journey.verdicts, journey.judgings, strict=True):
+            self._held.labels(route).observe(cost.held_ms / 1e3)
+            self._weighed.labels(route).observe(cost.weighed_ms / 1e3)
+            self._dropped.labels(route, model).inc(cost.dropped_tokens)
         for attempt in journey.attempts:
             self._count(journey, attempt)
         if self._provider is not None:

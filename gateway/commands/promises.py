@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -13,9 +14,11 @@ import click
 if TYPE_CHECKING:
     from backends.words import JsonValue, RequestId
     from gateway.journey import Lane
+    from gateway.ledger.judging import JudgingLine
     from gateway.promises import PromiseLine
     from policies.schema import Policy
 
+_JUDGED_FOR = timedelta(days=30)
 _PROXIES = (
     "Verdicts are proxies: two answers are compared, and nobody knows the truth. "
     "Label some with `faregate verdicts label` to have their own error in the bound."
@@ -26,20 +29,26 @@ def run_quality(policy_file: Path | None, folder: Path | None, *, as_json: bool)
     """Print promised against observed loss of every route and cache; a mistake is one line and status 1."""
     from backends.clock import SystemClock
     from gateway.commands.asked import load
+    from gateway.ledger.errors import LedgerError
+    from gateway.ledger.judging import judging_lines
     from gateway.promises import promise_lines
-    from gateway.verdicts import Verdicts, VerdictsUnusable
+    from gateway.verdicts import Verdicts
 
-    policy = load(policy_file)
+    policy, now = load(policy_file), SystemClock().now()
     lanes = _lanes(policy)
+    place = folder or Path(policy.storage.folder)
     try:
-        with closing(Verdicts.read(folder or Path(policy.storage.folder))) as verdicts:
-            lines = promise_lines(lanes, policy, verdicts, SystemClock().now())
-    except VerdictsUnusable as error:
+        with closing(Verdicts.read(place)) as verdicts:
+            lines = promise_lines(lanes, policy, verdicts, now)
+        judging = judging_lines(place, now - _JUDGED_FOR)
+    except LedgerError as error:
         _fail(str(error))
     if as_json:
-        click.echo(json.dumps({"promises": [_row(line) for line in lines], "note": _PROXIES}, indent=2))
+        rows = {"promises": [_row(line) for line in lines], "judging": [_judging_row(line) for line in judging]}
+        click.echo(json.dumps(rows | {"note": _PROXIES}, indent=2))
         return
     _print(lines)
+    _print_judging(judging)
 
 
 def recalibrate(
@@ -240,6 +249,57 @@ def _print(lines: list[PromiseLine]) -> None:
     console.print(table)
     if any(line.standing.n and line.standing.proxy is None for line in lines):
         console.print(_PROXIES, markup=False, highlight=False)
+
+
+def _judging_row(line: JudgingLine) -> dict[str, JsonValue]:
+    from backends.prices import usd
+
+    return {
+        "route": line.route,
+        "model": line.model,
+        "judged": line.judged,
+        "kept": line.kept,
+        "held_ms": line.held_ms,
+        "asked_ms": line.asked_ms,
+        "weighed_ms": line.weighed_ms,
+        "dropped_tokens": line.dropped_tokens,
+        "dropped_usd": f"{usd(line.dropped_nusd):f}",
+        "asked_usd": f"{usd(line.asked_nusd):f}",
+    }
+
+
+def _print_judging(lines: list[JudgingLine]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from backends.prices import usd
+
+    if not lines:
+        return
+    columns = (
+        "judged",
+        "kept",
+        "held ms",
+        "asked again ms",
+        "judge ms",
+        "dropped tokens",
+        "dropped $",
+        "asked again $",
+    )
+    table = Table("route", "model", *columns, title=f"What judging cost in {_JUDGED_FOR.days} days (means per answer)")
+    for line in lines:
+        times = ("-" if ms is None else f"{ms:.3f}" for ms in (line.held_ms, line.asked_ms, line.weighed_ms))
+        table.add_row(
+            line.route,
+            line.model,
+            str(line.judged),
+            f"{line.kept / line.judged:.0%}",
+            *times,
+            str(line.dropped_tokens),
+            f"{usd(line.dropped_nusd):f}",
+            f"{usd(line.asked_nusd):f}",
+        )
+    Console().print(table)
 
 
 def _what(line: PromiseLine) -> str:

@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import closing
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest_asyncio
 
 from backends.clock import SystemClock
 from backends.words import JsonValue
+from gateway.ledger.judging import judging_lines
 from gateway.prepare import lanes, price_book
 from gateway.verdicts import Verdicts
 from policies.loader import load_policy
@@ -200,6 +202,24 @@ async def test_tools_go_to_the_baseline_where_the_calibration_has_seen_none(gate
     (request,) = (await gateway.rows_of(seen)).requests
     assert (seen.headers["x-faregate-path"], request["plan_reason"]) == ("large", "form_outside_calibration")
     assert small.requests == []
+
+
+async def test_what_judging_cost_is_told_with_the_answer_and_added_up(gateway: Served):
+    before = datetime.now(UTC)
+    asks = [await gateway.ask(q, model="self_check", headers={"x-faregate-explain": "1"}) for q in ("sure", "doubted")]
+    rows = await gateway.rows_of(*asks)
+    kept, dropped = (json.loads(seen.headers["x-faregate-explain"])["judge"] for seen in asks)
+    (line,) = judging_lines(gateway.folder, before)
+    metrics = (await gateway.send("/metrics", method="GET")).body.decode()
+    costs = {
+        kind: sum(c["cost_nusd"] for c in rows.charges if c["kind"] == kind) for kind in ("rejected", "self_check")
+    }
+    assert (kept["dropped_tokens"], dropped["dropped_tokens"]) == (0, 4)
+    assert 0 < dropped["weighed_ms"] < dropped["asked_ms"] < dropped["held_ms"]
+    assert (line.route, line.model, line.judged, line.kept, line.dropped_tokens) == ("self_check", "small", 2, 1, 4)
+    assert line.held_ms == pytest.approx((kept["held_ms"] + dropped["held_ms"]) / 2)
+    assert (line.dropped_nusd, line.asked_nusd) == (rejected, checked)
+    assert 'faregate_dropped_tokens_total{model="small",route="self_check"}' in metrics
 
 
 @pytest.mark.parametrize("stream", [True, False])
