@@ -24,10 +24,11 @@ import asyncio
 import hashlib
 import logging
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -68,13 +69,14 @@ from router.evidence import Answering
 from router.judge import Evidence
 from router.probe import probe_ask, read_probe, wants_logprobs
 from router.strategy import NOTHING, Cached, Candidate, Cascade, NoEligibleModel, Pinned, Plan, PlanReason, Strategy
-from semantic_cache.acceptance import Acceptance
-from semantic_cache.seam import Tier
+from semantic_cache.acceptance import Acceptance, AcceptanceError
+from semantic_cache.seam import Hit, Miss, MissReason, Tier
 
 _log = logging.getLogger("faregate")
 
 _QUEUED = 32
 """Audits waiting; each keeps its request in memory."""
+_NO_ERROR = 1e-12
 _REFRESH_S = 5.0
 """How often states are read again: another worker, or `faregate calibrate`, may have changed them."""
 
@@ -193,6 +195,7 @@ class Auditor:
         embedder: for answers that no judge compares; used on `worker`.
         worker: runs what would hold up the event loop.
         acceptance: the semantic cache's; loaded where a recalibration tightened it.
+        likeliest: finds the stored answer that a laxer cache would have served.
         clock: the time.
         draw: a uniform number in [0, 1), for samples and the order a judge sees.
         observe: told of every audit's attempts.
@@ -211,6 +214,7 @@ class Auditor:
         embedder: Embedder,
         worker: Worker,
         acceptance: Callable[[], Acceptance],
+        likeliest: Callable[[Journey, Ask], Awaitable[Hit | None]],
         clock: Clock,
         draw: Callable[[], float],
         observe: Callable[[Journey], None],
@@ -223,6 +227,7 @@ class Auditor:
         self._embedder = embedder
         self._worker = worker
         self._acceptance = acceptance
+        self._likeliest = likeliest
         self._clock = clock
         self._draw = draw
         self._observe = observe
@@ -252,6 +257,7 @@ class Auditor:
         if desk is None or journey.caller is None or not _is_unit(journey, desk.lane(journey.caller.tenant)):
             return
         space = desk.space(journey.caller.tenant)
+        self._offer_grey(journey, ask, body, desk, space)
         origin, served = _origin(journey, desk.prepared)
         watched = _watcher(desk, space, origin)
         is_breached = desk.route is not None and desk.route.state is State.BREACHED
@@ -288,6 +294,30 @@ class Auditor:
         if origin is Origin.SEMANTIC:
             watched.hits_before = 0
         self._queue.put_nowait(job)
+
+    def _offer_grey(self, journey: Journey, ask: Ask, body: bytes | None, desk: _Desk, space: str) -> None:
+        """Sample a fresh answer that a laxer cache might have spared; it is no unit, since none was served."""
+        cache, missed = desk.caches.get(space), journey.lookups.get("semantic")
+        if cache is None or cache.audit is None or not isinstance(missed, Miss) or journey.hit is not None:
+            return
+        text = _text(body or b"") if missed.reason is MissReason.DECLINED and not self._is_idle(cache) else None
+        if text is None or self._draw() >= cache.audit.share:
+            return
+        self._queue.put_nowait(
+            _Job(
+                journey=journey,
+                ask=ask,
+                desk=desk,
+                space=space,
+                watched=cache,
+                audit=cache.audit,
+                origin=Origin.GREY,
+                served=journey.path_models[-1],
+                text=text,
+                route_before=0,
+                hits_before=0,
+            )
+        )
 
     def _is_idle(self, watched: Watched) -> bool:
         return self._queue.full() or watched.dry_day == self._today()
@@ -350,7 +380,7 @@ class Auditor:
     async def _audit(self, job: _Job) -> None:
         route = job.desk.prepared.route.name
         try:
-            row = await (self._try(job) if job.origin is Origin.TRIAL else self._judge(job))
+            row = await _JUDGED_BY.get(job.origin, Auditor._judge)(self, job)
             await asyncio.to_thread(self._conclude, job, row)
             self._act(job.desk)
             result = row.how
@@ -360,7 +390,7 @@ class Auditor:
             result = "upstream_failed"
         except (LedgerUnavailable, BudgetsUnready):
             result = "unpayable"
-        except (WorkerFull, EmbedderError):
+        except (WorkerFull, EmbedderError, AcceptanceError):
             result = "not_embedded"
         except sqlite3.Error as error:
             result = "not_stored"
@@ -406,6 +436,16 @@ class Auditor:
         else:
             found = await self._compare(job, served=told_of(whole.payload) or whole.content, baseline=job.text)
         return self._row(job, found, served=rung.model, score=verdict.confidence)
+
+    async def _judge_grey(self, job: _Job) -> VerdictRow:
+        """Compare the fresh answer with the stored one that a laxer cache would have served in its place."""
+        near = await self._likeliest(job.journey, job.ask)
+        stored = _text(near.entry.payload) if near is not None else None
+        if near is None or stored is None:
+            raise _NotAudited("no_candidate")
+        found = await self._compare(job, served=stored, baseline=job.text)
+        row = self._row(job, found, served=near.entry.model, score=near.score)
+        return replace(row, similarity=near.similarity)
 
     def _row(self, job: _Job, found: Agreement, *, served: ModelId, score: float | None) -> VerdictRow:
         lane, journey, hit = job.desk.prepared, job.journey, job.journey.hit
@@ -520,16 +560,24 @@ class Auditor:
             extra={"route": watched.id.route, "subject": watched.id.subject, "detail": detail},
         )
 
+    def _base(self, watched: Watched) -> float:
+        """Return the threshold a cache began with, 1 where it served nothing; a route's is its judge's to keep."""
+        if watched.id.subject is Subject.ROUTE:
+            return 0.0
+        found = self._acceptance().threshold(watched.stated.max_loss)
+        return 1.0 if found is None else found
+
     def _recalibrate(self, watched: Watched) -> None:
         """Take the loosest threshold that keeps a promise by its verdicts, if it needs one; on a thread."""
         if watched.audit is None or not watched.audit.recalibrate or watched.standing is None:
             return
         verdicts = self._verdicts.scored(watched.id)
-        if not is_due(watched.standing, watched.stated, verdicts=len(verdicts), tried_at=watched.tried_at):
+        grey = sum(one.origin is Origin.GREY for one in verdicts)
+        if not is_due(watched.standing, watched.stated, verdicts=len(verdicts), tried_at=watched.tried_at, grey=grey):
             return
-        found = from_verdicts(watched.id, verdicts, watched.stated, can_gain=watched.can_gain)
-        is_looser = found.threshold is not None and found.threshold <= (watched.threshold or 0.0)
-        if found.threshold is None or not found.kept or (is_looser and watched.state is not State.BREACHED):
+        base = self._base(watched)
+        found = from_verdicts(watched.id, verdicts, watched.stated, can_gain=watched.can_gain, base=base)
+        if found.threshold is None or not found.kept or not self._is_worth(watched, found.threshold, base):
             watched.tried_at = len(verdicts)
             return
         former = "the calibration's own" if watched.threshold is None else f"{watched.threshold:g}"
@@ -547,6 +595,18 @@ class Auditor:
             "promise_recalibrated",
             extra={"route": watched.id.route, "subject": watched.id.subject, "detail": detail},
         )
+
+    def _is_worth(self, watched: Watched, threshold: float, base: float) -> bool:
+        """Tell whether a threshold is one to move to: a breach ends with any, else a route's only rises."""
+        if watched.state is State.BREACHED:
+            return True
+        present = base if watched.threshold is None else watched.threshold
+        if watched.id.subject is Subject.ROUTE:
+            return threshold > present
+        # Between two steps of the acceptance thresholds are one, and a new series would begin for nothing.
+        now, then = (self._error_for(watched.stated.max_loss, each) or 0.0 for each in (present, threshold))
+        is_broken = watched.standing is not None and (watched.standing.mean or 0.0) > watched.stated.max_loss
+        return then < now if is_broken else then > now
 
     def _read_states(self) -> None:
         """Read every promise's state; on a thread."""
@@ -583,10 +643,11 @@ class Auditor:
             lane = _at_least(lane, act.route_threshold)
         semantic = lane.route.cache.semantic
         if semantic is not None and act.cache_threshold is not None:
-            max_error = self._stricter_error(semantic.max_error, act.cache_threshold)
+            max_error = self._error_for(semantic.max_error, act.cache_threshold)
             lane = replace(lane, route=_with_semantic(lane.route, max_error))
         if act.is_cache_breached:
-            lane = replace(lane, route=_with_semantic(lane.route, None))
+            # No threshold keeps so small an error: nothing is served, and answers go on being stored and compared.
+            lane = replace(lane, route=_with_semantic(lane.route, _NO_ERROR))
         if act.is_route_breached:
             lane = replace(
                 lane,
@@ -598,11 +659,11 @@ class Auditor:
             )
         return lane
 
-    def _stricter_error(self, max_error: float, threshold: float) -> float | None:
-        """Return the loosest error within a route's whose acceptance threshold is no lower; None: there is none."""
+    def _error_for(self, max_error: float, threshold: float) -> float | None:
+        """Return the loosest error whose acceptance threshold is no lower than a threshold; None: there is none."""
         acceptance = self._acceptance()
-        bounds = sorted({step.upper_bound for step in acceptance.calibration.steps if step.upper_bound <= max_error})
-        for error in (max_error, *reversed(bounds)):
+        bounds = {max_error, *(step.upper_bound for step in acceptance.calibration.steps)}
+        for error in sorted(bounds, reverse=True):
             found = acceptance.threshold(error)
             if found is not None and found >= threshold:
                 return error
@@ -610,6 +671,9 @@ class Auditor:
 
     def _today(self) -> str:
         return self._clock.now().astimezone(UTC).date().isoformat()
+
+
+_JUDGED_BY: Final = {Origin.TRIAL: Auditor._try, Origin.GREY: Auditor._judge_grey}
 
 
 def promises_of(lane: Lane, policy: Policy) -> list[Watched]:

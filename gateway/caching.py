@@ -36,7 +36,7 @@ from semantic_cache.seam import (
     Store,
     Vector,
 )
-from semantic_cache.tiers import FAILURES, lookup_exact, lookup_semantic
+from semantic_cache.tiers import FAILURES, likeliest, lookup_exact, lookup_semantic
 
 _log = logging.getLogger("faregate")
 
@@ -139,6 +139,30 @@ class Caches:
             return Miss(reason=MissReason.STORE_FAILED)
         finally:
             journey.store_s += journey.clock.monotonic() - begun
+
+    async def likeliest(self, journey: Journey, ask: Ask) -> Hit | None:
+        """Return the stored answer that a laxer threshold would have served; None: there is none.
+
+        Raises:
+            WorkerFull: the store has too much to do.
+            AcceptanceError: what scores pairs cannot be read.
+        """
+        if journey.keys is None or journey.vector is None:
+            return None
+        return await self._storing.run(
+            lambda partition, but, vector: likeliest(
+                self._store,
+                self._acceptance(),
+                partition=partition,
+                asked=ask.last_user_text,
+                vector=vector,
+                but=but,
+                now=journey.clock.now(),
+            ),
+            journey.keys.partition,
+            journey.keys.exact,
+            journey.vector,
+        )
 
     def is_fresh(self, journey: Journey, hit: Hit) -> bool:
         """Tell whether a stored answer that was found for an equal request may be served to this one as well."""

@@ -307,6 +307,7 @@ async def open_generation(policy: Policy, prepared: Prepared, purse: Purse, comm
         embedder=seeing.embedder,
         worker=seeing.worker,
         acceptance=seeing.acceptance,
+        likeliest=seeing.caches.likeliest,
         clock=commons.clock,
         draw=commons.draw,
         observe=telemetry.observe_audit,

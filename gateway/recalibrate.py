@@ -12,7 +12,8 @@ What a threshold is tested on:
 - of answers that were served, those judged while no stricter threshold was in force: what lies below that was never
   kept, and would count as lossless. So served answers raise a threshold and never lower it;
 - of answers that were not served (trials while the route is breached, grey pairs of a cache), all: they were sampled
-  whatever their score, and can lower a threshold again, down to the calibration's own and no further.
+  whatever their score, and can lower a threshold. A route's is lowered down to its calibration's own and no further; a
+  cache's as far as grey pairs alone keep the promise, each part of what it would serve being below `max_error`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Final
+
+import numpy as np
 
 from gateway.verdicts import NOT_SERVED, Origin, PromiseId, Scored, Subject, lowest_loss
 from policies.promise import fixed_sequence
@@ -52,27 +55,46 @@ class Found:
     missing: int
 
 
-def from_verdicts(which: PromiseId, verdicts: Sequence[Scored], stated: Stated, *, can_gain: bool) -> Found:
-    """Return the loosest threshold with which a promise holds by its own verdicts."""
-    lowest = lowest_loss(which, can_gain=can_gain)
-    clipped = [replace(one, sample=replace(one.sample, loss=max(lowest, one.sample.loss))) for one in verdicts]
-    tried: dict[float, float] = {}
-    known: dict[tuple[int, int], float] = {}
+def from_verdicts(
+    which: PromiseId, verdicts: Sequence[Scored], stated: Stated, *, can_gain: bool, base: float = 0.0
+) -> Found:
+    """Return the loosest threshold with which a promise holds by its own verdicts.
 
-    def bound(samples: Sequence[Sample], threshold: float) -> float:
-        # Between two scores, thresholds are one.
-        passing = sum(one.score is not None and one.score >= threshold for one in clipped)
-        key = (passing, sum(one.floor <= threshold for one in clipped))
+    Args:
+        which: the promise.
+        verdicts: since it was last calibrated.
+        stated: what it promises.
+        can_gain: whether a judge may have found served answers better.
+        base: the threshold of what serves, before any verdict: below it nothing was ever served. 0 where thresholds
+            are never taken below that.
+    """
+    lowest = lowest_loss(which, can_gain=can_gain)
+    clipped = [
+        replace(
+            one,
+            sample=replace(one.sample, loss=max(lowest, one.sample.loss)),
+            floor=one.floor if one.origin in NOT_SERVED else max(one.floor, base),
+        )
+        for one in verdicts
+    ]
+    scores = np.array([-1.0 if one.score is None else one.score for one in clipped])
+    floors = np.array([one.floor for one in clipped])
+    tried: dict[float, float] = {}
+    known: dict[tuple[int, int], tuple[int, float]] = {}
+
+    def looked(threshold: float) -> tuple[int, float]:
+        """Return how many verdicts tell of a threshold, and what they say; between two scores thresholds are one."""
+        key = (int((scores >= threshold).sum()), int((floors <= threshold).sum()))
         if key not in known:
-            known[key] = Series(samples, can_gain=lowest < 0).upper(stated.confidence)
+            samples = _at(which.subject, clipped, threshold)
+            known[key] = (len(samples), Series(samples, can_gain=lowest < 0).upper(stated.confidence))
         return known[key]
 
     def bounds() -> Iterator[tuple[float, float]]:
         for threshold in GRID:
-            samples = _at(which.subject, clipped, threshold)
-            tried[threshold] = bound(samples, threshold)
+            count, tried[threshold] = looked(threshold)
             # Where too few are left for any outcome to pass it is no test, so the sequence has not begun.
-            if which.subject is Subject.ROUTE or len(samples) >= few:
+            if which.subject is Subject.ROUTE or count >= few:
                 yield threshold, tried[threshold]
 
     few = needed(stated)
@@ -91,7 +113,7 @@ def needed(stated: Stated) -> int:
     return verdicts_needed(stated.max_loss, stated.confidence)
 
 
-def is_due(standing: Standing, stated: Stated, *, verdicts: int, tried_at: int) -> bool:
+def is_due(standing: Standing, stated: Stated, *, verdicts: int, tried_at: int, grey: int = 0) -> bool:
     """Tell whether a promise's threshold should be chosen anew by its verdicts.
 
     Args:
@@ -99,10 +121,11 @@ def is_due(standing: Standing, stated: Stated, *, verdicts: int, tried_at: int) 
         stated: what it promises.
         verdicts: how many there are, trials and grey pairs included.
         tried_at: how many there were when that was last tried in vain; 0: not yet.
+        grey: how many of them are grey pairs: with enough of those a threshold may turn out to be needlessly strict.
     """
     if tried_at and verdicts < _MORE * tried_at:
         return False
-    if standing.state is State.BREACHED:
+    if standing.state is State.BREACHED or grey >= needed(stated):
         return True
     looks_broken = standing.mean is not None and standing.mean > stated.max_loss
     return looks_broken and standing.n >= _PATIENCE * needed(stated)

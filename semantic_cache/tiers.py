@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from datetime import datetime
 
-from semantic_cache.acceptance import Acceptance, Accepted
+from semantic_cache.acceptance import Acceptance, Accepted, Declined
 from semantic_cache.seam import Hit, Miss, MissReason, Store, StoreUnavailable, Tier, Vector
 
 FAILURES = (sqlite3.Error, StoreUnavailable)
@@ -13,6 +13,9 @@ FAILURES = (sqlite3.Error, StoreUnavailable)
 
 _NEIGHBOURS = 5
 """Candidates judged: the nearest is often a near-miss while the true repeat is second (numbers, entities)."""
+_DOUBTFUL = 0.6
+"""A lower cosine is hardly ever a repeat's: nothing would be learnt from such pairs."""
+_ANY_ERROR = 1.0
 
 
 def lookup_exact(store: Store, key: bytes, *, now: datetime) -> Hit | Miss:
@@ -60,3 +63,42 @@ def lookup_semantic(
     if not neighbours:
         return Miss(reason=MissReason.ABSENT)
     return Miss(reason=MissReason.DECLINED, best=neighbours[0].similarity, detail=first_refusal)
+
+
+def likeliest(
+    store: Store,
+    acceptance: Acceptance,
+    *,
+    partition: bytes,
+    asked: str,
+    vector: Vector,
+    but: bytes,
+    now: datetime,
+) -> Hit | None:
+    """Return the stored answer that a laxer threshold would serve: the likeliest of those that the guard lets pass.
+
+    Args:
+        store: where the entries are.
+        acceptance: guard and calibrated score.
+        partition: what must match exactly.
+        asked: the last user text.
+        vector: float32[d], its embedding, of unit length.
+        but: an exact key to leave out: the question's own, whose fresh answer is stored by now.
+        now: the present; expired entries do not count.
+    """
+    try:
+        neighbours = store.neighbours(partition, vector, limit=_NEIGHBOURS + 1, now=now)
+    except FAILURES:
+        return None
+    found: Hit | None = None
+    for neighbour in neighbours:
+        stored, similarity = neighbour.entry.asked, neighbour.similarity
+        if neighbour.entry.key == but or similarity < _DOUBTFUL:
+            continue
+        judged = acceptance.judge(asked=asked, stored=stored, similarity=similarity, max_error=_ANY_ERROR)
+        if isinstance(judged, Declined) and judged.difference is not None:
+            continue
+        score = acceptance.score(asked=asked, stored=stored, similarity=similarity)
+        if found is None or score > (found.score or 0.0):
+            found = Hit(tier=Tier.SEMANTIC, entry=neighbour.entry, similarity=similarity, score=score)
+    return found

@@ -140,12 +140,12 @@ def test_a_threshold_that_breaks_the_promise_is_seldom_taken_however_often_one_l
     # Answers of 0.6 lose one time in eight, those of 0.9 never; half of them each: 0.0625 below 0.6, and 0 above it.
     draw = np.random.default_rng(20261121)
     taken = 0
-    for _ in range(100):
+    for _ in range(40):
         kinds, losses = draw.random(240) < 0.5, draw.random(240) < 0.125
         rows = [scored(0.6, float(b)) if a else scored(0.9, 0.0) for a, b in zip(kinds, losses, strict=True)]
-        looks = (from_verdicts(ROUTE, rows[:n], STATED, can_gain=False).threshold for n in (80, 120, 160, 240))
+        looks = (from_verdicts(ROUTE, rows[:n], STATED, can_gain=False).threshold for n in (120, 240))
         taken += any(threshold is not None and threshold <= 0.6 for threshold in looks)
-    assert taken <= 10
+    assert taken <= 4
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,7 @@ def recalibrate(
     from gateway.audit import promises_of
     from gateway.recalibrate import from_verdicts
     from gateway.verdicts import RECALIBRATED, Event, Subject, Verdicts, VerdictsUnusable
+    from semantic_cache.acceptance import Acceptance
 
     known = [w for w in promises_of(_lanes(policy)[route_name], policy) if w.id.subject is Subject(subject_name)]
     if not known:
@@ -93,7 +94,11 @@ def recalibrate(
     stated = replace(watched.stated, **given)
     try:
         with closing(Verdicts.open(Path(policy.storage.folder))) as verdicts:
-            found = from_verdicts(watched.id, verdicts.scored(watched.id), stated, can_gain=watched.can_gain)
+            scored = verdicts.scored(watched.id)
+            base = 0.0
+            if watched.id.subject is Subject.SEMANTIC:
+                base = Acceptance.load().threshold(watched.stated.max_loss) or 1.0
+            found = from_verdicts(watched.id, scored, stated, can_gain=watched.can_gain, base=base)
             promise = f"a loss of at most {stated.max_loss:g} at {stated.confidence:.0%}"
             if found.threshold is None:
                 click.echo(

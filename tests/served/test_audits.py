@@ -13,7 +13,7 @@ import pytest
 from backends.words import JsonValue
 from gateway.verdicts import FILE_NAME, RECALIBRATED, Event, Verdicts
 from tests.served.test_budgets import metric
-from tests.served.world import Served, a_policy, read_rows, serving
+from tests.served.world import Served, a_policy, an_acceptance, read_rows, serving
 from tests.upstream import UNSURE, Act, Received, Upstream, says
 
 pytestmark = pytest.mark.asyncio
@@ -229,6 +229,45 @@ async def test_wrong_hits_of_one_tenant_leave_anothers_cache_alone(tmp_path: Pat
     assert others == ["large", "cache:semantic"]
 
 
+SIMILAR = (("How do I clean", "?"), ("Tell me how", " can be removed"))
+MOSS = ("How do I clean moss?", "Tell me how moss can be removed")
+"""Alike, and not alike enough to share an answer."""
+
+
+@pytest.mark.parametrize(("second", "loss"), [("Scrape it **off**", 0.0), ("Use 7 litres of water.", 1.0)])
+async def test_an_answer_that_a_laxer_cache_might_have_spared_is_compared_with_the_stored_one(
+    tmp_path: Path, second: str, loss: float
+):
+    async with (
+        Upstream({MOSS[0]: says("Scrape it off."), MOSS[1]: says(second)}) as large,
+        serving(tmp_path, audited(large, large)) as gateway,
+    ):
+        paths = await asked(gateway, *MOSS, model="cached")
+        with closing(Verdicts.read(gateway.folder)) as store:
+            (row,) = store.rows()
+        auditor = gateway.opened.gateway.parts.auditor
+        standing = next(s for which, _, _, s in auditor.watched() if which.space == "acme")
+    assert paths == ["large", "large"]
+    assert (row["origin"], row["loss"], row["probability"], row["setup"]) == ("grey", loss, 1.0, "")
+    assert 0.6 < row["similarity"] < 0.8
+    assert row["confidence"] < 0.5
+    assert standing is not None
+    assert standing.n == 0  # nothing of it was served
+
+
+async def test_pairs_that_say_the_same_loosen_a_cache_as_far_as_they_keep_its_promise(tmp_path: Path):
+    asks = [f"{how} {thing}{tail}" for thing in ("moss", "rust", "soot", "mould") for how, tail in SIMILAR]
+    async with Upstream({"": says("Scrape it off.")}) as large:
+        policy = audited(large, large)
+        policy["routes"][1]["cache"]["semantic"] |= {"max_error": 0.3, "confidence": 0.6}
+        lax = an_acceptance((0.001, 0.5))
+        async with serving(tmp_path, policy, acceptance=lax) as gateway:
+            first = await asked(gateway, *asks, model="cached")
+            later = await asked(gateway, *(ask.replace("moss", "lime") for ask in asks[: len(SIMILAR)]), model="cached")
+    assert first[1] == "large"
+    assert later == ["large", "cache:semantic"]
+
+
 async def test_wrong_semantic_hits_close_the_tier_and_right_ones_do_not(tmp_path: Path):
     places = ["moss", "rust", "a chimney", "a kettle", "an oven", "windows", "a carpet", "a fridge", "shoes", "a bike"]
     script = {f"How can I clean {place}?": says(f"Use number {n}.") for n, place in enumerate(places)}
@@ -240,7 +279,7 @@ async def test_wrong_semantic_hits_close_the_tier_and_right_ones_do_not(tmp_path
         asks = [f"How {word} I clean {place}?" for place in places for word in ("do", "can")]
         hits = (await asked(gateway, *asks, model="cached"))[1::2]
         last = await asked(gateway, "How do I clean teak?", "How can I clean teak?", model="cached")
-        rows = verdicts(gateway)
+        rows = [row for row in verdicts(gateway) if row[0] != "grey"]
     assert {row[0] for row in rows} == {"semantic"}
     assert len(rows) >= 8
     assert hits[:8] == ["cache:semantic"] * 8

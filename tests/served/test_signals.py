@@ -211,7 +211,9 @@ async def test_what_judging_cost_is_told_with_the_answer_and_added_up(gateway: S
     kept, dropped = (json.loads(seen.headers["x-faregate-explain"])["judge"] for seen in asks)
     (line,) = judging_lines(gateway.folder, before)
     metrics = (await gateway.send("/metrics", method="GET")).body.decode()
-    rejected, checked = (sum(c["cost_nusd"] for c in rows.charges if c["kind"] == k) for k in ("rejected", "self_check"))
+    rejected, checked = (
+        sum(c["cost_nusd"] for c in rows.charges if c["kind"] == k) for k in ("rejected", "self_check")
+    )
     assert (kept["dropped_tokens"], dropped["dropped_tokens"]) == (0, 4)
     assert 0 < dropped["weighed_ms"] < dropped["asked_ms"] < dropped["held_ms"]
     assert (line.route, line.model, line.judged, line.kept, line.dropped_tokens) == ("self_check", "small", 2, 1, 4)

@@ -300,8 +300,8 @@ def _window(name: str, tokens: int | None) -> Window:
 
 
 @cache
-def an_acceptance() -> Acceptance:
-    """Return the real guard with a score that is high from a cosine of 0.8 on."""
+def an_acceptance(*more: tuple[float, float]) -> Acceptance:
+    """Return the real guard with a score that is high from a cosine of 0.8 on; `more` are thresholds with bounds."""
     zeros, ones = tuple(0.0 for _ in ACCEPTED), tuple(1.0 for _ in ACCEPTED)
     calibration = AcceptanceCalibration(
         format=FORMAT,
@@ -319,6 +319,12 @@ def an_acceptance() -> Acceptance:
         intercept=-40.0,
         steps=(
             AcceptanceStep(threshold=0.5, served=500, wrong=0, upper_bound=0.01, least_bound=0.01, repeats_served=0.8),
+            *(
+                AcceptanceStep(
+                    threshold=at, served=600, wrong=1, upper_bound=bound, least_bound=0.01, repeats_served=0.9
+                )
+                for at, bound in more
+            ),
         ),
     )
     return Acceptance(calibration, words=frozenset())
@@ -349,7 +355,12 @@ def write_policy(place: Path, policy: JsonValue) -> Path:
 
 @asynccontextmanager
 async def serving(
-    place: Path, policy: JsonValue, *, files: Files | None = None, clock: Clock | None = None
+    place: Path,
+    policy: JsonValue,
+    *,
+    files: Files | None = None,
+    clock: Clock | None = None,
+    acceptance: Acceptance | None = None,
 ) -> AsyncIterator[Served]:
     """Serve a policy out of a folder on a free port, with a key for each of its tenants, until the block ends."""
     clock = clock or SystemClock()
@@ -359,7 +370,7 @@ async def serving(
     secrets["admin"] = keys.create(None, tenants=loaded.tenant_ids, is_admin=True)[1]
     async with (
         open_gateway(
-            loaded, environ={}, clock=clock, embedder=EMBEDDER, acceptance=an_acceptance(), files=files
+            loaded, environ={}, clock=clock, embedder=EMBEDDER, acceptance=acceptance or an_acceptance(), files=files
         ) as opened,
         asyncio.TaskGroup() as group,
         Reloading(opened, server := Server(opened)) as reloading,
