@@ -575,6 +575,9 @@ def _negations(reading: Reading, other: Reading) -> list[str]:
     words = reading.words
     found = [word for word in words if (word in lex.NEGATORS and word != "non") or lex.stem(word) in lex.PREVENTERS]
     found += [word for word, negated in pairwise(words) if word == "non" and canonical(negated) in other.stems]
+    found += [
+        sign for word in words if not word.isascii() for sign in lex.UNSPACED_NEGATORS for _ in range(word.count(sign))
+    ]
     return found + [word for word, doing in pairwise(words) if word == "stop" and doing.endswith("ing")]
 
 
@@ -772,6 +775,10 @@ def _form(words: Sequence[str]) -> frozenset[str]:
         if word.removesuffix("s") in lex.WEAK_FORMATS and lex.FORMAT_LEADS & set(before):
             # "Make this sentence shorter" names what is given, "make a sentence" what is wanted.
             found |= set() if lex.POINTERS & set(before[-2:]) else {word.removesuffix("s")}
+        if word in lex.LITERALLY and lex.ANSWERING & set(before):
+            found.add("exactly")
+        if word.startswith(lex.ONLY_ANSWER):
+            found.add("only")
     return frozenset(found)
 
 

@@ -681,6 +681,16 @@ FORMAT_LEADS = frozenset(
 POINTERS = frozenset("the this that these those my your our his her their its".split())
 """Before a weak format they point at something given ("make this sentence shorter"); a form is asked for with "a"."""
 
+UNSPACED_NEGATORS = ("不", "没", "未", "勿")
+"""Signs that negate in Chinese. They also stand in words that negate nothing; a hit lost there is no harm."""
+
+LITERALLY = frozenset({"exactly", "verbatim"})
+ANSWERING = frozenset("reply respond answer output print say return".split())
+"""Before one of LITERALLY they dictate the answer ("Reply exactly: yes"), whatever else the text asks."""
+
+ONLY_ANSWER = ("只回答", "只输出", "只回复", "只返回", "仅回答", "仅输出", "仅回复")
+"""The same in Chinese, whose words are not separated: "only answer", "only output", "only reply", "only return"."""
+
 STYLES: dict[str, str] = {
     name: group.split()[0]
     for group in (
@@ -704,6 +714,7 @@ TASKS: dict[str, str] = {
     name: group.split()[0]
     for group in (
         "explain describe",
+        "answer respond reply",
         "define",
         "summarize summarise",
         "translate",
