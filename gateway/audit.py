@@ -698,8 +698,10 @@ def promises_of(lane: Lane, policy: Policy) -> list[Watched]:
     if semantic is None:
         return promises
     fallback = quality.audit if quality is not None else None
+    verified_by = () if lane.verifier is None else (lane.verifier.dump(),)  # another one serves other pairs
     for space in _spaces(route, policy):
-        setup = _digest(Subject.SEMANTIC, route.cache.namespace or space, *lane.answers, repr(semantic.max_error))
+        served = (*lane.answers, repr(semantic.max_error), *verified_by)
+        setup = _digest(Subject.SEMANTIC, route.cache.namespace or space, *served)
         promises.append(
             Watched(
                 id=PromiseId(route.name, Subject.SEMANTIC, setup, space),

@@ -164,6 +164,15 @@ class Caches:
             journey.vector,
         )
 
+    async def recall(self, journey: Journey, key: bytes) -> Entry | None:
+        """Return what `remember` kept under a key; None where nothing is, or the store cannot be asked in time."""
+        found = await self._find(journey, key)
+        return found.entry if isinstance(found, Hit) else None
+
+    def remember(self, entry: Entry) -> None:
+        """Keep an entry that no request is answered with: what was found out about stored answers; returns at once."""
+        self._storing.put(_put, self._store, entry, None)
+
     def is_fresh(self, journey: Journey, hit: Hit) -> bool:
         """Tell whether a stored answer that was found for an equal request may be served to this one as well."""
         return self._fresh(journey, hit) is hit
@@ -284,13 +293,17 @@ class Caches:
     async def _semantic(self, journey: Journey, ask: Ask, vector: Vector, *, max_error: float) -> Lookup:
         if journey.keys is None:
             raise AssertionError("a semantic lookup needs a partition")
+        verifier = _lane(journey).verifier
+        point = verifier.point(max_error) if verifier is not None else None
         search = self._storing.run(
             self._search,
             partition=journey.keys.partition,
             asked=ask.last_user_text,
             vector=vector,
-            max_error=max_error,
+            # With a verifier, both together keep the error of its point, which may be a stricter one.
+            max_error=max_error if point is None else point.max_error,
             now=journey.clock.now(),
+            wants_grey=point is not None,
         )
         try:
             found = await self._within(journey, search)
@@ -299,7 +312,9 @@ class Caches:
             return Miss(reason=MissReason.STORE_FAILED)
         return self._fresh(journey, found)
 
-    def _search(self, *, partition: bytes, asked: str, vector: Vector, max_error: float, now: datetime) -> Hit | Miss:
+    def _search(
+        self, *, partition: bytes, asked: str, vector: Vector, max_error: float, now: datetime, wants_grey: bool
+    ) -> Hit | Miss:
         return lookup_semantic(
             self._store,
             self._acceptance(),
@@ -308,6 +323,7 @@ class Caches:
             vector=vector,
             max_error=max_error,
             now=now,
+            wants_grey=wants_grey,
         )
 
     def _fresh(self, journey: Journey, found: Hit | Miss) -> Hit | Miss:

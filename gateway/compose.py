@@ -44,6 +44,7 @@ from gateway.stores import open_store
 from gateway.telemetry import Telemetry
 from gateway.upstreams import Upstreams
 from gateway.verdicts import Verdicts
+from gateway.verifying import Verifying
 from gateway.worker import Worker
 from policies.keys import FILE_NAME, KeyRing
 from policies.schema import DEFAULT_OPENAI_PROVIDER, Policy, Route
@@ -313,6 +314,17 @@ async def open_generation(policy: Policy, prepared: Prepared, purse: Purse, comm
         observe=telemetry.observe_audit,
         count=telemetry.count_audit,
     )
+    asks = any(lane.verifier is not None for lane in served.values())
+    money = Verdicts.open(Path(policy.storage.folder)) if asks else commons.verdicts  # used from threads of its own
+    verifying = Verifying(
+        catalog=catalog,
+        caches=seeing.caches,
+        cashier=cashier,
+        money=money,
+        clock=commons.clock,
+        observe=telemetry.observe_audit,
+        count=telemetry.count_verifier,
+    )
     parts = Parts(
         policy=policy,
         tenants=frozenset(policy.tenant_ids),
@@ -332,13 +344,18 @@ async def open_generation(policy: Policy, prepared: Prepared, purse: Purse, comm
         limiter=purse.limits,
         telemetry=telemetry,
         auditor=auditor,
+        verifying=verifying,
         leads=purse.leads if seeing.leads is None else seeing.leads,
         keeper=commons.keeper,
     )
     ready = prepared.lanes.values()
     warnings = (*(warning for lane in ready for warning in lane.warnings), *purse.warnings)
     seeing.caches.warm_up(is_needed=any(_embeds(lane.lane.route) or lane.lane.judges for lane in ready))
-    async with auditor.running():
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(auditor.running())
+        if asks:
+            stack.callback(money.close)
+            await stack.enter_async_context(verifying.running())
         yield Opened(gateway=Gateway(parts), ledger=purse.ledger, warnings=warnings, purse=purse, commons=commons)
 
 

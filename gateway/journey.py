@@ -27,6 +27,7 @@ from router.judge import Judge, Verdict
 from router.strategy import Cached, Plan, Strategy
 from semantic_cache.partition import Keys
 from semantic_cache.seam import Hit, Lookup, Vector
+from semantic_cache.verifier import VerifierCalibration
 
 if TYPE_CHECKING:
     from gateway.content.keeper import Tape
@@ -114,6 +115,7 @@ class Lane:
         answers: what tells its answers apart from another route's in the caches.
         judges: who decides about the answers of rungs below the baseline, by model.
         output_ratios: how much longer the baseline's answers are, by the model below it.
+        verifier: what tells how far the word of the cache's verifier goes; None where none is asked.
     """
 
     route: Route
@@ -123,6 +125,7 @@ class Lane:
     answers: tuple[str, ...]
     judges: Mapping[ModelId, Judge] = field(default_factory=dict)
     output_ratios: Mapping[ModelId, OutputRatio] = field(default_factory=dict)
+    verifier: VerifierCalibration | None = None
 
     @property
     def is_audited(self) -> bool:
@@ -135,7 +138,8 @@ class Attempt:
     """One call to one endpoint of a model. `kind` is None while it is open and stays None when it cost nothing.
 
     `stands_in_for` is the planned model that failed, when this one is its equivalent; `booked_usage` what was charged;
-    `aside`: what it is booked as when it is none of the answers, but made beside one (see `gateway.asides`).
+    `aside`: what it is booked as when it is none of the answers, but made beside one (see `gateway.asides`); `is_late`:
+    whether that is made when the request was booked, as audits always are.
     """
 
     number: int
@@ -160,6 +164,7 @@ class Attempt:
     is_settled: bool = False
     booked_usage: Usage | None = None
     aside: ChargeKind | None = None
+    is_late: bool = False
 
     def note(self, event: Event | Run) -> None:
         """Take what an event says about the attempt's cost and end."""
@@ -185,7 +190,7 @@ class Attempt:
     @property
     def is_audit(self) -> bool:
         """Whether it is made after its request was booked."""
-        return self.aside is ChargeKind.AUDIT
+        return self.is_late or self.aside is ChargeKind.AUDIT
 
     @property
     def has_called_tools(self) -> bool:

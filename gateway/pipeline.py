@@ -61,6 +61,7 @@ from gateway.relay import JSON_TYPE, Told, answer_headers, relay_flight, relay_h
 from gateway.sessions import Sessions, session_of
 from gateway.settlement import Cashier, baseline_nusd, usage_of
 from gateway.telemetry import Telemetry
+from gateway.verifying import Verifying
 from gateway.wishes import tightened
 from policies.keys import KeyRing, Refusal
 from policies.schema import Policy
@@ -97,6 +98,7 @@ class Parts:
     limiter: Limits
     telemetry: Telemetry
     auditor: Auditor
+    verifying: Verifying
     leads: Leads | None = None
     keeper: Keeper | None = None
 
@@ -282,6 +284,7 @@ class Gateway:
 
     async def _lead(self, journey: Journey, ask: Ask, strategy: Strategy, flight: Flight, sink: Sink) -> None:
         hit = await self.parts.caches.look_semantic(journey, ask, wants_vector=strategy.needs_vector(ask))
+        hit = hit or await self.parts.verifying.confirm(journey, ask)
         if hit is not None:
             flight.land(hit)
             await self._serve_hit(journey, ask, hit, sink)
@@ -400,6 +403,7 @@ class Gateway:
             attempt.end(ChargeKind.CANCELLED, now)
         row = self.parts.cashier.book(journey)
         self._sessions.take(journey)
+        self.parts.verifying.conclude(journey)
         if journey.is_answered and journey.ask is not None:
             # After its row: what an audit costs comes on top of what the request is booked at.
             self.parts.auditor.offer(journey, journey.ask, journey.body)

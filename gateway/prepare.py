@@ -34,6 +34,8 @@ from policies.schema import Model, Policy, Pool, Price, Route, Stated
 from router.judge import Calibration, CalibrationError, Judge
 from router.probe import method_of
 from router.strategy import Candidate, Cascade, Judged, Tables
+from semantic_cache.acceptance import shipped_digest
+from semantic_cache.verifier import VerifierCalibration, VerifierError
 
 
 class PolicyUnusable(Exception):
@@ -102,6 +104,8 @@ def lanes(policy: Policy, book: PriceBook, clock: Clock) -> dict[str, PreparedLa
             prepared[route.name] = _lane(policy, route, known, book, clock)
         except CalibrationError as error:
             mistakes.append(f"routes.{route.name}.quality.calibration: {error}")
+        except VerifierError as error:
+            mistakes.append(f"routes.{route.name}.cache.semantic.verifier.calibration: {error}")
     if mistakes:
         raise PolicyUnusable(mistakes)
     return prepared
@@ -208,6 +212,8 @@ def _lane(
             f"route {route.name}: {', '.join(unused)} answers nothing, since no calibration says when its answers are "
             "good enough; make one with `faregate calibrate`"
         )
+    verifier, unfit = _verifier(policy, route)
+    warnings += [] if unfit is None else [f"route {route.name}: its cache's verifier is not asked: {unfit}"]
     judged = [rung.judged for rung in verdict.rungs]
     strategy = Cascade(
         [known[model] for model in route.ladder], judged=judged, estimator=Tables(judged, BookCosts(book, clock))
@@ -225,8 +231,28 @@ def _lane(
         ),
         judges={each.model: each.judge for each in judged},
         output_ratios={rung.judged.model: rung.ratio for rung in verdict.rungs},
+        verifier=verifier,
     )
     return PreparedLane(lane=lane, promise=verdict.promise, warnings=tuple(warnings))
+
+
+def _verifier(policy: Policy, route: Route) -> tuple[VerifierCalibration | None, str | None]:
+    """Return what tells how far the word of a route's verifier goes, or why it is not asked.
+
+    That it was made for another model, wording or acceptance is no mistake of the policy: a miss is safe.
+
+    Raises:
+        VerifierError: the calibration cannot be read.
+    """
+    semantic = route.cache.semantic
+    if semantic is None or semantic.verifier is None:
+        return None, None
+    calibration = VerifierCalibration.load(policy.verifier_file(semantic.verifier))
+    model = policy.models[semantic.verifier.model].variant
+    unfit = calibration.mismatch(model=model, weights=semantic.verifier.weights, acceptance=shipped_digest())
+    if unfit is None and calibration.point(semantic.max_error) is None:
+        unfit = f"none of its thresholds keeps max_error {semantic.max_error:g}"
+    return (calibration, None) if unfit is None else (None, unfit)
 
 
 def _standard(route: Route) -> str:

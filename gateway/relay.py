@@ -150,7 +150,7 @@ async def relay_hit(journey: Journey, ask: Ask, payload: bytes, usage: Usage, si
     journey.status = 200
     journey.is_answered = True
     journey.first_byte = journey.clock.monotonic()
-    cost = (b"x-faregate-cost-usd", b"0")
+    cost = (b"x-faregate-cost-usd", _cost_text(journey).encode())  # a verifier may have been asked
     if not ask.is_stream:
         fields = replay_fields(payload, request_id=journey.request_id, now=now)
         body = _encode_with_cost(fields, journey, usage, ask)

@@ -290,7 +290,7 @@ _TOLD_NOTHING = Usage(input_tokens=0, input_provenance=Provenance.UNKNOWN, outpu
 def _unseen_input(journey: Journey) -> int:
     """Estimate a prompt nobody counted: as another attempt's provider counted it, else by its bytes."""
     for attempt in journey.attempts:
-        if attempt.aside is ChargeKind.SELF_CHECK:
+        if attempt.aside in {ChargeKind.SELF_CHECK, ChargeKind.VERIFIER}:
             continue  # another prompt
         if attempt.usage is not None and attempt.usage.input_provenance is not Provenance.UNKNOWN:
             return attempt.usage.total_input_tokens

@@ -104,6 +104,12 @@ class Telemetry:
         self._audits = Counts(
             "faregate_audits", "Audits by what came of them.", ["route", "origin", "result"], registry=registry
         )
+        self._verified = Counts(
+            "faregate_cache_verifier",
+            "Doubtful neighbours by what came of them.",
+            ["route", "result"],
+            registry=registry,
+        )
         self._judged = Counts("faregate_judged", "Answers judged.", ["route", "kept"], registry=registry)
         self._reloads = Counts(
             "faregate_policy_reloads", "Policies taken or refused while running.", ["result"], registry=registry
@@ -171,6 +177,10 @@ class Telemetry:
     def count_audit(self, route: str, origin: str, result: str) -> None:
         """Count an audit by what came of it."""
         self._audits.labels(route, origin, result).inc()
+
+    def count_verifier(self, route: str, result: str) -> None:
+        """Count a doubtful neighbour of the semantic cache by what came of it."""
+        self._verified.labels(route, result).inc()
 
     def watch(self, pools: Mapping[str, Pool]) -> None:
         """Tell of these pools' endpoints, by the pools' names; they are looked at when the metrics are read.

@@ -70,7 +70,7 @@ CREATE TABLE labels (                -- what people say of audited answers; the 
 CREATE TABLE spent (                 -- audit money by day; reserved before it is spent
   day TEXT NOT NULL,                 -- in UTC
   route TEXT NOT NULL,               -- the policy rule
-  subject TEXT NOT NULL,             -- route | semantic: whose audits
+  subject TEXT NOT NULL,             -- route | semantic: whose audits; verifier: its questions
   nusd INTEGER NOT NULL,             -- nano-dollars
   PRIMARY KEY (day, route, subject)
 ) STRICT;
@@ -335,7 +335,7 @@ class Verdicts:
         verdicts, truths = np.array(rows, dtype=np.float64).T
         return proxy_error(verdicts, truths, confidence)
 
-    def reserve(self, day: str, route: str, subject: Subject, nusd: int, *, cap_nusd: int) -> bool:
+    def reserve(self, day: str, route: str, subject: str, nusd: int, *, cap_nusd: int) -> bool:
         """Take money of a day's cap; False when there is not so much left."""
         self._db.execute("INSERT OR IGNORE INTO spent VALUES (?, ?, ?, 0)", (day, route, subject))
         taken = self._db.execute(
@@ -344,7 +344,7 @@ class Verdicts:
         )
         return taken.rowcount == 1
 
-    def give_back(self, day: str, route: str, subject: Subject, nusd: int) -> None:
+    def give_back(self, day: str, route: str, subject: str, nusd: int) -> None:
         """Return what was reserved and not spent; negative: it cost more than was thought."""
         self._db.execute(
             "UPDATE spent SET nusd = MAX(0, nusd - ?) WHERE day = ? AND route = ? AND subject = ?",

@@ -9,6 +9,7 @@ Rooms:
     keys                   API keys as digests in the storage folder
     signals                what a rung's answer may be weighed by
     promise                bounds and fixed-sequence testing (numpy only)
+    sealed                 artefacts as JSON with a digest of their content
     sequence               what live verdicts say of a promise, whenever one looks, and its state (numpy only)
     *.yaml                 `default`, `demo`, `example-providers`
 

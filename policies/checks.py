@@ -66,12 +66,15 @@ class Finding:
     at_key: bool = False
 
 
-def check_references(draft: Draft, calibrations: Callable[[str], Path]) -> Iterator[Finding]:
+def check_references(
+    draft: Draft, calibrations: Callable[[str], Path], verifiers: Callable[[str], Path]
+) -> Iterator[Finding]:
     """Yield what does not hold between the parts.
 
     Args:
         draft: the parts that could be read.
         calibrations: from a calibration's name in the policy to the file it must be.
+        verifiers: the same for calibrations of verifiers.
     """
     if AUTO in draft.model_names:
         message = f'"{AUTO}" is what a client asks for when the policy shall choose; take another name'
@@ -86,6 +89,7 @@ def check_references(draft: Draft, calibrations: Callable[[str], Path]) -> Itera
         yield from _check_signals(index, route, draft)
         yield from _check_cache(index, route)
         yield from _check_audits(index, route, draft)
+        yield from _check_verifier(index, route, draft, verifiers)
         yield from _check_match(index, route, draft)
         yield from _check_reach(index, route, draft)
     for index, rule in draft.revenue.items():
@@ -368,6 +372,25 @@ def _check_audits(index: int, route: Route, draft: Draft) -> Iterator[Finding]:
             yield Finding(at, unknown("model", audit.judge, draft.model_names, "the catalog has"))
         elif (model := draft.models.get(audit.judge)) is not None and Capability.CHAT not in model.capabilities:
             yield Finding(at, f'"{audit.judge}" cannot chat; name a model with the capability `chat`')
+
+
+def _check_verifier(index: int, route: Route, draft: Draft, verifiers: Callable[[str], Path]) -> Iterator[Finding]:
+    verifier = route.cache.semantic.verifier if route.cache.semantic is not None else None
+    if verifier is None:
+        return
+    at: Location = ("routes", index, "cache", "semantic", "verifier")
+    if verifier.model not in draft.model_names:
+        yield Finding((*at, "model"), unknown("model", verifier.model, draft.model_names, "the catalog has"))
+    elif (model := draft.models.get(verifier.model)) is not None:
+        for need in (Capability.CHAT, Capability.LOGPROBS):
+            if need not in model.capabilities:
+                message = f'"{verifier.model}" lacks `{need}`, without which it cannot be asked; name another model'
+                yield Finding((*at, "model"), message)
+    file = verifiers(verifier.calibration)
+    if not file.is_file():
+        shipped = sorted(path.stem for path in verifiers("any").parent.glob("*.json"))
+        message = unknown("calibration", verifier.calibration, shipped, f"there is no file {file}; shipped ones")
+        yield Finding((*at, "calibration"), message)
 
 
 def _check_match(index: int, route: Route, draft: Draft) -> Iterator[Finding]:

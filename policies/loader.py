@@ -31,6 +31,7 @@ MAX_BYTES: Final = 1_000_000
 """A policy is written by people; what is larger is some other file."""
 
 SHIPPED_CALIBRATIONS: Final = Path(__file__).parent.parent / "router" / "calibrations"
+SHIPPED_VERIFIERS: Final = Path(__file__).parent.parent / "semantic_cache" / "calibrations" / "verifiers"
 """Where the artefacts lie that a policy may name without a path. A folder, no import: policies stay below router."""
 
 _ENVIRON: Final[Mapping[str, str]] = os.environ  # noqa: TID251  # the one place where policies meet the environment
@@ -91,15 +92,19 @@ def parse_policy(
         empty = [Mistake(1, 1, "", "the policy is empty; start from policies/default.yaml")]
         raise PolicyError(file, document.mistakes or empty)
     locator = _Calibrations(file.parent, calibrations_folder)
+    verifiers = _Calibrations(file.parent, SHIPPED_VERIFIERS)
     policy, mistakes = _validated(document)
-    for finding in check_references(_draft(document, policy), locator.locate):
+    for finding in check_references(_draft(document, policy), locator.locate, verifiers.locate):
         if not document.has_failed(finding.location):
             mistakes.append(document.mistake(finding.location, finding.message, at_key=finding.at_key))
     mistakes += document.mistakes
     if policy is None or mistakes:
         raise PolicyError(file, list(dict.fromkeys(mistakes)))
     names = {name for route in policy.routes if route.quality for name in route.quality.artefacts}
-    return policy.with_calibrations({name: locator.locate(name) for name in names})
+    asked = {s.verifier.calibration for route in policy.routes if (s := route.cache.semantic) and s.verifier}
+    return policy.with_calibrations(
+        {name: locator.locate(name) for name in names}, {name: verifiers.locate(name) for name in asked}
+    )
 
 
 def read_policy(file: Path) -> str:

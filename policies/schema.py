@@ -107,7 +107,9 @@ DEFAULT_AUDIT_USD_PER_DAY: Final = Decimal("1.00")
 DEFAULT_AGREEMENT: Final = 0.85
 DEFAULT_EXACT_TTL: Final = timedelta(hours=24)
 DEFAULT_SEMANTIC_TTL: Final = timedelta(hours=1)
-DEFAULT_SEMANTIC_MAX_ERROR: Final = 0.03  # the smallest that the shipped calibration can keep
+DEFAULT_SEMANTIC_MAX_ERROR: Final = 0.01  # the smallest that the shipped calibration can keep
+DEFAULT_VERIFIER_TIMEOUT_MS: Final = 2_000  # longer than a question takes where a request waits for one
+DEFAULT_VERIFIER_USD_PER_DAY: Final = Decimal("1.00")
 DEFAULT_MAX_TEMPERATURE: Final = 0.0  # an answer that was meant to vary is not one to repeat
 DEFAULT_SEMANTIC_CHARACTERS: Final = 2_000
 DEFAULT_STORE_REFUSALS: Final = False  # another try may do better, and a stored refusal is repeated for a day
@@ -403,6 +405,38 @@ class Bypassed(StrEnum):
     MATHS = "maths"
 
 
+class Patience(StrEnum):
+    """Whether a request waits for the verifier's word."""
+
+    AUTO = "auto"
+    """Where the verifier takes well below the time and the money of the answer it may save."""
+    ALWAYS = "always"
+    NEVER = "never"
+    """It is asked afterwards, and what it says serves the next time."""
+
+
+class Verifier(Part):
+    """A model that is asked whether one answer would serve both questions, where the score leaves it open.
+
+    Attributes:
+        model: of the catalog; it must tell log-probabilities.
+        calibration: how far its word goes: a shipped artefact's name, or a path (with a "/" or ending in ".json")
+            relative to the policy file. `faregate evaluate cache --verifier MODEL --save FILE` makes one.
+        weights: what tells the model's weights apart where its name does not (a quantisation, a file's sha256); it must
+            be what the calibration was made with.
+        wait: whether a request waits for its word.
+        timeout_ms: how long a request waits for it at most, in milliseconds, in [1, 60000].
+        usd_per_day: what its questions may cost in a day (UTC) on this route; when it is spent, nothing is asked.
+    """
+
+    model: ModelName
+    calibration: CalibrationName
+    weights: Annotated[str, StringConstraints(max_length=128)] = ""
+    wait: Patience = Patience.AUTO
+    timeout_ms: Annotated[int, Field(ge=1, le=60_000)] = DEFAULT_VERIFIER_TIMEOUT_MS
+    usd_per_day: BudgetUsd = DEFAULT_VERIFIER_USD_PER_DAY
+
+
 class SemanticCache(Part):
     """Answer a request that means the same as an earlier one.
 
@@ -413,6 +447,7 @@ class SemanticCache(Part):
         max_characters: longer last user texts are not compared; the embedding sees some 1,000 characters of them.
         confidence: 1 minus the probability that verdicts certify `max_error` wrongly, in (0, 1).
         audit: how the promise is watched; left out: as the route's `quality.audit` says.
+        verifier: who is asked about pairs that the score leaves open; without one they are misses.
     """
 
     max_error: Share = DEFAULT_SEMANTIC_MAX_ERROR
@@ -421,6 +456,7 @@ class SemanticCache(Part):
     max_characters: Annotated[int, Field(ge=1, le=100_000)] = DEFAULT_SEMANTIC_CHARACTERS
     confidence: Share = DEFAULT_CONFIDENCE
     audit: Audit | None = None
+    verifier: Verifier | None = None
 
 
 class Cache(Part):
@@ -694,11 +730,18 @@ class Policy(Part):
     server: Server = Server()
 
     _calibrations: Mapping[str, Path] = PrivateAttr(default_factory=dict)
+    _verifiers: Mapping[str, Path] = PrivateAttr(default_factory=dict)
 
-    def with_calibrations(self, files: Mapping[str, Path]) -> "Policy":
-        """Return the same policy knowing where the calibrations its routes name lie, by the name in the policy."""
+    def with_calibrations(self, files: Mapping[str, Path], verifiers: Mapping[str, Path]) -> "Policy":
+        """Return the same policy knowing where the calibrations its routes name lie, by the name in the policy.
+
+        Args:
+            files: those of `quality`.
+            verifiers: those of the semantic caches' verifiers.
+        """
         located = self.model_copy()
         located._calibrations = MappingProxyType(dict(files))  # our own copy, not yet shared
+        located._verifiers = MappingProxyType(dict(verifiers))
         return located
 
     @property
@@ -762,3 +805,7 @@ class Policy(Part):
     def calibration_files(self, route: Route) -> tuple[Path, ...]:
         """Return where the calibrations of a route lie, in the policy's order."""
         return tuple(self._calibrations[name] for name in route.quality.artefacts) if route.quality else ()
+
+    def verifier_file(self, verifier: Verifier) -> Path:
+        """Return where the calibration of a route's verifier lies."""
+        return self._verifiers[verifier.calibration]

@@ -12,7 +12,6 @@ Rooms:
     artefact               the file that holds such estimators and the threshold that keeps a promise
     train_records, train_vectors, train_estimators, train_replay, train_metrics, train_certify, train_artefact,
     train_report           `faregate train` and `faregate evaluate`: outcome records to artefact, figures and plot
-    sealed                 artefacts as JSON with a digest of their content
     train_promise          counts how often promises break, on populations whose true loss is known
     artefacts/             the default artefact and its model card
     calibrations/          shipped artefacts, by the two models' names

@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.words import JsonValue
+from policies.sealed import read_sealed, seal
 from router.estimators import Estimators
 from router.judge import CalibrationError
-from router.sealed import read_sealed, seal
 
 FORMAT = "faregate-router/1"
 ANY_LADDER = ("any-small", "any-large")

@@ -40,8 +40,8 @@ from numpy.typing import NDArray
 
 from backends.words import Capability, TokenLogprob
 from policies.promise import fixed_sequence
+from policies.sealed import read_sealed, seal
 from policies.signals import Signal as Signal  # noqa: PLC0414 - a judge's word too
-from router.sealed import read_sealed, seal
 
 WHOLE = "whole"
 """The name of the window that is the whole answer."""

@@ -13,10 +13,11 @@ Rooms:
     reach                  deadline and rest for a store behind a network
     gather                 a stream's events as the whole answer, where that is clear
     replay                 a stored answer as JSON or as a stream
-    verifier               the question to a model of the catalog, and the score read from its reply (not asked yet)
+    verifier               the question to a model of the catalog, the score read from its reply, and how far it goes
     evaluate, evaluate_report  how well acceptance does on labelled pairs (offline)
-    train_acceptance       fits the acceptance from labelled pairs (scikit-learn; never when serving)
-    calibrations/          the shipped artefact
+    train_acceptance, train_verifier
+                           fit the acceptance and calibrate a verifier from labelled pairs (scikit-learn; never serving)
+    calibrations/          the shipped artefacts
 
 Decided here, other than the design to start from: vectors of the embedded store are int8 in cells (`shelf`), found by
 numpy, and not in Qdrant Edge 0.9. Both find what is near in a partition of 100,000 (figures: load_tests/README.md). But

@@ -215,6 +215,11 @@ class Acceptance:
             return Declined(reason=Refusal.BELOW_THRESHOLD, score=score, similarity=similarity)
         return Accepted(score=score, similarity=similarity)
 
+    @property
+    def digest(self) -> str:
+        """Return the sha256 of the artefact's content, by which what was measured with it tells it from others."""
+        return _digest(self.calibration)
+
     def score(self, *, asked: str, stored: str, similarity: float) -> float:
         """Return the fitted probability, in [0, 1], that one answer serves both, for pairs the guard lets pass."""
         return self._score(asked, stored, similarity, self._states)
@@ -240,6 +245,19 @@ class Acceptance:
         """Return the lowest score that may be served at `max_error`, None when the tier must stay silent."""
         step = self.step(max_error)
         return step.threshold if step else None
+
+
+def shipped_digest() -> str:
+    """Return the `Acceptance.digest` of the shipped artefact, without loading what judges with it.
+
+    Raises:
+        AcceptanceError: it is missing or damaged.
+    """
+    return _digest(_unsealed(SHIPPED))
+
+
+def _digest(calibration: Calibration) -> str:
+    return hashlib.sha256(msgspec.json.encode(calibration)).hexdigest()
 
 
 def _own_states() -> Callable[[str], WordStates]:
@@ -412,7 +430,7 @@ def _unsealed(path: Path) -> Calibration:
             f"{path} is no acceptance calibration: {error}; make one with `python -m semantic_cache.train_acceptance`"
         ) from error
     calibration = sealed.calibration
-    digest = hashlib.sha256(msgspec.json.encode(calibration)).hexdigest()
+    digest = _digest(calibration)
     if digest != sealed.sha256:
         raise AcceptanceError(f"{path} was changed after it was made: sha256 {digest}, sealed {sealed.sha256}")
     _check(calibration, path)

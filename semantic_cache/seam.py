@@ -191,6 +191,17 @@ class BypassReason(StrEnum):
     MATHS = "maths"
 
 
+class HitReason(StrEnum):
+    """Why a stored answer is served."""
+
+    EQUAL = "equal"
+    """The request is the same."""
+    ACCEPTED = "accepted"
+    """Guard and score let it pass."""
+    VERIFIED = "verified"
+    """The guard let it pass, and a model said that one answer serves both."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hit:
     """An answer to serve; `similarity` and `score` are None for exact hits."""
@@ -199,15 +210,32 @@ class Hit:
     entry: Entry
     similarity: float | None = None
     score: float | None = None
+    reason: HitReason = HitReason.EQUAL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grey:
+    """A neighbour that the guard let pass and the score did not: a model may be asked about it.
+
+    `score` is the acceptance's, the exact one and no bound.
+    """
+
+    entry: Entry
+    similarity: float
+    score: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Miss:
-    """Nothing to serve; `best` is the nearest neighbour's similarity, `detail` why it was declined."""
+    """Nothing to serve; `best` is the nearest neighbour's similarity, `detail` why it was declined.
+
+    `grey` is the likeliest of the doubtful neighbours, where it was asked for and there is one.
+    """
 
     reason: MissReason
     best: float | None = None
     detail: str | None = None
+    grey: Grey | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from datetime import datetime
 
 from semantic_cache.acceptance import Acceptance, Accepted, Declined
-from semantic_cache.seam import Hit, Miss, MissReason, Store, StoreUnavailable, Tier, Vector
+from semantic_cache.seam import Grey, Hit, HitReason, Miss, MissReason, Neighbour, Store, StoreUnavailable, Tier, Vector
+from semantic_cache.verifier import ASKED_FROM
 
 FAILURES = (sqlite3.Error, StoreUnavailable)
 """What a store raises when it cannot be asked."""
 
 _NEIGHBOURS = 5
 """Candidates judged: the nearest is often a near-miss while the true repeat is second (numbers, entities)."""
-_DOUBTFUL = 0.6
-"""A lower cosine is hardly ever a repeat's: nothing would be learnt from such pairs."""
 _ANY_ERROR = 1.0
 
 
@@ -36,6 +36,7 @@ def lookup_semantic(
     vector: Vector,
     max_error: float,
     now: datetime,
+    wants_grey: bool = False,
 ) -> Hit | Miss:
     """Return the answer to a question that means the same, as far as the route's `max_error` allows.
 
@@ -47,22 +48,49 @@ def lookup_semantic(
         vector: float32[d], its embedding, of unit length.
         max_error: wrong answers as a share of the semantic hits served, in (0, 1).
         now: the present; expired entries do not count.
+        wants_grey: whether a miss tells the likeliest doubtful neighbour; it costs a score of each.
     """
     try:
         neighbours = store.neighbours(partition, vector, limit=_NEIGHBOURS, now=now)
     except FAILURES:
         return Miss(reason=MissReason.STORE_FAILED)
     first_refusal: str | None = None
+    doubtful: list[Neighbour] = []
     for neighbour in neighbours:
         judged = acceptance.judge(
             asked=asked, stored=neighbour.entry.asked, similarity=neighbour.similarity, max_error=max_error
         )
         if isinstance(judged, Accepted):
-            return Hit(tier=Tier.SEMANTIC, entry=neighbour.entry, similarity=neighbour.similarity, score=judged.score)
+            return Hit(
+                tier=Tier.SEMANTIC,
+                entry=neighbour.entry,
+                similarity=neighbour.similarity,
+                score=judged.score,
+                reason=HitReason.ACCEPTED,
+            )
+        if judged.difference is None and neighbour.similarity >= ASKED_FROM:
+            doubtful.append(neighbour)
         first_refusal = first_refusal or str(judged.reason)
     if not neighbours:
         return Miss(reason=MissReason.ABSENT)
-    return Miss(reason=MissReason.DECLINED, best=neighbours[0].similarity, detail=first_refusal)
+    return Miss(
+        reason=MissReason.DECLINED,
+        best=neighbours[0].similarity,
+        detail=first_refusal,
+        grey=_likeliest(acceptance, asked, doubtful) if wants_grey else None,
+    )
+
+
+def _likeliest(acceptance: Acceptance, asked: str, doubtful: Sequence[Neighbour]) -> Grey | None:
+    scored = (
+        Grey(
+            entry=each.entry,
+            similarity=each.similarity,
+            score=acceptance.score(asked=asked, stored=each.entry.asked, similarity=each.similarity),
+        )
+        for each in doubtful
+    )
+    return max(scored, key=lambda grey: grey.score, default=None)
 
 
 def likeliest(
@@ -90,15 +118,15 @@ def likeliest(
         neighbours = store.neighbours(partition, vector, limit=_NEIGHBOURS + 1, now=now)
     except FAILURES:
         return None
-    found: Hit | None = None
+    doubtful: list[Neighbour] = []
     for neighbour in neighbours:
         stored, similarity = neighbour.entry.asked, neighbour.similarity
-        if neighbour.entry.key == but or similarity < _DOUBTFUL:
+        if neighbour.entry.key == but or similarity < ASKED_FROM:
             continue
         judged = acceptance.judge(asked=asked, stored=stored, similarity=similarity, max_error=_ANY_ERROR)
-        if isinstance(judged, Declined) and judged.difference is not None:
-            continue
-        score = acceptance.score(asked=asked, stored=stored, similarity=similarity)
-        if found is None or score > (found.score or 0.0):
-            found = Hit(tier=Tier.SEMANTIC, entry=neighbour.entry, similarity=similarity, score=score)
-    return found
+        if not isinstance(judged, Declined) or judged.difference is None:
+            doubtful.append(neighbour)
+    found = _likeliest(acceptance, asked, doubtful)
+    if found is None:
+        return None
+    return Hit(tier=Tier.SEMANTIC, entry=found.entry, similarity=found.similarity, score=found.score)

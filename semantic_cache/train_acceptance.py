@@ -246,12 +246,13 @@ def train(paths: Sequence[Path], *, attribution: str | None, licence: str | None
         pairs=len(pairs),
         traps=traps,
         assumption=f"{TRAP_SHARE:.0%} of the near neighbours are traps, of the calibration's kinds",
-        sources=tuple(_source(path, attribution=attribution, licence=licence) for path in paths),
+        sources=tuple(source_of(path, attribution=attribution, licence=licence) for path in paths),
         steps=steps_of(scores[passed], is_right[passed], repeats=int(is_right.sum()), traps=traps),
     )
 
 
-def _source(path: Path, *, attribution: str | None, licence: str | None) -> Source:
+def source_of(path: Path, *, attribution: str | None = None, licence: str | None = None) -> Source:
+    """Return whose the pairs of a file are; known for those of the shipped artefact."""
     content = path.read_bytes()
     known_attribution, known_licence = SOURCES.get(path.name, ("not stated", "not stated"))
     return Source(

@@ -1,8 +1,9 @@
 """The verifier: a model of the catalog is asked whether one answer would serve both questions. Pure: no I/O.
 
-The gateway sends `request_for` and gives the reply to `score_of`; the score is log P(yes) - log P(no) of the first
-token. Zero is no threshold: small models say yes too easily. A threshold belongs to one model, one quantisation and one
-wording, so it is kept with all three (`VerifierCalibration`), whose `threshold_for` refuses any other.
+The gateway sends `request_for` and gives the reply to `score_of`; what the model said is log P(yes) - log P(no) of the
+first token. Zero is no threshold: small models say yes too easily. Together with the acceptance's score it makes one
+calibrated score, whose thresholds belong to one model, one quantisation, one wording and one acceptance, so they are
+kept with all four (`VerifierCalibration`), and `mismatch` tells of any other.
 
 Rules:
 - The guard comes first: what it objects to (numbers, names, requested format, language or length) is never asked.
@@ -16,12 +17,16 @@ reach that way is another answer of the same tenant to the same system prompt, n
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import msgspec
+
+from policies.sealed import read_sealed, seal
+from semantic_cache.acceptance import Source
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +39,12 @@ ASKED_FROM = 0.6
 TOP_LOGPROBS = 20
 """As many as vLLM gives: "yes" and "Yes" may both be wanted, with "no" far behind."""
 
-FORMAT = 1
+FORMAT = 2
+
+MOST_ODDS = 7.0
+"""The acceptance's scores of its own calibration pairs end here, at 0.999."""
+
+_AGAIN = "measure it again with `faregate evaluate cache --verifier MODEL --save FILE`"
 
 _SYSTEM = (
     "You decide whether a stored answer may be reused. You are given two requests, A and B. Say yes if one and"
@@ -57,75 +67,146 @@ _EXAMPLES = (
 
 
 class VerifierError(Exception):
-    """A verifier's calibration is missing, damaged, or belongs to another model, quantisation or wording."""
+    """A verifier's calibration is missing or damaged."""
 
 
-class Verifier(Protocol):
-    """What asks; the gateway implements it with a model of the catalog, and books every question as an attempt."""
+class Point(msgspec.Struct, frozen=True, kw_only=True):
+    """What is served at one `max_error`, and what that did on the calibration pairs.
 
-    async def score(self, asked: str, stored: str) -> float | None:
-        """Return log P(yes) - log P(no) that one answer serves both; None when the model did not say."""
-        ...
+    Attributes:
+        max_error: tolerated share of wrong answers among the semantic hits served, in (0, 1).
+        threshold: lowest verified score served; None where no threshold keeps `max_error`.
+        served: pairs served, those that the acceptance serves alone at `max_error` included.
+        wrong: how many of those were traps.
+        upper_bound: of the share of wrong among served, in the traffic of the calibration's `assumption`.
+        repeats_served: share of all true repeats served, in [0, 1].
+    """
+
+    max_error: float
+    threshold: float | None
+    served: int
+    wrong: int
+    upper_bound: float
+    repeats_served: float
 
 
 class VerifierCalibration(msgspec.Struct, frozen=True, kw_only=True):
-    """The artefact: a threshold and what it did on the pairs that fixed it.
+    """The artefact: how a model's word and the acceptance's make one score, and the thresholds that keep each error.
 
     Attributes:
-        model: the upstream name that was asked.
-        weights: sha256 of its file, or what else tells its quantisation.
+        model: the upstream name that was asked; with llama.cpp it names the quantisation as well.
+        weights: what else tells its weights apart (a file's sha256, `fp8`); "" where the name says it all.
         wording: `wording_id()` when it was measured.
-        threshold: lowest score served.
-        repeats: true repeats among the pairs; `repeats_served` of them at the threshold, the guard before it.
-        traps: as `repeats`.
+        acceptance: digest of the acceptance whose score is the other half.
+        made: ISO date.
+        confidence: of every point's bound, 1 - delta.
+        repeats: true repeats among the pairs; `traps` are the others.
+        assumption: the traffic that the bounds are about.
+        said_weight, accepted_weight, intercept: of the logistic score, see `score`.
+        most: the highest log-odds the model gave on the pairs: what asking can bring at best.
+        points: ascending by `max_error`.
     """
 
     format: int
     model: str
     weights: str
     wording: str
+    acceptance: str
     made: str
-    threshold: float
+    confidence: float
     repeats: int
-    repeats_served: int
     traps: int
-    traps_served: int
-    source: str
+    assumption: str
+    sources: tuple[Source, ...]
+    said_weight: float
+    accepted_weight: float
+    intercept: float
+    most: float
+    points: tuple[Point, ...]
 
     @classmethod
     def load(cls, path: Path) -> VerifierCalibration:
         """Read an artefact.
 
         Raises:
-            VerifierError: it cannot be read or is none.
+            VerifierError: it cannot be read, is none, or was changed after it was made.
         """
+        content = read_sealed(path, what="the verifier's calibration", again=_AGAIN, error=VerifierError)
         try:
-            calibration = msgspec.json.decode(path.read_bytes(), type=cls)
-        except OSError as error:
-            raise VerifierError(f"cannot read the verifier's calibration {path}: {error.strerror}") from error
-        except msgspec.MsgspecError as error:
-            raise VerifierError(f"{path} is no verifier's calibration: {error}") from error
+            calibration = msgspec.convert(content, cls)
+        except msgspec.ValidationError as error:
+            raise VerifierError(f"{path} is no verifier's calibration: {error}; {_AGAIN}") from error
         if calibration.format != FORMAT:
-            raise VerifierError(f"{path} has format {calibration.format}; this version reads {FORMAT}")
+            raise VerifierError(f"{path} has format {calibration.format}; this version reads {FORMAT}; {_AGAIN}")
         return calibration
 
-    def threshold_for(self, *, weights: str) -> float:
-        """Return the threshold for a model with these weights and the present wording.
+    def dump(self) -> str:
+        """Return the artefact's text; `load` accepts exactly this."""
+        row: dict[str, JsonValue] = msgspec.to_builtins(self)
+        return seal(row)
 
-        Raises:
-            VerifierError: it was measured with others; its threshold means nothing here.
+    def mismatch(self, *, model: str, weights: str, acceptance: str) -> str | None:
+        """Tell for what else it was measured, in words; None when its thresholds mean something here.
+
+        Args:
+            model: the upstream name that will be asked.
+            weights: what the policy says of its weights.
+            acceptance: `Acceptance.digest`.
         """
-        if (self.weights, self.wording) != (weights, wording_id()):
-            raise VerifierError(
-                f"the verifier's threshold was measured with weights {self.weights} and wording {self.wording}, and "
-                f"here are {weights} and {wording_id()}: measure it again"
-            )
-        return self.threshold
+        here = {"model": model, "weights": weights, "wording": wording_id(), "acceptance": acceptance}
+        then = {name: getattr(self, name) for name in here}
+        differing = [f"{name} {then[name] or 'not stated'!r}, here {value or 'not stated'!r}" for name, value in
+                     here.items() if then[name] != value]  # fmt: skip
+        return f"it was measured with {'; '.join(differing)}; {_AGAIN}" if differing else None
+
+    def point(self, max_error: float) -> Point | None:
+        """Return what is served at a route's `max_error`: the loosest stored point within it; None: nothing is."""
+        within = [point for point in self.points if point.max_error <= max_error and point.threshold is not None]
+        return within[-1] if within else None
+
+    def score(self, said: float, accepted: float) -> float:
+        """Return the fitted probability, in [0, 1], that one answer serves both questions.
+
+        A logistic regression on two log-odds: where the model is unsure of a misspelling, the acceptance knows better,
+        and of a paraphrase the model does.
+
+        Args:
+            said: log P(yes) - log P(no) of the model.
+            accepted: the acceptance's score of the pair, in [0, 1].
+        """
+        logit = self.said_weight * said + self.accepted_weight * log_odds(accepted) + self.intercept
+        return 1 / (1 + math.exp(-max(-50.0, min(50.0, logit))))
+
+    def may_serve(self, accepted: float, point: Point) -> bool:
+        """Tell whether the surest yes would lift a pair over a point's threshold: others need not be asked about."""
+        return point.threshold is not None and self.score(self.most, accepted) >= point.threshold
 
 
+def log_odds(accepted: float) -> float:
+    """Return the log-odds of the acceptance's score, at most MOST_ODDS either way: beyond it nothing was measured."""
+    clipped = min(max(accepted, 1e-12), 1 - 1e-12)
+    return max(-MOST_ODDS, min(MOST_ODDS, math.log(clipped / (1 - clipped))))
+
+
+@functools.cache
 def wording_id() -> str:
     """Name the exact wording: the first 12 hexadecimal digits of its sha256."""
     return hashlib.sha256(msgspec.json.encode(_messages("", ""))).hexdigest()[:12]
+
+
+def pair_key(asked: str, stored: str, *, whose: bytes, model: str) -> bytes:
+    """Return the exact key (32 bytes) under which what a model said of a pair is stored.
+
+    Only digests go into it: nothing of a text is stored, and no text can spell another pair.
+
+    Args:
+        asked: the last user text of the request.
+        stored: that of the stored answer.
+        whose: what the two prompts share, tenant included.
+        model: the upstream name that was asked, with what tells its weights.
+    """
+    parts = (b"verifier", whose, model.encode(), wording_id().encode(), asked.encode(), stored.encode())
+    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).digest()
 
 
 def request_for(asked: str, stored: str, *, model: str) -> bytes:

@@ -9,11 +9,25 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from semantic_cache.verifier import VerifierCalibration, VerifierError, request_for, score_of, wording_id
+from policies.sealed import seal
+from semantic_cache.verifier import (
+    Point,
+    VerifierCalibration,
+    VerifierError,
+    pair_key,
+    request_for,
+    score_of,
+    wording_id,
+)
 
 CALIBRATION = VerifierCalibration(
-    format=1, model="m", weights="w", wording=wording_id(), made="2026-11-21", threshold=2.5, repeats=10,
-    repeats_served=6, traps=10, traps_served=0, source="made up",
+    format=2, model="m", weights="w", wording=wording_id(), acceptance="a", made="2026-11-21", confidence=0.9,
+    repeats=100, traps=100, assumption="made up", sources=(), said_weight=1.0, accepted_weight=0.5, intercept=-1.0,
+    most=6.0, points=(
+        Point(max_error=0.01, threshold=None, served=0, wrong=0, upper_bound=1.0, repeats_served=0.0),
+        Point(max_error=0.03, threshold=0.9, served=60, wrong=0, upper_bound=0.03, repeats_served=0.6),
+        Point(max_error=0.1, threshold=0.5, served=80, wrong=3, upper_bound=0.08, repeats_served=0.77),
+    ),
 )  # fmt: skip
 
 
@@ -50,20 +64,57 @@ def test_the_questions_stand_last_so_that_what_precedes_is_cached():
     assert "b?" in one[-1]["content"]
 
 
-def test_a_threshold_serves_only_the_weights_and_the_wording_it_was_measured_with():
-    assert CALIBRATION.threshold_for(weights="w") == 2.5
-    with pytest.raises(VerifierError, match="weights w "):
-        CALIBRATION.threshold_for(weights="other")
-    with pytest.raises(VerifierError, match="measure it again"):
-        msgspec.structs.replace(CALIBRATION, wording="old").threshold_for(weights="w")
+def test_a_calibration_tells_what_else_it_was_measured_with():
+    same = {"model": "m", "weights": "w", "acceptance": "a"}
+    assert CALIBRATION.mismatch(**same) is None
+    for name, known in same.items():
+        said = CALIBRATION.mismatch(**same | {name: "other"})
+        assert said is not None
+        assert f"{name} '{known}', here 'other'" in said
+    other = msgspec.structs.replace(CALIBRATION, wording="old")
+    assert "measure it again" in (other.mismatch(**same) or "")
 
 
-def test_a_calibration_is_read_back_and_what_is_none_is_refused(tmp_path: Path):
+@pytest.mark.parametrize(("max_error", "threshold"), [(0.02, None), (0.03, 0.9), (0.09, 0.9), (0.5, 0.5)])
+def test_a_route_gets_the_loosest_point_within_its_error(max_error: float, threshold: float | None):
+    point = CALIBRATION.point(max_error)
+    assert (point.threshold if point else None) == threshold
+
+
+def test_the_score_grows_with_what_the_model_says_and_with_what_the_acceptance_says():
+    assert CALIBRATION.score(1.0, 0.5) == pytest.approx(0.5)
+    assert CALIBRATION.score(2.0, 0.5) > CALIBRATION.score(1.0, 0.5) < CALIBRATION.score(1.0, 0.9)
+    assert CALIBRATION.score(1.0, 1.0) == CALIBRATION.score(1.0, 0.9999), "certainty counts no more than was measured"
+
+
+def test_a_pair_that_the_surest_yes_could_not_lift_is_not_asked_about():
+    point = CALIBRATION.point(0.03)
+    assert point is not None
+    assert CALIBRATION.may_serve(0.5, point)
+    assert not msgspec.structs.replace(CALIBRATION, most=1.0).may_serve(0.5, point)
+
+
+def test_what_is_remembered_of_a_pair_is_found_by_the_same_pair_of_the_same_owner_only():
+    key = pair_key("a?", "b?", whose=b"acme", model="m")
+    assert key == pair_key("a?", "b?", whose=b"acme", model="m")
+    others = [
+        ("a?b", "?", b"acme", "m"),
+        ("b?", "a?", b"acme", "m"),
+        ("a?", "b?", b"other", "m"),
+        ("a?", "b?", b"acme", "n"),
+    ]
+    assert key not in {pair_key(a, b, whose=whose, model=model) for a, b, whose, model in others}
+
+
+def test_a_calibration_is_read_back_and_what_is_none_or_was_changed_is_refused(tmp_path: Path):
     file = tmp_path / "verifier.json"
-    file.write_bytes(msgspec.json.encode(CALIBRATION))
+    file.write_text(CALIBRATION.dump())
     assert VerifierCalibration.load(file) == CALIBRATION
-    file.write_text("{}")
+    file.write_text(CALIBRATION.dump().replace('"threshold":0.5', '"threshold":0.1'))
+    with pytest.raises(VerifierError, match="was changed or cut"):
+        VerifierCalibration.load(file)
+    file.write_text(seal({"format": 2}))
     with pytest.raises(VerifierError, match="is no verifier's calibration"):
         VerifierCalibration.load(file)
-    with pytest.raises(VerifierError, match="cannot read"):
+    with pytest.raises(VerifierError, match="cannot be read"):
         VerifierCalibration.load(tmp_path / "none.json")

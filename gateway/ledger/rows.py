@@ -59,6 +59,8 @@ class ChargeKind(StrEnum):
     """A rung's model was asked whether its own answer is right, before it was kept or not."""
     SAMPLE = "sample"
     """A rung's model answered a second time, so that its two answers can be compared."""
+    VERIFIER = "verifier"
+    """A model was asked whether a stored answer may serve another question."""
 
 
 class HoldRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -1,0 +1,229 @@
+"""Fit and calibrate a verifier: from what a model said of labelled pairs to the thresholds that keep a route's error.
+
+How: the guard comes first, then the acceptance at the error that is to be kept; what both leave open is decided by a
+logistic score of the model's log-odds and the acceptance's (`VerifierCalibration.score`). Served is what either of the
+two serves, and the bound is about all of it. Thresholds are tested one after another from the strictest down (see
+`semantic_cache.acceptance`) on out-of-fold scores; the score that is stored is fitted on all pairs.
+
+The acceptance's scores must not come from a fit on the same pairs either: where its artefact names one of the files,
+they are crossed as well (`train_acceptance.out_of_fold`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.optimize import minimize
+from sklearn.model_selection import StratifiedGroupKFold
+
+from semantic_cache.train_acceptance import (
+    CONFIDENCE,
+    FOLDS,
+    SPLITS,
+    TRAP_SHARE,
+    measure,
+    out_of_fold,
+    read_pairs,
+    source_of,
+    upper_bound,
+    wrong_among_served,
+)
+from semantic_cache.verifier import FORMAT, Point, VerifierCalibration, log_odds, wording_id
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+    from rich.console import Console
+
+    from backends.embedder import MiniLM
+    from semantic_cache.acceptance import Acceptance
+
+MAX_ERRORS = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.08, 0.10, 0.15)
+"""For which errors thresholds are stored; a route between two of them gets the stricter one's."""
+
+RIDGE = 1.0
+"""The penalty's usual strength: two weights and some hundred pairs leave little to choose."""
+
+GRID = 2
+"""Thresholds are tested after every second pair that would be served more: fixed before any label is seen."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """Labelled pairs, what the acceptance thinks of them and what the model said; rows of all arrays are the pairs'.
+
+    Attributes:
+        accepted: float64[n] in [0, 1], the acceptance's scores, of fits that did not see the pair.
+        said: float64[n], the model's log-odds; NaN where it was not asked or did not say.
+        passed: bool[n], that the guard lets pass.
+        is_right: bool[n], that one answer serves both.
+        groups: int64[n], the same number for pairs that share a question.
+    """
+
+    accepted: NDArray[np.float64]
+    said: NDArray[np.float64]
+    passed: NDArray[np.bool_]
+    is_right: NDArray[np.bool_]
+    groups: NDArray[np.int64]
+
+    @property
+    def is_open(self) -> NDArray[np.bool_]:
+        """bool[n]: the guard lets pass and the model said something."""
+        return self.passed & ~np.isnan(self.said)
+
+    @property
+    def columns(self) -> NDArray[np.float64]:
+        """float64[n, 2]: the model's log-odds and the acceptance's."""
+        return np.column_stack([np.nan_to_num(self.said), [log_odds(float(score)) for score in self.accepted]])
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A logistic score: its two weights and intercept."""
+
+    said: float
+    accepted: float
+    intercept: float
+
+    def of(self, columns: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return float64[n] in [0, 1] for the rows of `Told.columns`."""
+        scores: NDArray[np.float64] = 1 / (1 + np.exp(-(columns @ [self.said, self.accepted] + self.intercept)))
+        return scores
+
+
+def fit(columns: NDArray[np.float64], is_right: NDArray[np.bool_]) -> Fit:
+    """Return the ridge-penalised logistic fit whose weights are not negative: neither voice counts backwards."""
+    targets = np.where(is_right, 1.0, -1.0)
+    padded = np.hstack([columns, np.ones((len(columns), 1))])
+    penalty = np.array([1 / RIDGE, 1 / RIDGE, 0.0])
+
+    def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        margins = targets * (padded @ weights)
+        slopes = -targets / (1 + np.exp(np.clip(margins, -50, 50)))
+        value = np.logaddexp(0, -margins).sum() + 0.5 * (penalty * weights * weights).sum()
+        return float(value), padded.T @ slopes + penalty * weights
+
+    found = minimize(loss, np.zeros(3), jac=True, method="L-BFGS-B", bounds=[(0, None), (0, None), (None, None)]).x
+    return Fit(*map(float, found))
+
+
+def crossed(told: Told) -> NDArray[np.float64]:
+    """Return float64[n], every open pair's score from fits that saw none of its group; 0 for the others."""
+    columns, total = told.columns, np.zeros(len(told.said))
+    for seed in range(SPLITS):
+        folds = StratifiedGroupKFold(n_splits=FOLDS, shuffle=True, random_state=seed)
+        for train, test in folds.split(columns, told.is_right, told.groups):
+            rows = train[told.is_open[train]]
+            total[test] += fit(columns[rows], told.is_right[rows]).of(columns[test])
+    return np.where(told.is_open, total / SPLITS, 0.0)
+
+
+def point_of(told: Told, scores: NDArray[np.float64], accepted_from: float | None, max_error: float) -> Point:
+    """Return the loosest threshold that keeps `max_error` together with what the acceptance serves alone.
+
+    Args:
+        told: the pairs.
+        scores: float64[n], verified scores, out of fold.
+        accepted_from: the acceptance's own threshold at `max_error`; None: it serves nothing alone.
+        max_error: what is to be kept.
+    """
+    repeats, traps = int(told.is_right.sum()), int((~told.is_right).sum())
+    alone = told.passed & (told.accepted >= (np.inf if accepted_from is None else accepted_from))
+    more = np.sort(scores[told.is_open & ~alone])[::-1]
+    chosen: Point | None = None
+    for threshold in dict.fromkeys(float(value) for value in more[GRID - 1 :: GRID]):
+        is_served = alone | (told.is_open & (scores >= threshold))
+        served, wrong = int(is_served.sum()), int((is_served & ~told.is_right).sum())
+        hit_rate = (served - wrong) / repeats
+        bound = wrong_among_served(upper_bound(wrong, traps), hit_rate)
+        if wrong_among_served(upper_bound(0, traps), hit_rate) > max_error:
+            continue  # too few pairs for any outcome to pass: not a test, so the sequence has not begun
+        if bound > max_error:
+            break
+        chosen = Point(
+            max_error=max_error,
+            threshold=threshold,
+            served=served,
+            wrong=wrong,
+            upper_bound=bound,
+            repeats_served=hit_rate,
+        )
+    return chosen or Point(
+        max_error=max_error, threshold=None, served=0, wrong=0, upper_bound=1.0, repeats_served=0.0
+    )  # fmt: skip
+
+
+def calibrated(
+    told: Told, acceptance: Acceptance, paths: Sequence[Path], *, model: str, weights: str
+) -> VerifierCalibration:
+    """Fit on all pairs, calibrate out of fold, and return the artefact.
+
+    Args:
+        told: the pairs of `paths`.
+        acceptance: whose scores are in `told`.
+        paths: where the pairs come from.
+        model: the upstream name that was asked.
+        weights: what else tells its weights apart, "" where the name says it all.
+    """
+    scores, rows = crossed(told), told.is_open
+    fitted = fit(told.columns[rows], told.is_right[rows])
+    return VerifierCalibration(
+        format=FORMAT,
+        model=model,
+        weights=weights,
+        wording=wording_id(),
+        acceptance=acceptance.digest,
+        made=datetime.now(UTC).date().isoformat(),
+        confidence=CONFIDENCE,
+        repeats=int(told.is_right.sum()),
+        traps=int((~told.is_right).sum()),
+        assumption=f"{TRAP_SHARE:.0%} of the near neighbours are traps, of the calibration's kinds",
+        sources=tuple(source_of(path) for path in paths),
+        said_weight=fitted.said,
+        accepted_weight=fitted.accepted,
+        intercept=fitted.intercept,
+        most=float(told.said[rows].max()),
+        points=tuple(point_of(told, scores, acceptance.threshold(error), error) for error in MAX_ERRORS),
+    )
+
+
+def fixed_out_of_fold(told: Told, acceptance: Acceptance, max_error: float) -> NDArray[np.bool_]:
+    """Return bool[n], which pairs thresholds serve that were fixed on the other folds: what a fixed threshold is worth.
+
+    Scores are fitted and the threshold is chosen without the pair's fold; the acceptance's own is the artefact's.
+    """
+    accepted_from = acceptance.threshold(max_error)
+    alone = told.passed & (told.accepted >= (np.inf if accepted_from is None else accepted_from))
+    served = alone.copy()
+    folds = StratifiedGroupKFold(n_splits=FOLDS, shuffle=True, random_state=0)
+    for train, test in folds.split(told.columns, told.is_right, told.groups):
+        part = Told(
+            accepted=told.accepted[train],
+            said=told.said[train],
+            passed=told.passed[train],
+            is_right=told.is_right[train],
+            groups=told.groups[train],
+        )
+        threshold = point_of(part, crossed(part), accepted_from, max_error).threshold
+        fitted = fit(part.columns[part.is_open], part.is_right[part.is_open])
+        if threshold is not None:
+            served[test] |= told.is_open[test] & (fitted.of(told.columns[test]) >= threshold)
+    return served
+
+
+def accepted_of(
+    paths: Sequence[Path], acceptance: Acceptance, embedder: MiniLM, console: Console
+) -> dict[tuple[str, str], float] | None:
+    """Return the acceptance's out-of-fold scores by pair; None where its artefact was fitted on none of the files."""
+    fitted_on = {source.sha256 for source in acceptance.calibration.sources}
+    if not any(hashlib.sha256(path.read_bytes()).hexdigest() in fitted_on for path in paths):
+        return None
+    pairs = [pair for path in paths for pair in read_pairs(path)]
+    scores = out_of_fold(measure(pairs, embedder, console), console)
+    return {(pair.a, pair.b): float(score) for pair, score in zip(pairs, scores, strict=True)}
