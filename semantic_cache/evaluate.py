@@ -225,32 +225,59 @@ def evaluate(
         console: where progress is shown.
         seed: of the bootstrap.
     """
-    vectors = _embedded(cases, embedder, console)
-    judged = [
-        acceptance.judge(
-            asked=case.asked,
-            stored=case.stored,
-            similarity=float(vectors[case.asked] @ vectors[case.stored]),
-            max_error=max_error,
-        )
-        if case.is_comparable
-        else None
-        for case in track(cases, "judging", console=console, transient=True)
-    ]
-    scores = np.array(
-        [
-            _score(acceptance, case, judgement)
-            for case, judgement in zip(cases, track(judged, "scoring", console=console, transient=True), strict=True)
-        ]
-    )
+    seen = look(cases, acceptance, embedder, max_error=max_error, console=console)
     return measure(
-        scores,
-        np.array([case.is_same for case in cases]),
-        groups_of((case.asked, case.stored) for case in cases),
+        seen.scores,
+        seen.is_same,
+        seen.groups,
         threshold=acceptance.threshold(max_error),
         max_error=max_error,
-        reasons=[_reason(judgement) for judgement in judged],
+        reasons=seen.reasons,
         seed=seed,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Looked:
+    """Pairs as guard and acceptance see them; rows of all arrays are the cases'.
+
+    Attributes:
+        scores: float64[n], the acceptance's exact scores; negative where partition or guard speak against a pair.
+        similarities: float64[n], cosines; 0 for pairs of different partitions.
+        is_same: bool[n].
+        groups: int64[n], the same number for pairs that share a question.
+        reasons: why a pair is not served at the error asked about; None where it is.
+    """
+
+    scores: NDArray[np.float64]
+    similarities: NDArray[np.float64]
+    is_same: NDArray[np.bool_]
+    groups: NDArray[np.int64]
+    reasons: Sequence[str | None]
+
+
+def look(
+    cases: Sequence[Case], acceptance: Acceptance, embedder: Embedder, *, max_error: float, console: Console
+) -> Looked:
+    """Judge every pair as serving would; see `evaluate`."""
+    vectors = _embedded(cases, embedder, console)
+    cosines = [float(vectors[c.asked] @ vectors[c.stored]) if c.is_comparable else 0.0 for c in cases]
+    judged = [
+        acceptance.judge(asked=case.asked, stored=case.stored, similarity=cosine, max_error=max_error)
+        if case.is_comparable
+        else None
+        for case, cosine in zip(cases, track(cosines, "judging", console=console, transient=True), strict=True)
+    ]
+    scores = [
+        _score(acceptance, case, judgement)
+        for case, judgement in zip(cases, track(judged, "scoring", console=console, transient=True), strict=True)
+    ]
+    return Looked(
+        scores=np.array(scores),
+        similarities=np.array(cosines),
+        is_same=np.array([case.is_same for case in cases]),
+        groups=groups_of((case.asked, case.stored) for case in cases),
+        reasons=[_reason(judgement) for judgement in judged],
     )
 
 

@@ -16,19 +16,22 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from backends.words import JsonValue
+
 SHOWN_PRECISIONS = (0.99, 0.98, 0.95, 0.90, 0.80, 0.70, 0.60, 0.50)
 """Where the precision-recall table has its rows."""
 
 
-def to_json(report: Report) -> str:
+def to_json(report: Report, *, verifier: dict[str, JsonValue] | None = None) -> str:
     """Return the figures for machines; shares in [0, 1], null where nothing was served.
 
-    `intervals` has the 95 % intervals of the figures above it, under the same names.
+    `intervals` has the 95 % intervals of the figures above it, under the same names; `verifier` what is known of the
+    model that was asked, where one was.
     """
     point = report.operating_point
     rates = {f"{rate:.2f}": found.hit_rate for rate, found in report.in_hindsight.items()}
     named = {"hit_rate": point.hit_rate, "trap_rate": point.trap_rate, "served_wrong_share": point.served_wrong_share}
-    figures = {
+    figures: dict[str, JsonValue] = {
         "n_same": report.n_same,
         "n_different": report.n_different,
         "max_error": report.max_error,
@@ -43,6 +46,8 @@ def to_json(report: Report) -> str:
             reason: {"same": same, "different": different} for reason, (same, different) in report.reasons.items()
         },
     }
+    if verifier is not None:
+        figures["verifier"] = verifier
     return msgspec.json.format(msgspec.json.encode(figures), indent=2).decode()
 
 

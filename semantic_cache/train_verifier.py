@@ -12,7 +12,7 @@ they are crossed as well (`train_acceptance.out_of_fold`).
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,8 @@ import numpy as np
 from scipy.optimize import minimize
 from sklearn.model_selection import StratifiedGroupKFold
 
+from semantic_cache.evaluate import measure as count
+from semantic_cache.evaluate_verified import ALONE
 from semantic_cache.train_acceptance import (
     CONFIDENCE,
     FOLDS,
@@ -36,13 +38,14 @@ from semantic_cache.train_acceptance import (
 from semantic_cache.verifier import FORMAT, Point, VerifierCalibration, log_odds, wording_id
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
     from rich.console import Console
 
     from backends.embedder import MiniLM
     from semantic_cache.acceptance import Acceptance
+    from semantic_cache.evaluate import Case, Looked, Report
 
 MAX_ERRORS = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.08, 0.10, 0.15)
 """For which errors thresholds are stored; a route between two of them gets the stricter one's."""
@@ -113,15 +116,20 @@ def fit(columns: NDArray[np.float64], is_right: NDArray[np.bool_]) -> Fit:
     return Fit(*map(float, found))
 
 
-def crossed(told: Told) -> NDArray[np.float64]:
-    """Return float64[n], every open pair's score from fits that saw none of its group; 0 for the others."""
+def crossed(told: Told, splits: int = SPLITS) -> NDArray[np.float64]:
+    """Return float64[n], every open pair's score from fits that saw none of its group; 0 for the others.
+
+    Args:
+        told: the pairs.
+        splits: over how many random divisions into folds scores are averaged.
+    """
     columns, total = told.columns, np.zeros(len(told.said))
-    for seed in range(SPLITS):
+    for seed in range(splits):
         folds = StratifiedGroupKFold(n_splits=FOLDS, shuffle=True, random_state=seed)
         for train, test in folds.split(columns, told.is_right, told.groups):
             rows = train[told.is_open[train]]
             total[test] += fit(columns[rows], told.is_right[rows]).of(columns[test])
-    return np.where(told.is_open, total / SPLITS, 0.0)
+    return np.where(told.is_open, total / splits, 0.0)
 
 
 def point_of(told: Told, scores: NDArray[np.float64], accepted_from: float | None, max_error: float) -> Point:
@@ -210,11 +218,20 @@ def fixed_out_of_fold(told: Told, acceptance: Acceptance, max_error: float) -> N
             is_right=told.is_right[train],
             groups=told.groups[train],
         )
-        threshold = point_of(part, crossed(part), accepted_from, max_error).threshold
+        threshold = point_of(part, crossed(part, splits=1), accepted_from, max_error).threshold
         fitted = fit(part.columns[part.is_open], part.is_right[part.is_open])
         if threshold is not None:
             served[test] |= told.is_open[test] & (fitted.of(told.columns[test]) >= threshold)
     return served
+
+
+def strictest(acceptance: Acceptance) -> float | None:
+    """Return the acceptance's own threshold at the smallest stored error that it can keep; None: it can keep none.
+
+    A pair above it is served without a question at every error, so that nobody need be asked about it.
+    """
+    thresholds = (acceptance.threshold(error) for error in MAX_ERRORS)
+    return next((threshold for threshold in thresholds if threshold is not None), None)
 
 
 def accepted_of(
@@ -227,3 +244,55 @@ def accepted_of(
     pairs = [pair for path in paths for pair in read_pairs(path)]
     scores = out_of_fold(measure(pairs, embedder, console), console)
     return {(pair.a, pair.b): float(score) for pair, score in zip(pairs, scores, strict=True)}
+
+
+def told_of(seen: Looked, said: NDArray[np.float64]) -> Told:
+    """Return labelled pairs as this module wants them.
+
+    Args:
+        seen: what guard and acceptance say of them, out of fold (`crossed_scores`).
+        said: float64[n], what the model says, see `evaluate_verified.said_of`.
+    """
+    return Told(
+        accepted=np.maximum(seen.scores, 0.0),
+        said=said,
+        passed=seen.scores >= 0,
+        is_right=seen.is_same,
+        groups=seen.groups,
+    )
+
+
+def crossed_scores(
+    cases: Sequence[Case], seen: Looked, accepted: Mapping[tuple[str, str], float] | None
+) -> NDArray[np.float64]:
+    """Return float64[n], the acceptance's scores out of fold where they are known; negative as in `Looked`."""
+    if accepted is None:
+        return seen.scores
+    found = [accepted.get((case.asked, case.stored), score) for case, score in zip(cases, seen.scores, strict=True)]
+    return np.where(seen.scores < 0, seen.scores, np.array(found))
+
+
+def evaluate_crossed(told: Told, acceptance: Acceptance, *, max_error: float, seed: int = 0) -> Report:
+    """Count hits and traps by cross-validation: every pair is judged by scores and thresholds made without its fold.
+
+    Args:
+        told: the pairs.
+        acceptance: whose scores are in `told`.
+        max_error: the route's promise.
+        seed: of the bootstrap.
+    """
+    accepted_from = acceptance.threshold(max_error)
+    alone = told.passed & (told.accepted >= (np.inf if accepted_from is None else accepted_from))
+    scores = np.where(alone, ALONE + told.accepted, np.where(told.is_open, crossed(told), -1.0))
+    report = count(scores, told.is_right, told.groups, threshold=None, max_error=max_error, seed=seed)
+    is_served = fixed_out_of_fold(told, acceptance, max_error)
+    fixed = count(
+        np.where(is_served, 1.0, -1.0),
+        told.is_right,
+        told.groups,
+        threshold=1.0,
+        max_error=max_error,
+        reasons=[None if served else "verifier, or before it" for served in is_served],
+        seed=seed,
+    )
+    return replace(report, operating_point=replace(fixed.operating_point, threshold=None), reasons=fixed.reasons)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from backends.words import JsonValue
 
-ASKED_FROM = 0.6
+ASKED_FROM = 0.5
 """Lowest cosine asked about; asking costs a 1.5B model about a second of a core."""
 
 TOP_LOGPROBS = 20

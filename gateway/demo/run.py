@@ -35,6 +35,8 @@ from policies.loader import load_policy
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
+    from policies.schema import Policy
+
 _POLICY = Path(__file__).parents[2] / "policies" / "demo.yaml"
 _TENANT = "demo"
 _HUB_VARIABLE = "HF_ENDPOINT"
@@ -57,6 +59,30 @@ def run_calibration(out: Path | None, *, fresh: Path | None) -> int:
     Resumable: the answers to 850 questions take 40 minutes on two cores.
     """
     return _run(lambda fetched: _calibrate(fetched, out, fresh))
+
+
+def run_with_large(work: Callable[[Policy, str], Coroutine[object, object, int]]) -> int:
+    """Start the demo's larger model alone, work with a policy and the model's name there, return the exit status."""
+
+    async def run(fetched: Fetched) -> int:
+        _stop_on_sigterm()
+        name = LARGE.name if fetched.fallback is None else fetched.fallback.name
+        folder = cache_folder(environment()) / "demo" / secrets.token_hex(4)
+        folder.mkdir(parents=True, mode=0o700)
+        console = Console(stderr=True)
+        async with AsyncExitStack() as stack:
+            with console.status(f"starting {name}"):
+                server = await stack.enter_async_context(
+                    serve_model(fetched.paths[LARGE.name], name, port=free_port(), log=folder / "large.log")
+                )
+            # Nothing is paid for here, so its speed, which makes its price, is not measured.
+            speed = MeasuredThroughput(input_tokens_per_s=1, cached_input_tokens_per_s=1, output_tokens_per_s=1)
+            variables = _variables("small", server, speed) | _variables("large", server, speed)
+            status = await work(load_policy(_POLICY, {**environment(), **variables}), "large")
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        return status
+
+    return _run(run)
 
 
 def _run(work: Callable[[Fetched], Coroutine[object, object, int]]) -> int:
