@@ -64,8 +64,10 @@ from gateway.verdicts import (
 from gateway.worker import Worker, WorkerFull
 from policies.schema import Audit, Policy, Route
 from policies.sequence import Standing, State, Stated, assess
+from router.by_prompt import ByPrompt
 from router.calls import told_of
 from router.evidence import Answering
+from router.foresight import Foreseen, Foresight
 from router.judge import Evidence
 from router.probe import probe_ask, read_probe, wants_logprobs
 from router.strategy import NOTHING, Cached, Candidate, Cascade, NoEligibleModel, Pinned, Plan, PlanReason, Strategy
@@ -173,7 +175,17 @@ class BaselineOnly:
         """Tell that no embedding is looked at."""
         return False
 
-    def plan(self, ask: Ask, vector: NDArray[np.float32] | None, cached_tokens: Cached = NOTHING) -> Plan:
+    def foresight(self, ask: Ask) -> Foresight | None:  # noqa: ARG002 - the seam's signature
+        """Return nothing."""
+        return None
+
+    def plan(
+        self,
+        ask: Ask,
+        vector: NDArray[np.float32] | None,
+        cached_tokens: Cached = NOTHING,
+        foreseen: Foreseen | None = None,  # noqa: ARG002 - the seam's signature
+    ) -> Plan:
         """Return the baseline; see `Strategy.plan`."""
         try:
             return replace(self._pinned.plan(ask, vector, cached_tokens), reason=PlanReason.BREACHED)
@@ -743,7 +755,9 @@ def _is_unit(journey: Journey, lane: Lane) -> bool:
 def _at_least(lane: Lane, threshold: float) -> Lane:
     """Return a lane that keeps no answer of a confidence below `threshold`."""
     judges = {model: judge.at_least(threshold) for model, judge in lane.judges.items()}
-    strategy = lane.strategy.at_least(threshold) if isinstance(lane.strategy, Cascade) else lane.strategy
+    strategy = lane.strategy
+    if isinstance(strategy, Cascade | ByPrompt):
+        strategy = strategy.at_least(threshold)
     # What a lower threshold kept is not served any more, from a cache either.
     return replace(lane, judges=judges, strategy=strategy, answers=(*lane.answers, f"from {threshold:g}"))
 

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from datetime import datetime, timedelta
 
 from backends.embedder import Embedder, EmbedderError
@@ -19,6 +20,7 @@ from gateway.leads import Lead
 from gateway.relay import Told
 from gateway.worker import Worker, WorkerFull
 from policies.schema import Cache
+from router.foresight import Foreseen, Foresight
 from semantic_cache.acceptance import Acceptance, AcceptanceError
 from semantic_cache.partition import Keys, Scope, keys_of, semantic_bypass
 from semantic_cache.reach import DEADLINE_S
@@ -100,27 +102,37 @@ class Caches:
         journey.lookups["exact"] = exact
         return exact if isinstance(exact, Hit) else None
 
-    async def look_semantic(self, journey: Journey, ask: Ask, *, wants_vector: bool) -> Hit | None:
-        """Return a stored answer that may be served, and leave the vector and lookups on the journey.
+    async def look_semantic(
+        self, journey: Journey, ask: Ask, *, wants_vector: bool, foresight: Foresight | None = None
+    ) -> Hit | None:
+        """Return a stored answer that may be served, and leave the vector, the forecast and lookups on the journey.
 
         Args:
             journey: after `look_exact`, which makes the keys.
             ask: the parsed request.
             wants_vector: whether the plan will look at the embedding even if no cache does.
+            foresight: what the plan will want to know of the text when no cache answers.
         """
         settings, wish = _lane(journey).route.cache, journey.call.cache
         is_semantic = wish.may_store and self._may_be_semantic(journey, ask, settings)
+        may_read = is_semantic and wish.may_read
         # A no-cache answer takes the old one's place in both tiers, so it needs its vector although none is looked up.
         if is_semantic or wants_vector:
             with journey.step("embed"):
-                journey.vector = await self._embed(ask.last_user_text)
-        may_read = is_semantic and wish.may_read
+                # A hop to the thread costs the loop time: one for both, where no lookup lies between.
+                asked = None if may_read else foresight
+                journey.vector, journey.foreseen = await self._embed(ask.last_user_text, asked)
         if not may_read or settings.semantic is None or journey.keys is None or journey.vector is None:
             return None
         with journey.step("cache.semantic"):
             found = await self._semantic(journey, ask, journey.vector, max_error=settings.semantic.max_error)
         journey.lookups["semantic"] = found
-        return found if isinstance(found, Hit) else None
+        if isinstance(found, Hit):
+            return found
+        if foresight is not None:
+            with journey.step("foresee"), suppress(WorkerFull):
+                journey.foreseen = await self._worker.run(foresight, ask.last_user_text, journey.vector)
+        return None
 
     async def _find(self, journey: Journey, key: bytes) -> Hit | Miss:
         """Look an exact key up: at once where that takes microseconds, else on the store's thread."""
@@ -277,18 +289,16 @@ class Caches:
             journey.lookups["semantic"] = Bypass(reason=reason)
         return reason is None
 
-    async def _embed(self, text: str) -> Vector | None:
+    async def _embed(self, text: str, foresight: Foresight | None) -> tuple[Vector | None, Foreseen | None]:
         if not text.strip():
-            return None
+            return None, None
         try:
-            vectors = await self._worker.run(self._embedder.embed, [text])
+            return await self._worker.run(_see, self._embedder, text, foresight)
         except WorkerFull:
-            return None
+            return None, None
         except EmbedderError as error:
             _log.error("embedder_failed", extra={"error": str(error)})
-            return None
-        vector: Vector = vectors[0]
-        return vector
+            return None, None
 
     async def _semantic(self, journey: Journey, ask: Ask, vector: Vector, *, max_error: float) -> Lookup:
         if journey.keys is None:
@@ -346,6 +356,12 @@ def _lane(journey: Journey) -> Lane:
 
 def _age(entry: Entry, now: datetime) -> timedelta:
     return now - entry.created_at
+
+
+def _see(embedder: Embedder, text: str, foresight: Foresight | None) -> tuple[Vector, Foreseen | None]:
+    """Embed a text and tell what to expect of it; on the worker's thread."""
+    vector: Vector = embedder.embed([text])[0]
+    return vector, None if foresight is None else foresight(text, vector)
 
 
 def _put(store: Store, entry: Entry, lead: Lead | None) -> None:

@@ -23,7 +23,7 @@ from gateway.audit import Auditor
 from gateway.caching import Caches
 from gateway.content.keeper import Keeper
 from gateway.energy import metering
-from gateway.journey import CatalogModel
+from gateway.journey import CatalogModel, Lane
 from gateway.leads import Leads, SharedLeads
 from gateway.ledger.budgets import BudgetAuthority, Budgets, Cap, LocalBudgets
 from gateway.ledger.following import BooksFollower
@@ -38,6 +38,7 @@ from gateway.pipeline import Gateway, Parts
 from gateway.prepare import PreparedLane, candidates, lanes, price_book, stated_use
 from gateway.prober import Prober
 from gateway.promises import PromiseWatch
+from gateway.routers import RouterWatch
 from gateway.settlement import Cashier
 from gateway.spending import Pseudonym, Spending, caps_of, overspent_warnings, unknown_warnings
 from gateway.stores import open_store
@@ -47,7 +48,7 @@ from gateway.verdicts import Verdicts
 from gateway.verifying import Verifying
 from gateway.worker import Worker
 from policies.keys import FILE_NAME, KeyRing
-from policies.schema import DEFAULT_OPENAI_PROVIDER, Policy, Route
+from policies.schema import DEFAULT_OPENAI_PROVIDER, Policy
 from semantic_cache.acceptance import Acceptance
 from semantic_cache.sqlite_store import SqliteStore
 
@@ -257,6 +258,7 @@ async def open_way(
             verdicts=verdicts,
             telemetry=telemetry,
             promises=PromiseWatch(telemetry.registry),
+            routers=RouterWatch(telemetry.registry),
             upstreams=await stack.enter_async_context(Upstreams()),
             clock=clock,
             draw=draw or SystemRandom().random,
@@ -279,15 +281,17 @@ class Commons:
     verdicts: Verdicts
     telemetry: Telemetry
     promises: PromiseWatch
+    routers: RouterWatch
     upstreams: Upstreams
     clock: Clock
     draw: Callable[[], float]
 
 
 def show(opened: Opened) -> None:
-    """Show a gateway's endpoints and promises among the metrics, in place of a former one's."""
+    """Show a gateway's endpoints, promises and artefacts among the metrics, in place of a former one's."""
     opened.commons.telemetry.watch(pools_of(opened.gateway.parts.catalog))
     opened.commons.promises.watch(opened.gateway.parts.auditor)
+    opened.commons.routers.watch(opened.gateway.parts.lanes)
 
 
 @asynccontextmanager
@@ -350,7 +354,7 @@ async def open_generation(policy: Policy, prepared: Prepared, purse: Purse, comm
     )
     ready = prepared.lanes.values()
     warnings = (*(warning for lane in ready for warning in lane.warnings), *purse.warnings)
-    seeing.caches.warm_up(is_needed=any(_embeds(lane.lane.route) or lane.lane.judges for lane in ready))
+    seeing.caches.warm_up(is_needed=any(_embeds(lane.lane) for lane in ready))
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(auditor.running())
         if asks:
@@ -421,8 +425,8 @@ def epoch_of(policy: Policy) -> EpochInfo:
     return EpochInfo(policy_digest=policy.digest, pools=pools)
 
 
-def _embeds(route: Route) -> bool:
-    return route.cache.semantic is not None
+def _embeds(lane: Lane) -> bool:
+    return lane.route.cache.semantic is not None or bool(lane.judges) or lane.sight is not None
 
 
 def pools_of(catalog: Mapping[ModelId, CatalogModel]) -> dict[str, Pool]:

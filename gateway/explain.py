@@ -52,6 +52,8 @@ def _plan(journey: Journey, plan: Plan) -> JsonValue:
     }
     if journey.max_loss is not None:
         story["max_loss"] = journey.max_loss
+    if plan.artefact is not None:
+        story["artefact"] = _artefact(journey, plan)
     if plan.looks:
         story["features"] = _features(journey.ask, plan)
         story["looks"] = [_look(look) for look in plan.looks]
@@ -74,6 +76,19 @@ def _features(ask: Ask | None, plan: Plan) -> JsonValue:
         "input_tokens": plan.input_tokens,
         "output_tokens": plan.output_tokens,
     }
+
+
+def _artefact(journey: Journey, plan: Plan) -> JsonValue:
+    """Return what the route's trained artefact expects, and how much of the route's traffic it does not know."""
+    story: dict[str, JsonValue] = {"name": plan.artefact}
+    foreseen, lane = plan.foreseen, journey.lane
+    if foreseen is not None:
+        story["similarity"], story["cutoff"] = _short(foreseen.similarity), _short(foreseen.cutoff)
+        story["outside"] = foreseen.is_outside
+        story["qualities"] = None if foreseen.is_outside else [_short(quality) for quality in foreseen.qualities]
+    if lane is not None and lane.sight is not None:
+        story["route_outside"] = _short(lane.sight.gate.share_outside)
+    return story
 
 
 def _look(look: Look) -> JsonValue:

@@ -23,6 +23,7 @@ from gateway.ledger.budgets import Hold, PotId
 from gateway.ledger.rows import ChargeKind
 from gateway.limits import Admission
 from policies.schema import DEFAULT_MAX_OUTPUT_TOKENS, DEFAULT_WEB_SEARCHES, BackendKind, Route, Stated
+from router.foresight import Foreseen, Sight
 from router.judge import Judge, Verdict
 from router.strategy import Cached, Plan, Strategy
 from semantic_cache.partition import Keys
@@ -116,6 +117,8 @@ class Lane:
         judges: who decides about the answers of rungs below the baseline, by model.
         output_ratios: how much longer the baseline's answers are, by the model below it.
         verifier: what tells how far the word of the cache's verifier goes; None where none is asked.
+        sight: the artefact that chooses where questions start; None without one.
+        refused_artefact: why the route's artefact is not used, so that it runs on its static ladder; None where it is.
     """
 
     route: Route
@@ -126,6 +129,8 @@ class Lane:
     judges: Mapping[ModelId, Judge] = field(default_factory=dict)
     output_ratios: Mapping[ModelId, OutputRatio] = field(default_factory=dict)
     verifier: VerifierCalibration | None = None
+    sight: Sight | None = None
+    refused_artefact: str | None = None
 
     @property
     def is_audited(self) -> bool:
@@ -235,6 +240,7 @@ class Journey:
         store_s: time spent waiting for a cache's store in a server.
         lead: what makes other processes wait for its answer, until that is on its way into the store.
         max_loss: what the client asked for below the route's own; None: nothing less.
+        foreseen: what the route's artefact expects of each rung; None where it was not asked.
         cached_tokens: what models' prompt caches are taken to hold of the prompt.
         verdict: the last judge's.
         verdicts: every judge's, in the ladder's order.
@@ -261,6 +267,7 @@ class Journey:
     lane: Lane | None = None
     keys: Keys | None = None
     vector: Vector | None = None
+    foreseen: Foreseen | None = None
     lookups: dict[str, Lookup] = field(default_factory=dict)
     hit: Hit | None = None
     plan: Plan | None = None

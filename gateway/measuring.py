@@ -20,9 +20,10 @@ from backends.clock import SystemClock
 from backends.errors import FloorError, ReplyMalformed
 from backends.seam import Outbound
 from backends.words import Capability, ModelId, RequestId, Surface, Whole
-from gateway.compose import open_catalog, open_transport
+from gateway.compose import open_catalog
 from gateway.journey import CatalogModel
 from gateway.prepare import price_book
+from gateway.upstreams import Upstreams
 from policies.schema import Policy
 from semantic_cache.verifier import VerifierError, pair_key, request_for, score_of
 
@@ -86,9 +87,9 @@ async def ask_about(
         answers.parent.mkdir(parents=True, exist_ok=True)
         lines = _read(answers)
         missing = [pair for pair in pairs if keys[pair] not in lines]
-        async with open_transport(policy) as transport:
+        async with Upstreams() as upstreams:
             rates = price_book(policy, clock.now()).schedules
-            model = open_catalog(policy, transport, clock, rates)[ModelId(name)]
+            model = open_catalog(policy, upstreams, clock, rates)[ModelId(name)]
             with _progress(console) as progress, answers.open("ab") as file:
                 task = progress.add_task("asking", total=len(pairs), completed=len(pairs) - len(missing))
                 for pair in missing:

@@ -283,7 +283,9 @@ class Gateway:
         return True
 
     async def _lead(self, journey: Journey, ask: Ask, strategy: Strategy, flight: Flight, sink: Sink) -> None:
-        hit = await self.parts.caches.look_semantic(journey, ask, wants_vector=strategy.needs_vector(ask))
+        hit = await self.parts.caches.look_semantic(
+            journey, ask, wants_vector=strategy.needs_vector(ask), foresight=strategy.foresight(ask)
+        )
         hit = hit or await self.parts.verifying.confirm(journey, ask)
         if hit is not None:
             flight.land(hit)
@@ -292,7 +294,7 @@ class Gateway:
         with journey.step("plan"):
             now = journey.clock.monotonic()
             journey.cached_tokens = self._sessions.cached_tokens(session_of(journey), ask, now=now)
-            journey.plan = plan = strategy.plan(ask, journey.vector, journey.cached_tokens)
+            journey.plan = plan = strategy.plan(ask, journey.vector, journey.cached_tokens, journey.foreseen)
         committed = await self._ladder.climb(journey, ask, plan.rungs)
         await self._relay(journey, ask, committed, flight, sink)
 

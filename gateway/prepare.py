@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
@@ -30,10 +30,13 @@ from backends.prices import (
 from backends.words import Capability, JsonValue, ModelId
 from gateway.journey import Lane, OutputRatio
 from policies.promise import shared_confidence
-from policies.schema import Model, Policy, Pool, Price, Route, Stated
+from policies.schema import DEFAULT_LEAST_GAIN, Model, Policy, Pool, Price, Route, Stated
+from router.artefact import ArtefactError
+from router.by_prompt import ByPrompt, Foretold
+from router.foresight import Foresight, Sight
 from router.judge import Calibration, CalibrationError, Judge
 from router.probe import method_of
-from router.strategy import Candidate, Cascade, Judged, Tables
+from router.strategy import Candidate, Cascade, Costs, Judged, Tables
 from semantic_cache.acceptance import shipped_digest
 from semantic_cache.verifier import VerifierCalibration, VerifierError
 
@@ -203,11 +206,13 @@ def _lane(
     policy: Policy, route: Route, known: Mapping[ModelId, Candidate], book: PriceBook, clock: Clock
 ) -> PreparedLane:
     baseline = route.ladder[-1]
-    verdict = _judged(policy, route)
-    warnings = list(verdict.warnings)
+    seen = _seen(policy, route)
+    verdict = _judged(policy, route, is_chosen=seen.sight is not None)
+    chosen = _choosing(route, seen, verdict)
+    warnings = [*seen.warnings, *verdict.warnings, *chosen.warnings]
     speaking = {rung.judged.model for rung in verdict.rungs}
     unused = [model for model in route.ladder[:-1] if model not in speaking]
-    if unused:
+    if unused and not chosen.is_by_prompt:
         warnings.append(
             f"route {route.name}: {', '.join(unused)} answers nothing, since no calibration says when its answers are "
             "good enough; make one with `faregate calibrate`"
@@ -215,25 +220,113 @@ def _lane(
     verifier, unfit = _verifier(policy, route)
     warnings += [] if unfit is None else [f"route {route.name}: its cache's verifier is not asked: {unfit}"]
     judged = [rung.judged for rung in verdict.rungs]
-    strategy = Cascade(
-        [known[model] for model in route.ladder], judged=judged, estimator=Tables(judged, BookCosts(book, clock))
+    answers = (
+        _standard(route),
+        *(f"{model}={policy.models[model].variant}" for model in route.ladder),
+        # What a laxer judge kept is not served by a stricter one.
+        *(f"{each.model} kept by {each.judge.certificate}" for each in judged),
     )
     lane = Lane(
         route=route,
-        strategy=strategy,
+        strategy=_strategy(route, chosen, [known[model] for model in route.ladder], judged, BookCosts(book, clock)),
         baseline=baseline,
         baseline_rates=book.of(baseline),
-        answers=(
-            _standard(route),
-            *(f"{model}={policy.models[model].variant}" for model in route.ladder),
-            # What a laxer judge kept is not served by a stricter one.
-            *(f"{each.model} kept by {each.judge.certificate}" for each in judged),
-        ),
+        # What an artefact let through is no answer for a route that has another, or none.
+        answers=answers if chosen.sight is None else (*answers, f"artefact={chosen.sight.foresight.digest[:16]}"),
         judges={each.model: each.judge for each in judged},
         output_ratios={rung.judged.model: rung.ratio for rung in verdict.rungs},
         verifier=verifier,
+        sight=chosen.sight,
+        refused_artefact=seen.refused,
     )
-    return PreparedLane(lane=lane, promise=verdict.promise, warnings=tuple(warnings))
+    promise = chosen.promise or verdict.promise
+    if seen.refused is not None:
+        promise = f"{promise} (artefact refused)"
+    return PreparedLane(lane=lane, promise=promise, warnings=tuple(warnings))
+
+
+def _strategy(
+    route: Route, chosen: _Choosing, ladder: Sequence[Candidate], judged: Sequence[Judged], costs: Costs
+) -> Cascade | ByPrompt:
+    tables = Tables(judged, costs)
+    sight = chosen.sight
+    if sight is None:
+        return Cascade(ladder, judged=judged, estimator=tables)
+    if not chosen.is_by_prompt:
+        foretold = Foretold(tables, sight=sight, ladder=route.ladder)
+        return Cascade(ladder, judged=judged, estimator=foretold, sight=sight)
+    static = Cascade(ladder, judged=judged, estimator=tables)
+    least_gain = route.router.least_gain
+    if least_gain is None and sight.foresight.promise is None:
+        least_gain = DEFAULT_LEAST_GAIN
+    return ByPrompt(ladder, sight=sight, costs=costs, least_gain=least_gain, static=static)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Seen:
+    """A route's artefact as read: `refused` tells why it is not used."""
+
+    sight: Sight | None = None
+    refused: str | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def _seen(policy: Policy, route: Route) -> _Seen:
+    """Read a route's artefact. One that cannot be used is no mistake of the policy: its route does without it."""
+    file, name = policy.artefact_file(route), route.artefact
+    if file is None or name is None or len(route.ladder) == 1:
+        return _Seen()
+    ladder = tuple(policy.models[model].variant for model in route.ladder)
+    try:
+        return _Seen(sight=Sight(Foresight.load(file, name=name, ladder=ladder)))
+    except ArtefactError as error:
+        said = f"route {route.name} runs on its static ladder, since its artefact is refused: {error}"
+        return _Seen(refused=str(error), warnings=(said,))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Choosing:
+    """What an artefact may choose on a route.
+
+    Attributes:
+        is_by_prompt: it chooses which rung answers, unjudged; else only whether a judged rung is tried.
+        promise: None where the artefact changes nothing of the route's.
+    """
+
+    sight: Sight | None = None
+    is_by_prompt: bool = False
+    promise: str | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def _choosing(route: Route, seen: _Seen, verdict: _Verdict) -> _Choosing:
+    """Tell what a route's artefact may choose, without ever weakening what the route promises."""
+    sight, stated = seen.sight, route.quality
+    if sight is None:
+        return _Choosing()
+    if stated is None:
+        said = (
+            f"route {route.name}: promises nothing; its artefact lets {', '.join(route.ladder[:-1])} answer where "
+            f"{route.ladder[-1]} is expected to gain little. State `quality` to promise something, or `router: "
+            f"{{artefact: none}}` for {route.ladder[-1]} alone"
+        )
+        promise = f"none (artefact {sight.foresight.name})"
+        return _Choosing(sight=sight, is_by_prompt=True, promise=promise, warnings=(said,))
+    if verdict.rungs:
+        return _Choosing(sight=sight)
+    own = sight.foresight.promise
+    if stated.artefacts or own is None or own.max_loss > stated.max_loss or own.confidence < stated.confidence:
+        holds = "none" if own is None else f"one for a loss of {own.max_loss:g} at {own.confidence:.0%}"
+        said = (
+            f"route {route.name}: its artefact chooses nothing, since the route promises a loss of "
+            f"{stated.max_loss:g} at {stated.confidence:.0%}, and of thresholds of its own it holds {holds}; train it "
+            f"with --max-loss {stated.max_loss:g} --confidence {stated.confidence:g}"
+        )
+        if stated.artefacts:
+            said = f"route {route.name}: its artefact chooses nothing, since no calibration of the route can be used"
+        return _Choosing(warnings=(said,))
+    promise = f"loss ≤ {stated.max_loss:g} at {stated.confidence:.0%} (prior, n={own.n}, artefact)"
+    return _Choosing(sight=sight, is_by_prompt=True, promise=promise)
 
 
 def _verifier(policy: Policy, route: Route) -> tuple[VerifierCalibration | None, str | None]:
@@ -304,8 +397,8 @@ class _Verdict:
     warnings: tuple[str, ...] = ()
 
 
-def _judged(policy: Policy, route: Route) -> _Verdict:
-    """Return what the route's calibrations give it.
+def _judged(policy: Policy, route: Route, *, is_chosen: bool) -> _Verdict:
+    """Return what the route's calibrations give it; `is_chosen`: an artefact chooses which questions they see.
 
     The loss and the risk of being wrong about it are shared equally by the calibrations the policy names, before any of
     them is read: the parts' losses add up to the whole's, and so do their risks (union bound).
@@ -330,7 +423,7 @@ def _judged(policy: Policy, route: Route) -> _Verdict:
             answer = calibration.judge(
                 max_loss=stated.max_loss / shares,
                 confidence=shared_confidence(stated.confidence, shares),
-                is_shared=shares > 1,
+                is_shared=shares > 1 or is_chosen,
             )
             if isinstance(answer, Judge):
                 model = names[calibration.small]

@@ -20,6 +20,7 @@ from gateway.errors import KeyRefused, ModelNotFound, NotServed, Refused, proble
 from gateway.journey import Caller
 from gateway.ledger.seam import LedgerStatus
 from gateway.promises import breaches
+from gateway.routers import refusals
 from gateway.side_cache import add_cache_pages
 from gateway.workers.figures import page, pools_now
 from policies.keys import Identity
@@ -72,6 +73,7 @@ def side_door(opened: Opened) -> FastAPI:
         """Tell whether requests can be answered and paid for."""
         told = _readiness(_status(opened), is_stopping=gateway.is_stopping)
         told["breached"] = breaches(gateway.parts.auditor)
+        told["refused_artefacts"] = refusals(gateway.parts.lanes)
         return JSONResponse(told, status_code=200 if told["status"] == "ready" else 503)
 
     @app.get("/metrics")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from router.by_prompt import ByPrompt
 from router.strategy import Cascade
 
 if TYPE_CHECKING:
@@ -22,9 +23,13 @@ def tightened(lane: Lane, max_loss: float | None) -> Lane:
     was content with.
     """
     quality, strategy = lane.route.quality, lane.strategy
-    if max_loss is None or quality is None or max_loss >= quality.max_loss or not isinstance(strategy, Cascade):
+    if max_loss is None or not isinstance(strategy, Cascade | ByPrompt):
+        return lane
+    if max_loss >= (quality.max_loss if quality is not None else 1.0):
         return lane
     strict = strategy.tightened(max_loss)
+    if isinstance(strict, ByPrompt):
+        return lane  # its threshold keeps that loss as well
     thresholds = (f"{each.model} from {each.judge.promise.threshold:g}" for each in strict.judged)
     return replace(
         lane,

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from backends.prices import STANDARD_TIERS
 from backends.words import Capability
-from policies.schema import AUTO, EMBEDDED, BackendKind
+from policies.schema import AUTO, EMBEDDED, NO_ARTEFACT, BackendKind
 from policies.signals import Signal
 
 if TYPE_CHECKING:
@@ -66,15 +66,28 @@ class Finding:
     at_key: bool = False
 
 
-def check_references(
-    draft: Draft, calibrations: Callable[[str], Path], verifiers: Callable[[str], Path]
-) -> Iterator[Finding]:
+class Files(Protocol):
+    """Where what a policy names must lie, by its name there."""
+
+    def calibration(self, name: str) -> Path:
+        """Return the file of a judge's calibration."""
+        ...
+
+    def artefact(self, name: str) -> Path:
+        """Return the file of a trained artefact."""
+        ...
+
+    def verifier(self, name: str) -> Path:
+        """Return the file of a verifier's calibration."""
+        ...
+
+
+def check_references(draft: Draft, files: Files) -> Iterator[Finding]:
     """Yield what does not hold between the parts.
 
     Args:
         draft: the parts that could be read.
-        calibrations: from a calibration's name in the policy to the file it must be.
-        verifiers: the same for calibrations of verifiers.
+        files: from a name in the policy to the file it must be.
     """
     if AUTO in draft.model_names:
         message = f'"{AUTO}" is what a client asks for when the policy shall choose; take another name'
@@ -85,11 +98,12 @@ def check_references(
         yield from _check_pool(name, pool)
     for index, route in draft.routes.items():
         yield from _check_ladder(index, route, draft)
-        yield from _check_quality(index, route, calibrations)
+        yield from _check_quality(index, route, files.calibration)
         yield from _check_signals(index, route, draft)
+        yield from _check_router(index, route, files.artefact)
         yield from _check_cache(index, route)
         yield from _check_audits(index, route, draft)
-        yield from _check_verifier(index, route, draft, verifiers)
+        yield from _check_verifier(index, route, draft, files.verifier)
         yield from _check_match(index, route, draft)
         yield from _check_reach(index, route, draft)
     for index, rule in draft.revenue.items():
@@ -333,6 +347,26 @@ def _check_signals(index: int, route: Route, draft: Draft) -> Iterator[Finding]:
                 f'"{name}" has no capability `logprobs`; its answers can be weighed by text, self_check, agreement'
             )
             yield Finding(at, message)
+
+
+def _check_router(index: int, route: Route, artefacts: Callable[[str], Path]) -> Iterator[Finding]:
+    at: Location = ("routes", index, "router")
+    name, least_gain = route.router.artefact, route.router.least_gain
+    if route.artefact is not None and len(route.ladder) == 1:
+        said = "a ladder of one rung leaves an artefact nothing to choose; add a cheaper rung, or delete `router`"
+        yield Finding((*at, "artefact"), said, at_key=True)
+    if name is not None and name != NO_ARTEFACT:
+        file = artefacts(name)
+        if not file.is_file():
+            known = (NO_ARTEFACT, *sorted(path.stem for path in artefacts("any").parent.glob("*.json")))
+            yield Finding((*at, "artefact"), unknown("artefact", name, known, f"there is no file {file}; known names"))
+    if least_gain is not None and (route.artefact is None or route.quality is not None):
+        said = (
+            "`least_gain` is for routes whose artefact chooses without a promise; delete it, or `quality`"
+            if route.quality is not None
+            else "`least_gain` is for routes with an artefact, and this one has none; name one in `artefact`"
+        )
+        yield Finding((*at, "least_gain"), said, at_key=True)
 
 
 def _check_cache(index: int, route: Route) -> Iterator[Finding]:

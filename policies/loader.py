@@ -31,6 +31,7 @@ MAX_BYTES: Final = 1_000_000
 """A policy is written by people; what is larger is some other file."""
 
 SHIPPED_CALIBRATIONS: Final = Path(__file__).parent.parent / "router" / "calibrations"
+SHIPPED_ARTEFACTS: Final = Path(__file__).parent.parent / "router" / "artefacts"
 SHIPPED_VERIFIERS: Final = Path(__file__).parent.parent / "semantic_cache" / "calibrations" / "verifiers"
 """Where the artefacts lie that a policy may name without a path. A folder, no import: policies stay below router."""
 
@@ -91,19 +92,20 @@ def parse_policy(
     if document.values is None:
         empty = [Mistake(1, 1, "", "the policy is empty; start from policies/default.yaml")]
         raise PolicyError(file, document.mistakes or empty)
-    locator = _Calibrations(file.parent, calibrations_folder)
-    verifiers = _Calibrations(file.parent, SHIPPED_VERIFIERS)
+    files = _Files(file.parent, calibrations_folder)
     policy, mistakes = _validated(document)
-    for finding in check_references(_draft(document, policy), locator.locate, verifiers.locate):
+    for finding in check_references(_draft(document, policy), files):
         if not document.has_failed(finding.location):
             mistakes.append(document.mistake(finding.location, finding.message, at_key=finding.at_key))
     mistakes += document.mistakes
     if policy is None or mistakes:
         raise PolicyError(file, list(dict.fromkeys(mistakes)))
     names = {name for route in policy.routes if route.quality for name in route.quality.artefacts}
-    asked = {s.verifier.calibration for route in policy.routes if (s := route.cache.semantic) and s.verifier}
-    return policy.with_calibrations(
-        {name: locator.locate(name) for name in names}, {name: verifiers.locate(name) for name in asked}
+    verifiers = {s.verifier.calibration for route in policy.routes if (s := route.cache.semantic) and s.verifier}
+    return policy.with_files(
+        calibrations={name: files.calibration(name) for name in names},
+        artefacts={name: files.artefact(name) for route in policy.routes if (name := route.artefact)},
+        verifiers={name: files.verifier(name) for name in verifiers},
     )
 
 
@@ -130,16 +132,25 @@ def read_policy(file: Path) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Calibrations:
-    """Where a calibration named in a policy lies: a path starts at the policy's folder, a bare name is shipped."""
+class _Files:
+    """Where what a policy names lies: a path starts at the policy's folder, a bare name is shipped."""
 
     policy_folder: Path
-    shipped_folder: Path
+    calibrations: Path
 
-    def locate(self, name: str) -> Path:
+    def calibration(self, name: str) -> Path:
+        return self._lies(name, self.calibrations)
+
+    def artefact(self, name: str) -> Path:
+        return self._lies(name, SHIPPED_ARTEFACTS)
+
+    def verifier(self, name: str) -> Path:
+        return self._lies(name, SHIPPED_VERIFIERS)
+
+    def _lies(self, name: str, shipped: Path) -> Path:
         if "/" in name or name.endswith(".json"):
             return (self.policy_folder / name).absolute()
-        return self.shipped_folder / f"{name}.json"
+        return shipped / f"{name}.json"
 
 
 def _validated(document: Document) -> tuple[Policy | None, list[Mistake]]:

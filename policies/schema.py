@@ -105,6 +105,7 @@ DEFAULT_HOLDBACK_MS: Final = 1_500
 DEFAULT_AUDIT_SHARE: Final = 0.02
 DEFAULT_AUDIT_USD_PER_DAY: Final = Decimal("1.00")
 DEFAULT_AGREEMENT: Final = 0.85
+DEFAULT_LEAST_GAIN: Final = 0.1
 DEFAULT_EXACT_TTL: Final = timedelta(hours=24)
 DEFAULT_SEMANTIC_TTL: Final = timedelta(hours=1)
 DEFAULT_SEMANTIC_MAX_ERROR: Final = 0.01  # the smallest that the shipped calibration can keep
@@ -379,6 +380,27 @@ class Quality(Part):
         return self.calibrations or (() if self.calibration is None else (self.calibration,))
 
 
+NO_ARTEFACT: Final = "none"
+DEFAULT_ARTEFACT: Final = "default"
+
+
+class Router(Part):
+    """Which trained artefact chooses, before any call, the rung a question starts at.
+
+    Attributes:
+        artefact: `default` (it ships, for ladders of two), `none`, or a path (with a "/" or ending in ".json") relative
+            to the policy file, of a file made by `faregate train --mode route`. Left out: `default` on ladders of two
+            rungs without `quality`, else `none`. On a route with `quality` it needs a threshold of its own that keeps
+            `max_loss` (`faregate train --max-loss`), or beside it calibrations, whose judges then keep what they keep
+            by bounds that hold whatever the artefact chooses.
+        least_gain: quality points, in (0, 1), that the baseline has to be expected to gain for its full price, else a
+            cheaper rung answers; for artefacts without a threshold of their own on routes without `quality`.
+    """
+
+    artefact: CalibrationName | None = None
+    least_gain: Share | None = None
+
+
 class Stream(Part):
     """How much of a stream is held back before a rung must be judged: the first limit reached decides."""
 
@@ -497,9 +519,20 @@ class Route(Part):
     ladder: Annotated[tuple[ModelName, ...], Field(min_length=1)]
     baseline: ModelName = Field(default_factory=_default_baseline)
     quality: Quality | None = None
+    router: Router = Router()
     stream: Stream = Stream()
     cache: Cache = Cache()
     max_output_tokens: OutputTokens | None = None
+
+    @property
+    def artefact(self) -> str | None:
+        """Return the name of the artefact that chooses where questions start; None: none does."""
+        if self.router.artefact is not None:
+            return None if self.router.artefact == NO_ARTEFACT else self.router.artefact
+        return DEFAULT_ARTEFACT if self.quality is None and len(self.ladder) == _DEFAULT_ARTEFACT_RUNGS else None
+
+
+_DEFAULT_ARTEFACT_RUNGS: Final = 2
 
 
 class RateLimits(Part):
@@ -730,17 +763,22 @@ class Policy(Part):
     server: Server = Server()
 
     _calibrations: Mapping[str, Path] = PrivateAttr(default_factory=dict)
+    _artefacts: Mapping[str, Path] = PrivateAttr(default_factory=dict)
     _verifiers: Mapping[str, Path] = PrivateAttr(default_factory=dict)
 
-    def with_calibrations(self, files: Mapping[str, Path], verifiers: Mapping[str, Path]) -> "Policy":
-        """Return the same policy knowing where the calibrations its routes name lie, by the name in the policy.
+    def with_files(
+        self, *, calibrations: Mapping[str, Path], artefacts: Mapping[str, Path], verifiers: Mapping[str, Path]
+    ) -> "Policy":
+        """Return the same policy knowing where the files lie that its routes name, by the name in the policy.
 
         Args:
-            files: those of `quality`.
-            verifiers: those of the semantic caches' verifiers.
+            calibrations: those of `quality`.
+            artefacts: those of `router`.
+            verifiers: calibrations of the semantic caches' verifiers.
         """
         located = self.model_copy()
-        located._calibrations = MappingProxyType(dict(files))  # our own copy, not yet shared
+        located._calibrations = MappingProxyType(dict(calibrations))  # our own copy, not yet shared
+        located._artefacts = MappingProxyType(dict(artefacts))
         located._verifiers = MappingProxyType(dict(verifiers))
         return located
 
@@ -809,3 +847,7 @@ class Policy(Part):
     def verifier_file(self, verifier: Verifier) -> Path:
         """Return where the calibration of a route's verifier lies."""
         return self._verifiers[verifier.calibration]
+
+    def artefact_file(self, route: Route) -> Path | None:
+        """Return where the artefact of a route lies; None where it has none."""
+        return None if route.artefact is None else self._artefacts[route.artefact]

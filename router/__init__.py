@@ -10,6 +10,8 @@ Rooms:
                            questions with known answers, graded replies, and the fit (scikit-learn; never when serving)
     wording, estimators    what a prompt and an answer tell about each model of a ladder of any length (numpy only)
     artefact               the file that holds such estimators and the threshold that keeps a promise
+    foresight              such a file made ready to serve: what it expects of a prompt, and when it steps aside
+    by_prompt              plans by it: which rung answers, or which of the judged rungs are tried
     train_records, train_vectors, train_estimators, train_replay, train_metrics, train_certify, train_artefact,
     train_report           `faregate train` and `faregate evaluate`: outcome records to artefact, figures and plot
     train_promise          counts how often promises break, on populations whose true loss is known
@@ -17,14 +19,20 @@ Rooms:
     calibrations/          shipped artefacts, by the two models' names
 
 Decided here, other than the design to start from:
-- Nothing below the baseline answers without a calibration for the two models concerned: a question or a form of request
-  that the calibration does not speak for goes to the baseline at once, and the request's row says why.
+- On a route that promises something, nothing below the baseline answers without a calibration for the two models
+  concerned, or an artefact trained on them whose threshold keeps the promise: a question or a form of request that
+  these do not speak for goes to the baseline at once, and the request's row says why.
+- A route of two rungs that promises nothing is chosen for by the artefact that ships, prompt by prompt: whoever lists a
+  small model wants it used, and states `quality` where the loss must be bounded. It says so in `faregate check`.
+- An artefact beside calibrations only chooses which questions the judges see. Their bounds are then those of the harm,
+  which hold for any part of the answers, however chosen: no artefact can weaken a promise, and a judge that keeps it
+  alone but not so answers nothing.
 - Difficulty is not guessed from words: a question is placed among the calibration's clusters by its embedding, and each
   cluster starts small where that is cheaper in core time, rejected attempts paid.
 - Several judged rungs share the route's loss and risk equally, and are held to bounds of the harm (the loss's positive
   part): a rung above another answers only what that one did not keep, and a bound of the signed loss over all questions
   says nothing about a part of them. One judged rung goes by the signed loss and by its calibration's own clusters.
 - Which of the permitted rungs are tried is decided in dollars over all their sequences (`strategy.Tables`, by the
-  calibrations' keep rates behind the seam `strategy.Estimator`; `artefact` is not behind it yet). A session's cached
+  calibrations' keep rates behind the seam `strategy.Estimator`, moved by what an artefact expects). A session's cached
   prefix is part of the price, also of a single judged rung: it depends on what was asked before, not on the answer.
 """

@@ -22,7 +22,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from router.wording import BUCKETS, WORDS, grams, shape
+from router.wording import BUCKETS, SHAPE, WORDS, grams, shape
 
 Floats: TypeAlias = NDArray[np.float64]
 Vectors: TypeAlias = NDArray[np.float32]
@@ -82,32 +82,32 @@ class Wording:
     """A ridge on hashed n-grams, embedding and shape: one head a model.
 
     Attributes:
-        idf: float64[BUCKETS], 0 where a bucket was hardly seen.
-        grams: float64[BUCKETS, models].
+        idf: float32[BUCKETS], 0 where a bucket was hardly seen.
+        grams: float32[BUCKETS, models]: single precision halves what a prompt pulls out of memory.
         dense: float64[384 + shapes, models], on [2 * vector, (shape - centre) * scale].
     """
 
-    idf: Floats
-    grams: Floats
+    idf: NDArray[np.float32]
+    grams: NDArray[np.float32]
     dense: Floats
     intercept: Floats
     shape_centre: Floats
     shape_scale: Floats
 
-    def predict(self, vectors: Vectors, texts: Sequence[str]) -> Floats:
-        """Return float64[n, models]: expected quality, not clipped."""
+    def predict(self, vectors: Vectors, texts: Sequence[str], shapes: Floats) -> Floats:
+        """Return float64[n, models]: expected quality, not clipped; `shapes` are the texts', float64[n, len(SHAPE)]."""
         rows = np.empty((len(texts), self.intercept.size))
         for row, text in enumerate(texts):
             rows[row] = self._sparse(text)
-        shapes = (np.array([shape(text) for text in texts]) - self.shape_centre) * self.shape_scale
-        return np.asarray(rows + np.hstack([2 * vectors, shapes]) @ self.dense + self.intercept)
+        dense = np.concatenate([2 * vectors, (shapes - self.shape_centre) * self.shape_scale], axis=1)
+        return np.asarray(rows + dense @ self.dense + self.intercept)
 
     def _sparse(self, text: str) -> Floats:
         buckets, values = weigh(text, self.idf)
         return np.asarray(values @ self.grams[buckets])
 
 
-def weigh(text: str, idf: Floats) -> tuple[NDArray[np.int64], Floats]:
+def weigh(text: str, idf: Floats | NDArray[np.float32]) -> tuple[NDArray[np.int64], Floats]:
     """Return the text's buckets and tf-idf weights; words and characters are scaled to length 1 apart."""
     buckets, values = grams(text)
     values = values * idf[buckets]
@@ -150,18 +150,20 @@ class Neighbours:
         for start in range(0, len(projected), 512):
             here = slice(start, start + 512)
             block = projected[here].astype(np.float32)
-            cosines = (block @ self.bank.T) / (np.linalg.norm(block, axis=1, keepdims=True) + 1e-9)
+            norms = np.sqrt(np.einsum("ij,ij->i", block, block))[:, None]
+            # The few numbers of the prompt are scaled, not the many products.
+            cosines = (block / (norms + 1e-9)) @ self.bank.T
             if own is not None:
                 cosines[np.arange(len(block)), own[here]] = -1
-            dots = cosines * self.lengths * np.linalg.norm(block, axis=1, keepdims=True)
+            nearest = _mean_of_largest(cosines * self.lengths, min(_NEAREST, len(self.bank))) * norms[:, 0]
             # Centring hides how far a stranger is from everything: its similarity to the centre is added again.
-            similarities[here] = central[here] + _mean_of_largest(dots, min(_NEAREST, len(self.bank)))
+            similarities[here] = central[here] + nearest
             found[here] = self._around(cosines)
         return found, similarities
 
     def _around(self, cosines: NDArray[np.float32]) -> Floats:
         count = min(SIZES[-1], cosines.shape[1])
-        nearest = np.argpartition(-cosines, count - 1, axis=1)[:, :count]
+        nearest = np.argpartition(cosines, cosines.shape[1] - count, axis=1)[:, -count:]
         near = np.take_along_axis(cosines, nearest, axis=1)
         order = np.argsort(-near, axis=1)
         nearest, near = np.take_along_axis(nearest, order, axis=1), np.take_along_axis(near, order, axis=1)
@@ -178,43 +180,47 @@ class Trees:
     """Boosted regression trees, all heads in one table: float64[trees, nodes], short trees padded.
 
     Attributes:
-        feature: the column that a node asks about.
-        left: the node for values up to the threshold; a leaf names itself.
-        right: the node for values above.
+        feature: int64, the column that a node asks about.
+        left: int64, the node for values up to the threshold; a leaf names itself.
+        right: int64, the node for values above.
         value: what a leaf adds.
-        head: float64[trees], the model whose quality the tree adds to.
+        head: int64[trees], the model whose quality the tree adds to.
         base: float64[models], what the sum starts from.
         depth: steps from the root to the deepest leaf.
     """
 
-    feature: Floats
+    feature: Rungs
     threshold: Floats
-    left: Floats
-    right: Floats
+    left: Rungs
+    right: Rungs
     value: Floats
-    head: Floats
+    head: Rungs
     base: Floats
     depth: int
 
     def predict(self, features: Floats) -> Floats:
         """Return float64[n, models]."""
-        asked, left, right = (table.astype(np.int64) for table in (self.feature, self.left, self.right))
-        heads = np.eye(len(self.base))[self.head.astype(np.int64)]
-        trees = np.arange(len(asked))
-        rows = np.arange(len(features))[:, None]
-        nodes = np.zeros((len(features), len(asked)), dtype=np.int64)
+        heads = np.eye(len(self.base))[self.head]
+        # All trees are one table, in which a node is found by its tree's beginning and its own number.
+        begins = np.arange(len(self.feature)) * self.feature.shape[1]
+        rows = np.arange(len(features))[:, None] * features.shape[1]
         # The trees were fitted on single precision: a value at a threshold must go the same way.
-        features = features.astype(np.float32)
+        columns = features.astype(np.float32).ravel()
+        places = np.broadcast_to(begins, (len(features), len(begins)))
         for _ in range(self.depth):
-            goes_left = features[rows, asked[trees, nodes]] <= self.threshold[trees, nodes]
-            nodes = np.where(goes_left, left[trees, nodes], right[trees, nodes])
-        return np.asarray(self.value[trees, nodes] @ heads + self.base)
+            goes_left = columns.take(rows + self.feature.take(places)) <= self.threshold.take(places)
+            places = begins + np.where(goes_left, self.left.take(places), self.right.take(places))
+        return np.asarray(self.value.take(places) @ heads + self.base)
 
 
-def tree_features(projected: Floats, texts: Sequence[str], around: Floats) -> Floats:
+def tree_features(projected: Floats, shapes: Floats, around: Floats) -> Floats:
     """Return float64[n, features]: the first 40 directions, the text's shape, what the neighbours came to."""
-    shapes = np.array([shape(text) for text in texts])
-    return np.column_stack([projected[:, :40], shapes, around.reshape(len(around), -1)])
+    return np.concatenate([projected[:, :40], shapes, around.reshape(len(around), -1)], axis=1)
+
+
+def shapes_of(texts: Sequence[str]) -> Floats:
+    """Return float64[n, len(SHAPE)]: every text's shape."""
+    return np.array([shape(text) for text in texts]).reshape(len(texts), len(SHAPE))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -316,10 +322,11 @@ class Estimators:
         quality = self._quality(vectors, texts, projected, around)
         clusters = self.space.cluster(vectors)
         lengths = np.log1p(np.array([len(text) for text in texts], dtype=np.float64))
-        features = opening_features(projected, clusters, lengths, len(self.space.clusters))
+        features = np.zeros((len(texts), 0))
         usd = np.zeros((len(texts), self.rungs))
         usd[:, -1] = 1.0
         if self.opening is not None:
+            features = opening_features(projected, clusters, lengths, len(self.space.clusters))
             features = (features - self.opening.centre) / self.opening.scale
             usd = self.opening.usd(features)
         return Look(
@@ -337,9 +344,10 @@ class Estimators:
         near: Floats = around[:, _AVERAGED, :-1]
         if self.wording is None:
             return near
+        shapes = shapes_of(texts)
         if self.trees is not None:
-            near = self.trees.predict(tree_features(projected, texts, around))
-        return self.linear_share * self.wording.predict(vectors, texts) + (1 - self.linear_share) * near
+            near = self.trees.predict(tree_features(projected, shapes, around))
+        return self.linear_share * self.wording.predict(vectors, texts, shapes) + (1 - self.linear_share) * near
 
     def start(self, look: Look, setting: int) -> Rungs:
         """Return int64[n]: the rung to call first, under one setting of the grid."""
@@ -396,7 +404,8 @@ class Estimators:
 class Look:
     """Prompts before a call: expected quality and dollars of each rung, float64[n, rungs], and whether they are known.
 
-    `features`, `projected`, `clusters` and `lengths` are what `weigh` and `start` go on from.
+    `features` (none where costs are unknown), `projected`, `clusters` and `lengths` are what `weigh` and `start` go on
+    from.
     """
 
     quality: Floats

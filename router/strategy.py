@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from backends.asks import estimate_input_tokens
 from backends.words import Ask, Capability, ModelId, Surface
+from router.foresight import Foreseen, Foresight, Sight
 from router.judge import Judge, Outside, Signal
 from router.probe import extra_tokens
 
@@ -50,6 +51,12 @@ class PlanReason(StrEnum):
     SMALL_DOES_NOT_PAY = "small_does_not_pay"
     SESSION = "session_keeps_its_model"
     """The baseline's prompt cache makes it cheaper than starting below it."""
+    FORESEEN = "artefact_expects_enough"
+    """A trained artefact expects a rung below the baseline to do well enough; nothing judges its answer."""
+    FORESEEN_HIGH = "artefact_expects_baseline_to_gain"
+    UNLIKE_TRAINING = "prompt_unlike_artefact"
+    STEPPED_ASIDE = "artefact_steps_aside"
+    """Too many of the route's prompts are unlike what its artefact was trained on."""
     BUDGET_DEGRADED = "budget_degraded"
     """No strategy's own: the gateway's, where a budget has room for a cheaper rung only."""
     BREACHED = "promise_breached"
@@ -85,6 +92,7 @@ class Look:
         keep_rate: share of its answers there that the judge keeps.
         threshold: the judge's.
         loss: quality lost by an answer that is kept, as the calibration saw it.
+        quality: of this rung's answer, as a trained artefact expects it.
     """
 
     model: ModelId
@@ -95,6 +103,7 @@ class Look:
     cutoff: float | None = None
     keep_rate: float | None = None
     loss: float | None = None
+    quality: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +125,8 @@ class Plan:
         alternatives: what was weighed, cheapest first; the plan is one of them.
         input_tokens: the estimate that costs rest on.
         output_tokens: likewise, of the baseline's answer.
+        artefact: the trained artefact that was asked, whatever came of it.
+        foreseen: what it expects.
     """
 
     rungs: tuple[Rung, ...]
@@ -125,6 +136,8 @@ class Plan:
     alternatives: tuple[Alternative, ...] = ()
     input_tokens: int | None = None
     output_tokens: int | None = None
+    artefact: str | None = None
+    foreseen: Foreseen | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +195,7 @@ class Question:
         baseline: the last rung.
         input_tokens: estimated.
         cached_tokens: how much of the prompt a model's prompt cache holds, by model.
+        foreseen: what the route's artefact expects; None without one, or where it does not know such prompts.
     """
 
     ask: Ask
@@ -190,6 +204,7 @@ class Question:
     baseline: ModelId
     input_tokens: int
     cached_tokens: Mapping[ModelId, int]
+    foreseen: Foreseen | None = None
 
 
 class NoEligibleModel(Exception):
@@ -213,13 +228,24 @@ class Strategy(Protocol):
         """Tell whether `plan` would look at the embedding of the last user text."""
         ...
 
-    def plan(self, ask: Ask, vector: NDArray[np.float32] | None, cached_tokens: Cached = NOTHING) -> Plan:
+    def foresight(self, ask: Ask) -> Foresight | None:
+        """Return what `plan` would like to know of a request's last user text; hundreds of µs, so not on the loop."""
+        ...
+
+    def plan(
+        self,
+        ask: Ask,
+        vector: NDArray[np.float32] | None,
+        cached_tokens: Cached = NOTHING,
+        foreseen: Foreseen | None = None,
+    ) -> Plan:
         """Return the plan.
 
         Args:
             ask: the parsed request.
             vector: float32[d] of unit length, the last user text's embedding; None when there is none.
             cached_tokens: how much of its prompt a model's prompt cache is known to hold, by model.
+            foreseen: what `foresight` said of it; None when it was not asked.
 
         Raises:
             NoEligibleModel: no model can do what the request needs.
@@ -237,14 +263,19 @@ class Pinned:
         """Tell that no embedding is looked at."""
         return False
 
+    def foresight(self, ask: Ask) -> Foresight | None:  # noqa: ARG002 - the seam's signature
+        """Return nothing."""
+        return None
+
     def plan(
         self,
         ask: Ask,
         vector: NDArray[np.float32] | None,  # noqa: ARG002 - the seam's signature
         cached_tokens: Cached = NOTHING,  # noqa: ARG002 - the seam's signature
+        foreseen: Foreseen | None = None,  # noqa: ARG002 - the seam's signature
     ) -> Plan:
         """Return the one model; see `Strategy.plan`."""
-        _eligible(ask, [self._candidate])
+        eligible_of(ask, [self._candidate])
         return _straight(self._candidate.model, PlanReason.PINNED)
 
 
@@ -253,18 +284,30 @@ class Cascade:
 
     One judged rung is tried where its calibration says that this pays, since its bound was made for exactly these
     questions. Several are held to bounds that hold for any part of their answers (`Promise.is_shared`), so the
-    cheapest of all their sequences is free to be chosen, in dollars: start and escalation at once.
+    cheapest of all their sequences is free to be chosen, in dollars: start and escalation at once. With a trained
+    artefact one judged rung is held to such bounds as well, since the artefact's choice of questions was no part of its
+    calibration; what the artefact expects of a prompt then moves the chance that an answer is kept, so that a hard one
+    starts high. It never loosens what a judge keeps.
 
     Args:
         ladder: the models, cheapest first; the last is the baseline.
         judged: the rungs whose answers may be kept, in the ladder's order; none when no calibration keeps the promise.
         estimator: what each rung is expected to do.
+        sight: the route's trained artefact; None without one.
     """
 
-    def __init__(self, ladder: Sequence[Candidate], *, judged: Sequence[Judged], estimator: Estimator) -> None:
+    def __init__(
+        self,
+        ladder: Sequence[Candidate],
+        *,
+        judged: Sequence[Judged],
+        estimator: Estimator,
+        sight: Sight | None = None,
+    ) -> None:
         self._ladder = tuple(ladder)
         self._judged = tuple(judged)
         self._estimator = estimator
+        self._sight = sight
 
     @property
     def judged(self) -> tuple[Judged, ...]:
@@ -283,20 +326,30 @@ class Cascade:
             for each in self._judged
             if isinstance(judge := each.judge.tightened(share), Judge)
         ]
-        return Cascade(self._ladder, judged=judged, estimator=self._estimator)
+        return Cascade(self._ladder, judged=judged, estimator=self._estimator, sight=self._sight)
 
     def at_least(self, threshold: float) -> Cascade:
         """Return the same ladder with judges that keep no answer of a confidence below `threshold`."""
         judged = [replace(each, judge=each.judge.at_least(threshold)) for each in self._judged]
-        return Cascade(self._ladder, judged=judged, estimator=self._estimator)
+        return Cascade(self._ladder, judged=judged, estimator=self._estimator, sight=self._sight)
 
     def needs_vector(self, ask: Ask) -> bool:
         """Tell whether the embedding will be looked at."""
         return any(self._form(ask, each) is None for each in self._judged)
 
-    def plan(self, ask: Ask, vector: NDArray[np.float32] | None, cached_tokens: Cached = NOTHING) -> Plan:
+    def foresight(self, ask: Ask) -> Foresight | None:
+        """Return the artefact's, where a judge will look at the question."""
+        return self._sight.foresight if self._sight is not None and self.needs_vector(ask) else None
+
+    def plan(
+        self,
+        ask: Ask,
+        vector: NDArray[np.float32] | None,
+        cached_tokens: Cached = NOTHING,
+        foreseen: Foreseen | None = None,
+    ) -> Plan:
         """Return the plan; see `Strategy.plan`."""
-        eligible = _eligible(ask, self._ladder)
+        eligible = eligible_of(ask, self._ladder)
         top = eligible[-1].model
         if top != self._ladder[-1].model:
             return _straight(top, PlanReason.BASELINE_INELIGIBLE)
@@ -314,7 +367,11 @@ class Cascade:
             input_tokens=estimate_input_tokens(ask),
             cached_tokens=cached_tokens,
         )
-        return self._choose(question, looks)
+        if self._sight is None or foreseen is None:
+            return self._choose(question, looks)
+        known = foreseen if self._sight.admits(foreseen) else None
+        plan = self._choose(replace(question, foreseen=known), looks)
+        return replace(plan, artefact=self._sight.foresight.name, foreseen=foreseen)
 
     def _choose(self, question: Question, looks: tuple[Look, ...]) -> Plan:
         """Return the cheapest sequence of the rungs that may be tried."""
@@ -325,7 +382,8 @@ class Cascade:
             return replace(_straight(top, why.reason, task=why.task), looks=looks)
         prospects = self._estimator.prospects(question)
         ways = sorted(_alternatives(prospects), key=_by_cost)
-        is_bound = len(self._judged) == 1 and not question.cached_tokens
+        is_any_part = any(each.judge.promise.is_shared for each in self._judged)
+        is_bound = not is_any_part and not question.cached_tokens
         best = _longest(ways) if is_bound or any(way.cost_nusd is None for way in ways) else ways[0]
         tasks = {look.model: look.task for look in free}
         rungs = tuple(Rung(model=m, is_judged=m != top, task=tasks.get(m)) for m in best.models)
@@ -374,10 +432,7 @@ class Cascade:
     @staticmethod
     def _form(ask: Ask, each: Judged) -> PlanReason | None:
         """Tell why the request's form is none that the calibration speaks for: one plain question, one answer."""
-        turns = sum(message.role not in {"system", "developer"} for message in ask.messages)
-        is_plain = all(message.is_plain for message in ask.messages)
-        has_tools = Capability.TOOLS in ask.needs and not each.judge.speaks_for_tools
-        if ask.surface is not Surface.CHAT or ask.choices != 1 or turns != 1 or not is_plain or has_tools:
+        if not is_plain_question(ask, may_offer_tools=each.judge.speaks_for_tools) or ask.surface is not Surface.CHAT:
             return PlanReason.FORM
         temperature = 1.0 if ask.temperature is None else ask.temperature  # OpenAI's default
         return PlanReason.TEMPERATURE if temperature > each.temperature else None
@@ -428,6 +483,13 @@ class Tables:
             cached_input_tokens=min(question.input_tokens, question.cached_tokens.get(model, 0)),
             output_tokens=output_tokens + again[1],
         )
+
+
+def is_plain_question(ask: Ask, *, may_offer_tools: bool = False) -> bool:
+    """Tell whether a request is one question in plain text that wants one answer and, as a rule, offers no tools."""
+    turns = sum(message.role not in {"system", "developer"} for message in ask.messages)
+    is_plain = all(message.is_plain for message in ask.messages)
+    return ask.choices == 1 and turns == 1 and is_plain and (may_offer_tools or Capability.TOOLS not in ask.needs)
 
 
 def expected_output_tokens(ask: Ask) -> int:
@@ -484,7 +546,12 @@ def _straight(model: ModelId, reason: PlanReason, *, task: str | None = None) ->
     return Plan(rungs=(Rung(model=model, is_judged=False),), reason=reason, task=task)
 
 
-def _eligible(ask: Ask, candidates: Sequence[Candidate]) -> list[Candidate]:
+def eligible_of(ask: Ask, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Return the candidates that can do what a request needs, in their order.
+
+    Raises:
+        NoEligibleModel: there is none.
+    """
     input_tokens = estimate_input_tokens(ask)
     room = input_tokens + (ask.max_output_tokens or _OUTPUT_TOKENS)
     eligible = [

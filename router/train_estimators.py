@@ -43,6 +43,7 @@ from router.estimators import (
     Wording,
     answer_features,
     opening_features,
+    shapes_of,
     tree_features,
     weigh,
 )
@@ -190,8 +191,8 @@ def _wording(vectors: Vectors, outcomes: Outcomes, *, is_averaged: bool) -> Word
         parts = np.zeros_like(wording[0]), np.asarray(plain.coef_).T * ratio[:, None], np.asarray(plain.intercept_)
         wording = ((wording[0] + parts[0]) / 2, (wording[1] + parts[1]) / 2, (wording[2] + parts[2]) / 2)
     return Wording(
-        idf=idf,
-        grams=wording[0],
+        idf=idf.astype(np.float32),
+        grams=wording[0].astype(np.float32),
         dense=wording[1],
         intercept=wording[2],
         shape_centre=centre,
@@ -201,7 +202,7 @@ def _wording(vectors: Vectors, outcomes: Outcomes, *, is_averaged: bool) -> Word
 
 def _trees(projected: Floats, central: Floats, outcomes: Outcomes, neighbours: Neighbours) -> Trees:
     own = np.arange(len(projected))
-    features = tree_features(projected, outcomes.prompts, neighbours.predict(projected, central, own=own)[0])
+    features = tree_features(projected, shapes_of(outcomes.prompts), neighbours.predict(projected, central, own=own)[0])
     tables: list[tuple[Floats, ...]] = []
     heads: list[int] = []
     bases: list[float] = []
@@ -224,12 +225,12 @@ def _trees(projected: Floats, central: Floats, outcomes: Outcomes, neighbours: N
         np.array([np.pad(table[column], (0, height - len(table[column]))) for table in tables]) for column in range(5)
     )
     return Trees(
-        feature=feature,
+        feature=feature.astype(np.int64),
         threshold=threshold,
-        left=left,
-        right=right,
+        left=left.astype(np.int64),
+        right=right.astype(np.int64),
         value=value,
-        head=np.array(heads, dtype=np.float64),
+        head=np.array(heads, dtype=np.int64),
         base=np.array(bases),
         depth=4,
     )

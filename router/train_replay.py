@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 from sklearn.model_selection import KFold
 
 from router.estimators import Estimators, Floats, Mode, Rungs, Setting, Vectors
+from router.foresight import STEPS_ASIDE
 from router.train_estimators import fit
 from router.train_metrics import Fixed, Reference, Sweep
 from router.train_records import Outcomes
 
 FOLDS = 5
-STEPS_ASIDE = 0.3
-"""Where more of the prompts are outside, the traffic is another one, and scores are no better than none."""
 
 Show = Callable[[Iterable[int]], Iterable[int]]
 

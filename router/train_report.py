@@ -17,10 +17,11 @@ from rich.table import Table
 from backends.words import JsonValue
 from router.artefact import Artefact
 from router.estimators import Floats, Mode, Vectors
+from router.foresight import STEPS_ASIDE
 from router.train_metrics import Estimate, Fixed, Reference, Sweep, measure
 from router.train_outcomes import TrainingError
 from router.train_records import Outcomes, check_trainable
-from router.train_replay import STEPS_ASIDE, Replay, Show, at, cross_fit, reference, replay, sweep
+from router.train_replay import Replay, Show, at, cross_fit, reference, replay, sweep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

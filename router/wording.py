@@ -52,6 +52,11 @@ def _powers(base: int) -> NDArray[np.uint64]:
 _POWERS = _powers(_PRIME)
 _INVERSES = _powers(pow(_PRIME, -1, _WRAP))
 _MIX = np.uint64(0xD6E8FEB86659FD93)
+_GOLDEN = np.uint64(_PRIME)
+_ONE, _SHIFT = np.uint64(1), np.uint64(29)
+_FIRST = np.zeros(1, dtype=np.int64)
+_SIZES = (3, 4, 5)
+"""Characters of an n-gram."""
 _FOLD = np.arange(256, dtype=np.uint8)
 _FOLD[65:91] += 32
 _IS_WORD = np.zeros(256, dtype=bool)
@@ -62,18 +67,16 @@ def grams(text: str) -> tuple[Buckets, NDArray[np.float64]]:
     """Return a text's buckets, ascending, and 1 + log of their counts: n-grams of 1-2 words and 3-5 bytes."""
     raw = _FOLD[np.frombuffer(text.encode("utf-8", "replace")[:MAX_BYTES], dtype=np.uint8)]
     sums = np.zeros(raw.size + 1, dtype=np.uint64)
-    np.cumsum((raw.astype(np.uint64) + np.uint64(1)) * _POWERS[: raw.size], out=sums[1:])
-    parts = [_words(raw, sums)]
-    for size in (3, 4, 5):
-        if raw.size >= size:
-            starts = raw.size - size + 1
-            hashes = (sums[size:] - sums[:starts]) * _INVERSES[:starts] + np.uint64(size)
-            parts.append(_bucket(hashes, CHARACTER_BITS) + WORDS)
-    found = np.sort(np.concatenate(parts))
+    np.cumsum((raw.astype(np.uint64) + _ONE) * _POWERS[: raw.size], out=sums[1:])
+    words = _words(raw, sums)
+    found = np.concatenate((words, _characters(sums)))
     if not found.size:
         return found.astype(np.int64), np.zeros(0)
-    firsts = np.flatnonzero(np.concatenate(([True], found[1:] != found[:-1])))
-    counts = np.diff(np.append(firsts, found.size))
+    found.sort()
+    edges = np.flatnonzero(found[1:] != found[:-1])
+    edges += 1
+    firsts = np.concatenate((_FIRST, edges))
+    counts = np.diff(np.concatenate((firsts, (found.size,))))
     return found[firsts].astype(np.int64), 1 + np.log(counts)
 
 
@@ -100,14 +103,24 @@ def shape(text: str) -> NDArray[np.float64]:
 
 
 def _words(raw: NDArray[np.uint8], sums: NDArray[np.uint64]) -> NDArray[np.int32]:
-    edges = np.flatnonzero(np.diff(_IS_WORD[raw].astype(np.int8), prepend=0, append=0))
+    inside = np.zeros(raw.size + 2, dtype=np.int8)
+    inside[1:-1] = _IS_WORD[raw]
+    edges = np.flatnonzero(inside[1:] != inside[:-1])
     starts, ends = edges[::2], edges[1::2]
     single = (sums[ends] - sums[starts]) * _INVERSES[starts]
-    double = single[:-1] * np.uint64(_PRIME) + (single[1:] ^ _MIX)
+    double = single[:-1] * _GOLDEN + (single[1:] ^ _MIX)
     return _bucket(np.concatenate((single, double)), WORD_BITS)
+
+
+def _characters(sums: NDArray[np.uint64]) -> NDArray[np.int32]:
+    sizes = [size for size in _SIZES if sums.size > size]
+    if not sizes:
+        return np.zeros(0, dtype=np.int32)
+    parts = [(sums[size:] - sums[:-size]) * _INVERSES[: sums.size - size] + np.uint64(size) for size in sizes]
+    return _bucket(np.concatenate(parts), CHARACTER_BITS) + np.int32(WORDS)
 
 
 def _bucket(hashes: NDArray[np.uint64], bits: int) -> NDArray[np.int32]:
     # The high bits of a product depend on all bits of its factors, the low ones do not.
-    mixed = (hashes ^ (hashes >> np.uint64(29))) * _MIX
+    mixed = (hashes ^ (hashes >> _SHIFT)) * _MIX
     return (mixed >> np.uint64(64 - bits)).astype(np.int32)

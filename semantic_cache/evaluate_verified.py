@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from semantic_cache.verifier import VerifierCalibration
 
 ALONE = 2.0
-"""Added to the scores of pairs that are served without a question, so that they stand above all that are asked about."""
+"""Added to the scores of pairs that are served without a question, so that they stand above all that are asked of."""
 
 
 def to_ask(cases: Sequence[Case], seen: Looked, accepted_from: float | None) -> list[tuple[str, str]]:

@@ -177,7 +177,7 @@ def test_all_mistakes_are_reported_at_once_where_they_stand():
     assert found[2] == "16:5 routes[1].ladder: `ladder` is missing"
     assert found[3] == (
         '17:5 routes[1].lader: unknown key "lader"; allowed in routes[1]: '
-        'name, match, ladder, baseline, quality, stream, cache, max_output_tokens; did you mean "ladder"?'
+        'name, match, ladder, baseline, quality, router, stream, cache, max_output_tokens; did you mean "ladder"?'
     )
     assert found[4].startswith("19:26 limits.max_body_bytes: expected a size such as 20MB")
     assert len(found) == 5

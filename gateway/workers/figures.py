@@ -25,7 +25,13 @@ if TYPE_CHECKING:
     from backends.pool import Pool
 
 _GROWING = frozenset({"counter", "histogram"})
-_OF_ALL = frozenset(f"faregate_promise_{what}" for what in ("state", "bound", "max_loss", "verdicts"))
+_OF_ALL = frozenset(
+    (
+        *(f"faregate_promise_{what}" for what in ("state", "bound", "max_loss", "verdicts")),
+        "faregate_artefact_state",
+        "faregate_artefact_outside_share",
+    )
+)
 
 
 class Sample(msgspec.Struct, frozen=True, array_like=True):

@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 
 from backends.asks import parse_ask
 from backends.words import Ask, Capability, JsonValue, ModelId, Surface
+from router.by_prompt import ByPrompt, Foretold
+from router.foresight import Foreseen
 from router.judge import Judge
 from router.strategy import Cached, Candidate, Cascade, Judged, NoEligibleModel, Pinned, Strategy, Tables
+from tests.router.foreseeing import a_sight, foreseen
 from tests.served.world import Prices, a_judge
 
 LADDER = [
@@ -44,6 +47,8 @@ def cascade(ladder: list[Candidate], *judges: Judged) -> Cascade:
     return Cascade(ladder, judged=judges, estimator=Tables(judges, Prices(small=1, middle=3, large=10)))
 
 
+SIGHT = a_sight(means=(0.5, 0.7, 0.9))
+
 STRATEGIES: dict[str, Strategy] = {
     "pinned": Pinned(LADDER[2]),
     "one rung": cascade(LADDER[2:]),
@@ -52,6 +57,23 @@ STRATEGIES: dict[str, Strategy] = {
     "cautious": cascade(LADDER, judged("small", start_small=False)),
     "three rungs": cascade(LADDER, judged("small", is_shared=True), judged("middle", is_shared=True)),
     "tightened": cascade(LADDER, judged("small")).tightened(0.02),
+    "by prompt": ByPrompt(
+        LADDER,
+        sight=SIGHT,
+        costs=Prices(small=1, middle=3, large=10),
+        least_gain=0.1,
+        static=cascade(LADDER, judged("small")),
+    ),
+    "foretold": Cascade(
+        LADDER,
+        judged=[judged("small", is_shared=True)],
+        estimator=Foretold(
+            Tables([judged("small", is_shared=True)], Prices(small=1, middle=3, large=10)),
+            sight=SIGHT,
+            ladder=[candidate.model for candidate in LADDER],
+        ),
+        sight=SIGHT,
+    ),
 }
 
 
@@ -77,13 +99,18 @@ def asks(draw: st.DrawFn) -> Ask:
 
 
 @pytest.mark.parametrize("name", list(STRATEGIES))
-@given(ask=asks(), has_vector=st.booleans(), cached=st.sampled_from([{}, {ModelId("large"): 5000}]))
-def test_a_plan_keeps_the_contract(name: str, ask: Ask, has_vector: bool, cached: Cached):
+@given(
+    ask=asks(),
+    has_vector=st.booleans(),
+    cached=st.sampled_from([{}, {ModelId("large"): 5000}]),
+    told=st.sampled_from([None, foreseen(0.9, 0.9, 0.9), foreseen(0.1, 0.8, 0.9), foreseen(0.2, 0.3, 0.9)]),
+)
+def test_a_plan_keeps_the_contract(name: str, ask: Ask, has_vector: bool, cached: Cached, told: Foreseen | None):
     strategy = STRATEGIES[name]
     vector = np.eye(1, 384, dtype=np.float32)[0] if has_vector else None
     by_model = {candidate.model: candidate for candidate in LADDER}
     try:
-        plan = strategy.plan(ask, vector, cached)
+        plan = strategy.plan(ask, vector, cached, told)
     except NoEligibleModel:
         return
     models = [rung.model for rung in plan.rungs]
@@ -91,5 +118,6 @@ def test_a_plan_keeps_the_contract(name: str, ask: Ask, has_vector: bool, cached
     assert models
     assert not plan.rungs[-1].is_judged
     assert all(ask.needs <= by_model[model].capabilities for model in models)
-    assert strategy.plan(ask, vector, cached) == plan
-    assert strategy.needs_vector(ask) or strategy.plan(ask, None, cached) == plan
+    assert strategy.plan(ask, vector, cached, told) == plan
+    assert strategy.foresight(ask) is None or strategy.needs_vector(ask)
+    assert strategy.needs_vector(ask) or strategy.plan(ask, None, cached) == strategy.plan(ask, vector, cached)
