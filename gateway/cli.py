@@ -103,10 +103,16 @@ def _run(policy: Policy, text: str, source: PolicySource, *, log_level: str, on_
         except WorkerUnfit as error:
             _fail(str(error))
         return
-    from gateway.serve import serve as run
+    from gateway.ledger.store_process import StoreProcess
     from gateway.settings import environment
 
-    run(policy, source, environ=environment(), on_ready=on_ready)
+    store = StoreProcess.hatched(environment())  # before the rest is imported, which takes as long as its own
+    try:
+        from gateway.serve import serve as run
+
+        run(policy, source, environ=environment(), on_ready=on_ready, store=store)
+    finally:
+        store.discard()
 
 
 @main.command()

@@ -55,6 +55,7 @@ from semantic_cache.sqlite_store import SqliteStore
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from gateway.ledger.store_process import StoreProcess
     from gateway.workers.member import Crew
 
 
@@ -117,6 +118,7 @@ async def open_gateway(
     acceptance: Acceptance | None = None,
     files: Files | None = None,
     draw: Callable[[], float] | None = None,
+    store: StoreProcess | None = None,
 ) -> AsyncIterator[Opened]:
     """Open everything a policy names, and close it at the end.
 
@@ -128,6 +130,7 @@ async def open_gateway(
         acceptance: decides about semantic hits; the shipped calibration when None.
         files: the journal's system calls; the real ones when None.
         draw: uniform numbers in [0, 1) for what is audited; the kernel's when None.
+        store: the process that folds the ledger, hatched, and closed here; a thread of this process when None.
 
     Raises:
         PolicyUnusable: a model without a price, a calibration for other models.
@@ -135,7 +138,7 @@ async def open_gateway(
     """
     prepared = prepare(policy, clock)
     folder = Path(policy.storage.folder)
-    ledger = JournaledLedger.open(folder, clock, epoch_of(policy), terms=terms_of(policy), files=files)
+    ledger = JournaledLedger.open(folder, clock, epoch_of(policy), terms=terms_of(policy), files=files, store=store)
     try:
         # After the ledger has closed what a killed gateway left open, before any request: budgets know all or nothing.
         known_as = Pseudonyms(folder).of

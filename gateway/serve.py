@@ -7,7 +7,7 @@ import logging
 import math
 import signal
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -29,6 +29,8 @@ from policies.schema import Policy
 if TYPE_CHECKING:
     from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, Scope
 
+    from gateway.ledger.store_process import StoreProcess
+
 __all__ = ["PortUnavailable", "Server", "listen", "serve"]
 
 _log = logging.getLogger("faregate")
@@ -41,7 +43,14 @@ _LAST_WORDS_S = 1.0
 """How long an answer that is ended at the end of the grace may take to be read; then its connection is dropped."""
 
 
-def serve(policy: Policy, source: PolicySource, *, environ: Mapping[str, str], on_ready: Callable[[str], None]) -> None:
+def serve(
+    policy: Policy,
+    source: PolicySource,
+    *,
+    environ: Mapping[str, str],
+    on_ready: Callable[[str], None],
+    store: StoreProcess | None = None,
+) -> None:
     """Serve a policy until SIGINT or SIGTERM; requests in flight are then finished within `server.grace_s`.
 
     Args:
@@ -49,6 +58,7 @@ def serve(policy: Policy, source: PolicySource, *, environ: Mapping[str, str], o
         source: where it came from, to be read again at SIGHUP.
         environ: the process's environment.
         on_ready: called with the base URL once requests are accepted.
+        store: the process that folds the ledger, hatched, and closed at the end; a thread of this process when None.
 
     Raises:
         PortUnavailable: the policy's address is taken or not allowed.
@@ -57,7 +67,7 @@ def serve(policy: Policy, source: PolicySource, *, environ: Mapping[str, str], o
     """
     listening = listen(policy.server.host, policy.server.port)
     try:
-        uvloop.run(_serve(policy, source, listening, environ=environ, on_ready=on_ready))
+        uvloop.run(_serve(policy, source, listening, environ=environ, on_ready=on_ready, store=store))
     finally:
         listening.close()
 
@@ -69,15 +79,18 @@ async def _serve(
     *,
     environ: Mapping[str, str],
     on_ready: Callable[[str], None],
+    store: StoreProcess | None,
 ) -> None:
     hang_ups = HangUps()
-    # The ledger is closed after the server: a signal that comes then must not kill us before that.
+    # The ledger is closed after the server: a signal that comes then must not kill us before that. One that comes
+    # before the server listens to them is not lost: it stops as soon as it has begun.
+    early: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)
-    async with open_gateway(policy, environ=environ, clock=SystemClock()) as opened:
+        signal.signal(number, lambda number, _: early.append(number))
+    async with open_gateway(policy, environ=environ, clock=SystemClock(), store=store) as opened:
         for warning in opened.warnings:
             _log.warning("policy_warning", extra={"warning": warning})
-        server = Server(opened)
+        server = Server(opened, early=early)
         async with asyncio.TaskGroup() as group, Reloading(opened, server) as reloading:
             watching = group.create_task(reload_on(hang_ups, reloading, source, opened.gateway.parts.telemetry))
             note(outcome_of(policy), Path(policy.storage.folder))
@@ -92,9 +105,14 @@ class Server(uvicorn.Server):
     A first SIGTERM makes the gateway unready; after `server.notice_s` the port is closed (at once on SIGINT: a person
     waits), and requests in flight have `server.grace_s` to finish. What runs on then is told so and booked. A second
     signal ends all of it at once.
+
+    Args:
+        opened: what is served.
+        early: signals that came before it listened to them.
     """
 
-    def __init__(self, opened: Opened) -> None:
+    def __init__(self, opened: Opened, *, early: Sequence[int] = ()) -> None:
+        self._early = early
         self._gateway = opened.gateway
         self._former: list[Gateway] = []
         self._side = side_door(opened)
@@ -149,6 +167,13 @@ class Server(uvicorn.Server):
             await cors.serve(scope, send, go_on)
         else:
             await go_on(send)
+
+    @override
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        for number in self._early:
+            self.handle_exit(number, None)
+        await super().startup(sockets)
 
     @override
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

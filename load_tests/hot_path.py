@@ -1,6 +1,6 @@
 """What a request costs the gateway itself, without sockets: `Gateway.answer` on a transport that answers at once.
 
-    hot_path.py            CPU µs a request of the event loop's thread, and of the process (with the folding thread)
+    hot_path.py            CPU µs a request of the event loop's thread, and of the process (without what folds beside)
     hot_path.py --profile  the same under cProfile: the gateway's functions by the time spent in and below each; the
                            profiler itself makes calls about twice as dear, so compare its rows with one another only
 
@@ -29,7 +29,9 @@ from backends.seam import Timeouts
 from backends.words import ModelId, Surface
 from gateway.calls import read_call
 from gateway.compose import open_gateway
+from gateway.ledger.store_process import StoreProcess
 from gateway.pipeline import Gateway
+from gateway.settings import environment
 from policies.keys import KeyStore
 from policies.loader import load_policy
 
@@ -170,7 +172,8 @@ async def _measure(folder: Path, *, requests: int, is_profiled: bool) -> None:
     file.write_text(json.dumps({**POLICY, "storage": {"folder": str(folder / "data")}}))
     policy, clock = load_policy(file, {}), SystemClock()
     _, secret = KeyStore(policy.storage.folder, clock=clock).create("bench", tenants=["bench"])
-    async with open_gateway(policy, environ={}, clock=clock) as opened:
+    store = StoreProcess.hatched(environment())
+    async with open_gateway(policy, environ={}, clock=clock, store=store) as opened:
         catalog = opened.gateway.parts.catalog
         if not isinstance(catalog, dict):
             raise SystemExit("hot_path: the catalog cannot be given another backend")

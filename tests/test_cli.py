@@ -103,6 +103,11 @@ async def test_the_first_answer_comes_within_two_seconds_of_the_start(tmp_path: 
     assert min(took) < START_S, took
 
 
+async def test_a_signal_that_comes_with_the_first_word_is_not_lost(tmp_path: Path):
+    async with faregate(write_policy(tmp_path, a_policy(["http://127.0.0.1:1/v1"]))) as gateway:
+        assert await gateway.stop() == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_stop_finishes_what_is_in_flight_and_books_it(tmp_path: Path, number: signal.Signals):
     gate = asyncio.Event()

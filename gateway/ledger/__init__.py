@@ -3,7 +3,8 @@
 Rules:
 - Money is integer nano-dollars everywhere; durations of rows are milliseconds; times are UTC.
 - Journal first: `hold` is on disk before a paid call, `settle` or `release` after it, each one `write(2)`.
-- One store a folder, kept by a lock. The folder holds `lock`, `journal/`, `ledger.db`, `roots.jsonl` and `user.key`.
+- One store a folder, kept by a lock. The folder holds `lock` (the gateway's), `store.lock` (who folds), `journal/`,
+  `ledger.db`, `roots.jsonl` and `user.key`.
 - The store only ever grows: it refuses UPDATE and DELETE on what was booked, and booking twice books once.
 - Every booked row is an entry of its writer's hash chain (`chain`); all heads go under a root every day and at every
   orderly stop, in the store and in a file beside it (`roots`); `verify` holds all of it against each other.
@@ -15,7 +16,8 @@ Rules:
 
 The way of a row: `seam.Ledger` (what the pipeline calls) → `writer` (encodes, appends, keeps what a full disk refused)
 → `journal` (segments) → `service` (a thread, in this process or another) → `fold` → `store` (SQLite) → `report`.
-`journaled` joins the two sides in one process, and has the writer's side alone for a worker.
+`journaled` joins the two sides, and has the writer's side alone for a worker. A served gateway's service is a process
+of its own: `store_process` is the gateway's side of it, `storing` the program, `store_line` what they tell one another.
 Beside it: `rollups` and `derived` (daily sums, savings, busy time; kept by triggers), `archive` (retention: files and a
 tombstone; `archived` is what stays, `archive_walk` verifies the files),
 `reports` (any question, on paper), `focus` (export), `invoices`
@@ -25,6 +27,9 @@ Decided here:
 - Rows are chained where they are folded, not where they are appended: hashing costs the request nothing, and what is
   hashed is what the store holds, so that the store alone can be verified. What the journal lacks is told by the numbers
   of its records.
+- Folding is beside the gateway and not in it, for one worker too: in a thread it took a fifth of the gateway's CPU and
+  turns at its interpreter. The gateway never waits for it: a store process that died is started anew, the journal has
+  all meanwhile. Budgets are rebuilt before the first request, when it has folded what there was.
 - Slot 0 writes into `journal/` itself, further workers into `journal/<slot>/`: a single gateway's folder is as it was.
 - Charges that come into a sealed month (a clock that went back) stay dated as they are, and post to the open month by a
   row `late` in `books`.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES: Final = 32 * 1024
 """One transaction folds about this much: some thirty rows, decoded in a fraction of a millisecond. The interpreter is
-not let go while they are decoded, so this bounds what folding can add to a request's latency."""
+not let go while they are decoded, so this bounds what folding in a gateway's own process can add to its latency."""
 
 
 class _Record(msgspec.Struct, frozen=True):
@@ -51,9 +51,10 @@ _ROWS: Final[dict[RecordKind, msgspec.json.Decoder[Row]]] = {
 class Fold:
     """Folds one folder's journal into its store. Steps may come from any thread, one at a time."""
 
-    def __init__(self, journal: Path, store: Store) -> None:
+    def __init__(self, journal: Path, store: Store, *, chunk_bytes: int = CHUNK_BYTES) -> None:
         self._journal = journal
         self._store = store
+        self._chunk_bytes = chunk_bytes
         self._offsets = store.offsets()
         self._positions: dict[int, Position] = {}
         self._last: dict[int, tuple[int, int]] = {}
@@ -62,6 +63,10 @@ class Fold:
     def position(self, slot: int = 0) -> Position:
         """Everything of the writer before this is in the store."""
         return self._positions.get(slot, Position(Segment(0, 0, slot), 0))
+
+    def positions(self) -> dict[int, Position]:
+        """Return every slot's position."""
+        return dict(self._positions)
 
     def drain(self, *, are_alive: bool, slot: int | None = None) -> None:
         """Fold all there is.
@@ -110,7 +115,7 @@ class Fold:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             offset = self._offsets.get(segment, 0)
-            while lines := _whole_lines(fd, offset):
+            while lines := _whole_lines(fd, offset, self._chunk_bytes):
                 end = self._put(segment, lines, offset, is_sealed=is_sealed)
                 if end == offset:
                     break
@@ -164,9 +169,8 @@ class Fold:
         )
 
 
-def _whole_lines(fd: int, offset: int) -> bytes:
-    """Return the bytes from `offset` up to the last line break within reach; empty when there is none."""
-    size = CHUNK_BYTES
+def _whole_lines(fd: int, offset: int, size: int) -> bytes:
+    """Return about `size` bytes from `offset` up to the last line break within reach; empty when there is none."""
     while True:
         chunk = os.pread(fd, size, offset)
         end = chunk.rfind(b"\n") + 1

@@ -1,6 +1,6 @@
 """The ledger of one process: a `Writer` in front, a `FoldService` behind, beside it or in another process.
 
-- `JournaledLedger`: both in one process, for a gateway without workers;
+- `JournaledLedger`: both, for a gateway without workers; the service is a thread of this process, or a `StoreProcess`;
 - `WorkerLedger`: the writer alone, for one of several workers of a folder whose `FoldService` runs elsewhere.
 """
 
@@ -20,6 +20,7 @@ from gateway.ledger.writer import MOST_PENDING_REQUESTS, Writer
 if TYPE_CHECKING:
     from backends.clock import Clock
     from gateway.ledger.seam import EpochInfo
+    from gateway.ledger.store_process import StoreProcess
 
 __all__ = ["MOST_PENDING_REQUESTS", "JournaledLedger", "WorkerLedger"]
 
@@ -29,7 +30,7 @@ _CLOSED = "the ledger is closed; the gateway is shutting down"
 class JournaledLedger:
     """Implements `seam.Ledger` on a folder of its own; make it with `open`, and close it."""
 
-    def __init__(self, *, service: FoldService, writer: Writer) -> None:
+    def __init__(self, *, service: FoldService | StoreProcess, writer: Writer) -> None:
         self._service = service
         self._writer = writer
         self._closing = threading.Lock()
@@ -54,6 +55,7 @@ class JournaledLedger:
         files: Files | None = None,
         segment_bytes: int = SEGMENT_BYTES,
         tick_s: float = TICK_S,
+        store: StoreProcess | None = None,
     ) -> JournaledLedger:
         """Open a folder: take its lock, fold what a former gateway left, close its open holds, begin an epoch.
 
@@ -64,14 +66,20 @@ class JournaledLedger:
             terms: durability and the like.
             files: the journal's system calls.
             segment_bytes: a new journal segment after this many.
-            tick_s: how often the thread folds.
+            tick_s: how often it is folded.
+            store: the process that folds, hatched; the ledger closes it. None: a thread of this one does.
 
         Raises:
             FolderInUse, FolderUnusable, SchemaMismatch, JournalCorrupt: the folder cannot be used; nothing changed.
             LedgerUnavailable: the journal cannot be written.
         """
         terms = terms or Terms()
-        service = FoldService.open(folder, clock, terms, tick_s=tick_s)
+        service: FoldService | StoreProcess
+        if store is None:
+            service = FoldService.open(folder, clock, roots=terms.roots, tick_s=tick_s)
+        else:
+            store.open(folder, roots=terms.roots, tick_s=tick_s)
+            service = store
         writer = Writer(
             folder=folder,
             clock=clock,

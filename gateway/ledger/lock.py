@@ -1,4 +1,4 @@
-"""One store a folder and one worker a slot: advisory locks held for as long as they live.
+"""One gateway a folder, one process that folds it, and one worker a slot: advisory locks held for as long as they live.
 
 The lock is the kernel's (`flock`), so a killed owner frees it; the process id inside the file is for the message only.
 """
@@ -7,12 +7,18 @@ from __future__ import annotations
 
 import fcntl
 import os
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Final
 
 from gateway.ledger.errors import FolderInUse, FolderUnusable
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+STORE_LOCK: Final = "store.lock"
+"""Held by whoever folds: where that is a process of its own, it outlives a gateway that is killed by a moment."""
+_LAST_MOMENT_S: Final = 10.0
+_LOOK_S: Final = 0.01
 
 
 def slot_folder(folder: Path, slot: int) -> Path:
@@ -52,17 +58,37 @@ def worker_slots(folder: Path) -> list[int]:
     )
 
 
+def lock_store(folder: Path) -> FolderLock:
+    """Take the lock of whoever folds a folder; wait (blocking) for one whose gateway is gone, and who is just ending.
+
+    Raises:
+        FolderInUse: it does not end.
+        FolderUnusable: the lock file cannot be opened.
+    """
+    until = time.monotonic() + _LAST_MOMENT_S
+    while True:
+        try:
+            return FolderLock(folder, STORE_LOCK)
+        except FolderInUse as error:
+            if time.monotonic() > until:
+                raise FolderInUse(
+                    f"process {error.pid or 'unknown'} still folds {folder} for a gateway that is gone; end it",
+                    pid=error.pid,
+                ) from error
+        time.sleep(_LOOK_S)
+
+
 class FolderLock:
     """The lock on a ledger's folder, or on a worker's slot; whoever made it closes it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, name: str = "lock") -> None:
         """Take the lock.
 
         Raises:
             FolderInUse: another process (or another ledger of this one) holds it.
             FolderUnusable: the lock file cannot be opened.
         """
-        path = folder / "lock"
+        path = folder / name
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:

@@ -1,7 +1,8 @@
 """The fold side: owns a folder's lock and store, and folds the journals of all its writers into it.
 
 Rules:
-- one a folder, whichever process it lives in; it needs nothing from the writers but their files;
+- one a folder, whichever process it lives in (`store_process` has it in one of its own); it needs nothing from the
+  writers but their files;
 - folding happens on its own thread, every tick; what SQLite refuses is tried again at the next one;
 - once a UTC day, and at the end, all chains' heads are put under a root, in the store and in the roots file.
 """
@@ -14,21 +15,20 @@ import threading
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
+from gateway.ledger.epochs import next_epoch
 from gateway.ledger.errors import FolderUnusable, JournalCorrupt
-from gateway.ledger.fold import Fold
+from gateway.ledger.fold import CHUNK_BYTES, Fold
 from gateway.ledger.journal import JOURNAL_FOLDER
-from gateway.ledger.lock import FolderLock, refuse_live_worker, worker_slots
+from gateway.ledger.lock import FolderLock, lock_store, refuse_live_worker, worker_slots
 from gateway.ledger.roots import ROOTS_FILE, append_roots, last_number
 from gateway.ledger.store import Store
-from gateway.ledger.writer import next_epoch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from backends.clock import Clock
     from gateway.ledger.journal import Position
-    from gateway.ledger.seam import Terms
 
 TICK_S: Final = 0.2
 """How long a row may wait before it is in the store; also how soon a full disk is tried again."""
@@ -39,10 +39,12 @@ _log = logging.getLogger("faregate")
 class FoldService:
     """Folds one folder; make it with `open`, then `start` it, and close it when all writers are closed."""
 
-    def __init__(self, *, folder: Path, clock: Clock, terms: Terms, store: Store, fold: Fold, tick_s: float) -> None:
+    def __init__(
+        self, *, folder: Path, clock: Clock, roots: Path | None, store: Store, fold: Fold, tick_s: float
+    ) -> None:
         self._folder = folder
         self._clock = clock
-        self._roots = terms.roots or folder / ROOTS_FILE
+        self._roots = roots or folder / ROOTS_FILE
         self._store = store
         self._fold = fold
         self._tick_s = tick_s
@@ -52,6 +54,7 @@ class FoldService:
         self._stopping = False
         self._is_closed = False
         self._before: Callable[[], None] = _nothing
+        self._after: Callable[[], None] = _nothing
         self._wake = threading.Event()
         self._one_at_a_time = threading.Lock()
         self._folded = threading.Condition()
@@ -59,41 +62,59 @@ class FoldService:
         self._owned = ExitStack()
 
     @classmethod
-    def open(cls, folder: Path, clock: Clock, terms: Terms, *, tick_s: float = TICK_S) -> FoldService:
+    def open(
+        cls,
+        folder: Path,
+        clock: Clock,
+        *,
+        roots: Path | None = None,
+        tick_s: float = TICK_S,
+        chunk_bytes: int = CHUNK_BYTES,
+        is_locked: bool = False,
+        is_first: bool = True,
+    ) -> FoldService:
         """Take a folder's lock, fold what former writers left, close their open holds as estimated.
 
         Args:
             folder: made where missing; holds the lock, the journals, the store and the roots.
             clock: for roots.
-            terms: where the roots file is.
+            roots: the file of daily roots; None: `roots.jsonl` in the folder.
             tick_s: how often the thread folds.
+            chunk_bytes: how much of a journal one transaction folds.
+            is_locked: the gateway's process holds the gateway's lock.
+            is_first: False: writers are alive, and whoever folded for them has died; nothing is recovered.
 
         Raises:
             FolderInUse, FolderUnusable, SchemaMismatch, JournalCorrupt: the folder cannot be used; nothing changed.
         """
-        if terms.roots is not None and not terms.roots.parent.is_dir():
+        if roots is not None and not roots.parent.is_dir():
             raise FolderUnusable(
-                f"ledger.roots is {terms.roots}, whose folder does not exist; make it, or correct the policy"
+                f"ledger.roots is {roots}, whose folder does not exist; make it, or correct the policy"
             )
+        estimated = 0
         with ExitStack() as owned:
             try:
                 (folder / JOURNAL_FOLDER).mkdir(parents=True, exist_ok=True, mode=0o700)
-                lock = FolderLock(folder)
-                owned.callback(lock.close)
-                for slot in worker_slots(folder):
-                    refuse_live_worker(folder, slot)  # orphaned workers would go on writing what is folded and removed
+                if not is_locked:
+                    owned.callback(FolderLock(folder).close)
+                owned.callback(lock_store(folder).close)
+                if is_first:
+                    for slot in worker_slots(folder):
+                        # Orphaned workers would go on writing what is folded and removed.
+                        refuse_live_worker(folder, slot)
                 store = Store(folder)
                 owned.callback(store.close)
-                fold = Fold(folder / JOURNAL_FOLDER, store)
-                fold.drain(are_alive=False)
-                life = next_epoch(folder / JOURNAL_FOLDER, above=store.last_epoch())
-                estimated = store.recover(life=life)
+                fold = Fold(folder / JOURNAL_FOLDER, store, chunk_bytes=chunk_bytes)
+                if is_first:
+                    fold.drain(are_alive=False)
+                    life = next_epoch(folder / JOURNAL_FOLDER, above=store.last_epoch())
+                    estimated = store.recover(life=life)
             except (OSError, sqlite3.Error) as error:
                 raise FolderUnusable(
                     f"the ledger in {folder} cannot be opened: {error}; "
                     "give the gateway a data folder with free space that it may write"
                 ) from error
-            service = cls(folder=folder, clock=clock, terms=terms, store=store, fold=fold, tick_s=tick_s)
+            service = cls(folder=folder, clock=clock, roots=roots, store=store, fold=fold, tick_s=tick_s)
             service._owned = owned.pop_all()
         if estimated:
             _log.warning("holds_estimated", extra={"holds": estimated, "folder": str(folder)})
@@ -142,14 +163,24 @@ class FoldService:
         """Return how many bytes of the journals are not in the store."""
         return self._fold.unfolded_bytes()
 
-    def start(self, before: Callable[[], None] | None = None) -> None:
+    def start(self, before: Callable[[], None] | None = None, after: Callable[[], None] | None = None) -> None:
         """Begin to fold every tick.
 
         Args:
             before: called on the thread before each tick's fold, such as a writer's `beat_if_due`.
+            after: called on it when that is done.
         """
         self._before = before or _nothing
+        self._after = after or _nothing
         self._thread.start()
+
+    def positions(self) -> Mapping[int, Position]:
+        """Return how far each slot's journal is in the store, for the slots that have had one."""
+        return self._fold.positions()
+
+    def wake(self) -> None:
+        """Fold now and not at the next tick; does not wait for it."""
+        self._wake.set()
 
     def wait(self, target: Position, timeout_s: float) -> bool:
         """Wait (blocking) until a journal is folded up to a place; False when time ran out."""
@@ -200,6 +231,7 @@ class FoldService:
             self._fold_all(are_alive=True)
             if self.trouble is None:
                 self._root(is_last=False)
+            self._after()
             with self._folded:
                 self._folded.notify_all()
 
@@ -239,4 +271,4 @@ class FoldService:
 
 
 def _nothing() -> None:
-    """Do nothing before a tick."""
+    """Do nothing before and after a tick."""

@@ -11,15 +11,14 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
-import os
 import threading
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from gateway.ledger.epochs import next_epoch
 from gateway.ledger.errors import LedgerError, LedgerUnavailable
 from gateway.ledger.journal import JOURNAL_FOLDER, Journal, RecordKind
 from gateway.ledger.rows import EpochRow, HeartbeatRow, ReleaseRow
@@ -42,24 +41,6 @@ MOST_PENDING_REQUESTS: Final = 10_000
 
 _log = logging.getLogger("faregate")
 _encode: Final = msgspec.json.Encoder().encode
-_EPOCH_FILE: Final = "epoch"
-
-
-def next_epoch(journal: Path, *, above: int = 0) -> int:
-    """Return an epoch's number that no writer of the folder has had: ascending, shared by its processes.
-
-    Raises:
-        OSError: the counter cannot be read or written.
-    """
-    fd = os.open(journal / _EPOCH_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        text = os.pread(fd, 32, 0).strip()
-        number = max(int(text) if text.isdigit() else 0, above) + 1
-        os.pwrite(fd, b"%020d\n" % number, 0)  # always as long, so that half a number is never read
-    finally:
-        os.close(fd)
-    return number
 
 
 class Writer:

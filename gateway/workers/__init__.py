@@ -1,9 +1,10 @@
 """Several processes answer for one gateway: a supervisor, and the workers it starts and keeps alive.
 
 Who does what:
-- the supervisor (`supervisor`) opens the storage folder, folds every worker's journal into the store, is the budgets'
-  authority and lends from it over a Unix socket in the folder (`budgets.sock`, 0600), keeps the one set of rate limits,
-  and holds the listening socket; it reads no request;
+- the supervisor (`supervisor`) opens the storage folder, has a process fold every worker's journal into the store (as
+  a gateway of one process does: `ledger.store_process`), is the budgets' authority and lends from it over a Unix socket
+  in the folder (`budgets.sock`, 0600), keeps the one set of rate limits, and holds the listening socket; it reads no
+  request;
 - a worker (`member`) is the whole way of a request with a journal slot of its own; each is a fresh process;
 - `line` is what they tell one another over a socket pair that is the worker's standard input: nobody else can reach
   it, and a worker whose supervisor is gone sees its end and stops at once, since nothing folds what it would book;

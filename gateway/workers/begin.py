@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from gateway.ledger.store_process import StoreProcess
 from gateway.listening import listen
 from gateway.settings import environment
-from gateway.workers.processes import Worker, start_worker
+from gateway.workers.processes import start_worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gateway.children import Child
     from gateway.source import PolicySource
     from policies.schema import Policy
 
@@ -48,16 +50,22 @@ def serve_with_workers(
         WorkerUnfit: a worker could not begin.
     """
     listening = listen(policy.server.host, policy.server.port)
-    hatched: list[Worker] = []
+    hatched: list[Child] = []
+    store = StoreProcess.hatched(environment())
     try:
         while len(hatched) < policy.server.workers:
             hatched.append(start_worker(listening, environment()))
         from gateway.workers.supervisor import supervise
 
         supervise(
-            Job(policy=policy, text=text, source=source, log_level=log_level), listening, hatched, on_ready=on_ready
+            Job(policy=policy, text=text, source=source, log_level=log_level),
+            listening,
+            hatched,
+            store,
+            on_ready=on_ready,
         )
     finally:
+        store.discard()
         for worker in hatched:
             worker.discard()
         listening.close()

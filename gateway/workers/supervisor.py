@@ -19,13 +19,12 @@ from prometheus_client import Gauge
 
 from backends.clock import SystemClock
 from backends.words import TenantId
-from gateway.compose import open_authority, prepare, terms_of, watch_budgets
+from gateway.compose import open_authority, prepare, watch_budgets
 from gateway.errors import RateLimited
 from gateway.ledger.errors import JournalCorrupt, LedgerError
 from gateway.ledger.leases import LeaseServer
 from gateway.ledger.pseudonyms import Pseudonyms
 from gateway.ledger.seam import LedgerStatus
-from gateway.ledger.service import FoldService
 from gateway.ledger.spent import read_spent
 from gateway.limits import Limiter
 from gateway.listening import url_of
@@ -73,7 +72,7 @@ from gateway.workers.line import (
     encode,
     member_says,
 )
-from gateway.workers.processes import Worker, ended, start_worker
+from gateway.workers.processes import ended, start_worker
 from policies.errors import PoliciesError
 
 if TYPE_CHECKING:
@@ -82,8 +81,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from backends.clock import Clock
+    from gateway.children import Child
     from gateway.ledger.budgets import BudgetAuthority, Cap
     from gateway.ledger.following import BooksFollower
+    from gateway.ledger.store_process import StoreProcess
     from gateway.limits import Admission
     from policies.schema import Policy
 
@@ -115,13 +116,21 @@ def rest_s(deaths: int) -> float:
     return 0.0 if deaths <= 1 else min(_LONGEST_REST_S, _FIRST_REST_S * 2.0 ** (deaths - 2))
 
 
-def supervise(job: Job, listening: socket.socket, hatched: list[Worker], *, on_ready: Callable[[str], None]) -> None:
+def supervise(
+    job: Job,
+    listening: socket.socket,
+    hatched: list[Child],
+    store: StoreProcess,
+    *,
+    on_ready: Callable[[str], None],
+) -> None:
     """Serve a policy with several workers until SIGINT or SIGTERM; see `gateway.serve.serve`.
 
     Args:
         job: what is served.
         listening: what is accepted from.
         hatched: workers already started, one for each slot; taken as they are used.
+        store: the process that folds, hatched; closed here.
         on_ready: called with the base URL once all workers answer.
 
     Raises:
@@ -129,26 +138,31 @@ def supervise(job: Job, listening: socket.socket, hatched: list[Worker], *, on_r
         WorkerUnfit: a worker could not begin.
     """
     try:
-        uvloop.run(_supervise(job, listening, hatched, on_ready=on_ready))
+        uvloop.run(_supervise(job, listening, hatched, store, on_ready=on_ready))
     except* WorkerUnfit as group:
         raise _first(group) from None
 
 
 async def _supervise(
-    job: Job, listening: socket.socket, hatched: list[Worker], *, on_ready: Callable[[str], None]
+    job: Job,
+    listening: socket.socket,
+    hatched: list[Child],
+    store: StoreProcess,
+    *,
+    on_ready: Callable[[str], None],
 ) -> None:
     clock = SystemClock()
     folder = Path(job.policy.storage.folder)
-    service = FoldService.open(folder, clock, terms_of(job.policy))
+    store.open(folder, roots=job.policy.ledger.roots)
     try:
         known_as = Pseudonyms(folder).of
         authority, books, warnings = open_authority(job.policy, known_as, clock)
-        service.start()
+        store.start()
         supervisor = Supervisor(
             job,
             listening,
             hatched,
-            service,
+            store,
             authority=authority,
             books=books,
             clock=clock,
@@ -161,7 +175,7 @@ async def _supervise(
         loop.add_signal_handler(signal.SIGHUP, supervisor.reload)
         await supervisor.run()
     finally:
-        service.close()
+        store.close()
 
 
 def _first(group: BaseExceptionGroup[WorkerUnfit]) -> WorkerUnfit:
@@ -204,8 +218,8 @@ class Supervisor:
         self,
         job: Job,
         listening: socket.socket,
-        hatched: list[Worker],
-        service: FoldService,
+        hatched: list[Child],
+        service: StoreProcess,
         *,
         authority: BudgetAuthority,
         books: BooksFollower,
@@ -337,13 +351,13 @@ class Supervisor:
         """Start a worker, and start it anew whenever it ends, until all stop."""
         deaths = 0
         while not self._stopping.is_set():
-            earlier = await asyncio.to_thread(self._service.epochs_of, slot, above=0)
-            if self._stopping.is_set():
-                return
             began = self._clock.monotonic()
             try:
+                earlier = await asyncio.to_thread(self._service.epochs_of, slot, above=0)
+                if self._stopping.is_set():
+                    return
                 member = await self._begin(slot)
-            except OSError as error:  # no room for a process at present
+            except OSError as error:  # no room for a process at present, this one or the one that folds
                 if not self._was_complete:
                     raise WorkerUnfit(f"worker {slot} cannot be started: {error}") from error
                 _log.error("worker_not_started", extra={"slot": slot, "error": str(error)})

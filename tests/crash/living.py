@@ -1,8 +1,9 @@
 """The gateway of the crash tests, a program: it lives under load and is killed (SIGKILL), again and again.
 
 All is imported once; each life is a fork that opens the whole gateway on the folder the former one left (recovery
-included) and answers clients until it is killed at a random moment: while it opens, or later. What a client got whole
-is noted in a file. At the end it says how the lives were, as JSON.
+included) and answers clients until it is killed at a random moment: while it opens, or later. The process that folds
+for it is started ahead, so that lives are short, and is killed too in some of them, while the gateway goes on. What a
+client got whole is noted in a file. At the end it says how the lives were, as JSON.
 """
 
 from __future__ import annotations
@@ -24,8 +25,11 @@ from pydantic import SecretStr
 from backends.clock import SystemClock
 from backends.words import Surface
 from gateway.calls import Call
+from gateway.children import Child, start_child
 from gateway.compose import open_gateway
+from gateway.ledger.store_process import StoreProcess
 from gateway.pipeline import Gateway
+from gateway.settings import environment
 from policies.keys import KeyStore
 from policies.loader import load_policy
 from policies.schema import Policy
@@ -37,6 +41,9 @@ MOST_OPENING_S = 0.15
 MOST_SERVING_S = 0.4
 """The others within this time of the first moment at which they serve."""
 LONGEST_OPENING_S = 60.0
+LOST_STORES = 0.3
+"""In so many of the lives the process that folds is killed before the gateway is."""
+FOLDS = "gateway.ledger.storing"
 
 
 class Client:
@@ -91,14 +98,24 @@ async def one_answer(policy: Policy, secret: str, note: Path) -> None:
     os.close(noted)
 
 
-async def live(policy: Policy, secret: str, note: Path, *, seed: int, opened: int) -> None:
+async def lose(store: StoreProcess, chance: random.Random) -> None:
+    """Kill the process that folds, once, in some lives."""
+    is_lost = chance.random() < LOST_STORES
+    await asyncio.sleep(chance.uniform(0, MOST_SERVING_S / 2))
+    if is_lost and store.pid is not None:
+        os.kill(store.pid, signal.SIGKILL)
+
+
+async def live(policy: Policy, secret: str, note: Path, *, seed: int, opened: int, folds: Child) -> None:
     """Open the gateway, say so, and serve until killed."""
     noted = os.open(note, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    store = StoreProcess(folds, environment())
     async with open_gateway(
-        policy, environ={}, clock=SystemClock(), embedder=EMBEDDER, acceptance=an_acceptance()
+        policy, environ={}, clock=SystemClock(), embedder=EMBEDDER, acceptance=an_acceptance(), store=store
     ) as running:
         os.write(opened, b"o")
         async with asyncio.TaskGroup() as group:
+            group.create_task(lose(store, random.Random(seed)))  # noqa: S311 - a seed, not a secret
             for number in range(CLIENTS):
                 chance = random.Random(seed * 1_000 + number)  # noqa: S311 - a seed, not a secret
                 group.create_task(load(running.gateway, secret, noted, chance))
@@ -129,18 +146,23 @@ def main(policy_file: Path, note: Path, kills: int, seed: int) -> None:
     if threading.active_count() > 1:
         raise SystemExit("a thread is left, so that forking is not safe")
     began = time.monotonic()
+    folds = start_child(FOLDS, environment())
     for life in range(kills):
         opened, tell = os.pipe()
         pid = os.fork()
         if pid == 0:
             os.close(opened)
             try:
-                asyncio.run(live(policy, secret, note, seed=seed + life, opened=tell))
+                asyncio.run(live(policy, secret, note, seed=seed + life, opened=tell, folds=folds))
             finally:
                 os._exit(1)  # a life that was not killed has failed
         os.close(tell)
+        folds.end.close()  # the life's alone now, so that it ends with it
+        former, folds = folds, start_child(FOLDS, environment())
         phases[end_of_life(pid, opened, chance)] += 1
+        former.process.wait(LONGEST_OPENING_S)
         os.close(opened)
+    folds.discard()
     sys.stdout.write(json.dumps({"kills": kills, **phases, "seconds": round(time.monotonic() - began, 1)}) + "\n")
 
 

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import sys
 from pathlib import Path
 
 from backends.clock import SystemClock
 from gateway.ledger.errors import LedgerUnavailable
 from gateway.ledger.journaled import JournaledLedger
+from gateway.ledger.store_process import StoreProcess
+from gateway.settings import environment
 from tests.ledger.world import INFO, a_charge, a_hold, a_request
 
 LIMIT_BYTES = 200_000
@@ -55,11 +58,22 @@ def spend_on_a_full_disk(folder: Path) -> None:
     ledger.close()
 
 
+def hold_beside_a_store_process(folder: Path) -> None:
+    """Hold once and wait to be killed, while a process of its own folds."""
+    store = StoreProcess.hatched(environment())
+    ledger = JournaledLedger.open(folder, SystemClock(), INFO, store=store)
+    ledger.hold(a_hold(1))
+    say("held 1")
+    signal.pause()
+
+
 def say(line: str) -> None:
     os.write(sys.stdout.fileno(), f"{line}\n".encode())
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "beside":
+        hold_beside_a_store_process(Path(sys.argv[2]))
     if sys.argv[1] == "for-ever":
         spend_for_ever(Path(sys.argv[2]), int(sys.argv[3]))
     spend_on_a_full_disk(Path(sys.argv[2]))

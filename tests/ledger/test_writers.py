@@ -42,7 +42,7 @@ class SyncingDisk(SmallDisk):
 
 @pytest.fixture
 def service(folder: Path, clock: OwnClock) -> Iterator[FoldService]:
-    opened = FoldService.open(folder, clock, Terms(), tick_s=0.01)
+    opened = FoldService.open(folder, clock, tick_s=0.01)
     opened.start()
     yield opened
     opened.close()
@@ -130,9 +130,9 @@ def test_a_live_worker_is_neither_buried_nor_doubled_nor_left_behind(
         a_worker(service, folder, 1)
     service.close()
     with pytest.raises(FolderInUse, match=r"worker 1 of .* is alive"):
-        FoldService.open(folder, clock, Terms())
+        FoldService.open(folder, clock)
     worker.close()
-    FoldService.open(folder, clock, Terms()).close()
+    FoldService.open(folder, clock).close()
 
 
 def test_a_record_missing_from_a_journal_is_damage(folder: Path, clock: OwnClock, disk: SmallDisk):

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from backends.clock import SystemClock
 from backends.words import JsonValue
-from gateway.ledger.seam import Terms
 from gateway.ledger.service import FoldService
 from gateway.ledger.verify import verify
 from tests.served.world import a_policy, write_policy
@@ -76,7 +75,7 @@ def open_when_free(folder: Path) -> None:
     for lock in folder.glob("journal/*/lock"):
         with lock.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-    FoldService.open(folder, SystemClock(), Terms()).close()
+    FoldService.open(folder, SystemClock()).close()
 
 
 async def test_budgets_and_limits_hold_for_all_together_and_a_stop_finishes_what_is_in_flight(tmp_path: Path):
@@ -132,7 +131,7 @@ async def test_a_port_in_use_and_a_folder_in_use_are_refused(tmp_path: Path):
     with socket.create_server(("127.0.0.1", 0)) as other:
         said = await fails("--policy", str(file), "--workers", "2", "--port", str(other.getsockname()[1]))
     assert "another program listens there" in said
-    service = FoldService.open(tmp_path / "data", SystemClock(), Terms())
+    service = FoldService.open(tmp_path / "data", SystemClock())
     try:
         said = await fails("--policy", str(file), "--workers", "2", "--port", "0")
     finally:
