@@ -20,7 +20,7 @@ from backends.words import Ask, Capability, Chunk, Event, ModelId, RequestId, Ru
 from gateway.calls import Call
 from gateway.leads import Lead
 from gateway.ledger.budgets import Hold, PotId
-from gateway.ledger.rows import ChargeKind
+from gateway.ledger.rows import ChargeKind, ChargeRow, RequestRow
 from gateway.limits import Admission
 from policies.schema import DEFAULT_MAX_OUTPUT_TOKENS, DEFAULT_WEB_SEARCHES, BackendKind, Route, Stated
 from router.foresight import Foreseen, Sight
@@ -255,6 +255,8 @@ class Journey:
         notices: what budgets and limits tell the client beside the answer, as headers.
         user_pseudonym: of the end user; None when the client named none.
         is_answered: the whole answer was handed over; a client that leaves now leaves with it.
+        unwritten: what attempts cost that the ledger has not been told yet.
+        row: as it was booked.
     """
 
     request_id: RequestId
@@ -295,6 +297,8 @@ class Journey:
     tape: Tape | None = None
     is_traced: bool = False
     steps: list[Step] = field(default_factory=list)
+    unwritten: list[ChargeRow] = field(default_factory=list)
+    row: RequestRow | None = None
 
     @property
     def path(self) -> str:

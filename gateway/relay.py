@@ -6,7 +6,7 @@ stripped. Usage, when the client wants it, is sent once, in a last event without
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -70,7 +70,7 @@ async def relay_whole(
         whole = await _whole(committed)
     attempt.note(whole)
     attempt.end(ChargeKind.ANSWER, journey.clock.monotonic())
-    cashier.settle(journey)
+    cashier.price(journey)
     usage = usage_of(journey, attempt)
     plain = _without_logprobs(whole.payload) if attempt.asks_logprobs and not ask.wants_logprobs else whole.payload
     parts = _with_cost(plain, whole.stated_usage, journey, usage, ask)
@@ -86,20 +86,27 @@ async def relay_whole(
     journey.is_answered = True
     tell(Told(body=plain, usage=usage, finish_reason=whole.finish_reason))
     await sink.start(200, headers)
-    await _send_parts(sink, parts)
+    held = b""
+    for piece in _pieces(parts):
+        if held:
+            await sink.write(held)
+        held = piece
+    cashier.book(journey)
+    await sink.finish(held)
 
 
-async def _send_parts(sink: Sink, parts: Sequence[bytes | memoryview]) -> None:
-    """Send a body: a small one in one piece; a large one in several, and never all of it once more."""
+def _pieces(parts: Sequence[bytes | memoryview]) -> Iterator[bytes]:
+    """Yield a body: a small one in one piece; a large one in several, and never all of it once more.
+
+    A server buffers what it is given at once, and nothing else moves while it copies a large body.
+    """
     if sum(map(len, parts)) <= _PIECE_BYTES:
-        await sink.finish(b"".join(parts))
+        yield b"".join(parts)
         return
-    # A server buffers what it is given at once, and nothing else moves while it copies a large body.
     for part in parts:
         view = memoryview(part)
         for place in range(0, len(view), _PIECE_BYTES):
-            await sink.write(bytes(view[place : place + _PIECE_BYTES]))
-    await sink.finish(b"")
+            yield bytes(view[place : place + _PIECE_BYTES])
 
 
 async def relay_stream(
@@ -130,7 +137,7 @@ async def relay_stream(
             if data := b"".join(map(editor.edit, events)):
                 await _write(journey, sink, data)
     attempt.end(ChargeKind.ANSWER, journey.clock.monotonic())
-    cashier.settle(journey)
+    cashier.price(journey)
     usage = usage_of(journey, attempt)
     journey.is_answered = True
     told = Told(
@@ -141,7 +148,9 @@ async def relay_stream(
         usage_payload=editor.usage_payload,
     )
     tell(told)
-    await sink.finish(_stream_end(journey, ask, told.last_payload, told.usage_payload, usage))
+    end = _stream_end(journey, ask, told.last_payload, told.usage_payload, usage)
+    cashier.book(journey)
+    await sink.finish(end)
 
 
 async def relay_hit(journey: Journey, ask: Ask, payload: bytes, usage: Usage, sink: Sink) -> None:

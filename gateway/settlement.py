@@ -1,8 +1,9 @@
 """Money: holds before attempts, charges after them, one row for every request.
 
 Everything here is synchronous (the journal is one `write(2)`), so a `finally` that calls it cannot be cancelled between
-two of its steps: that is the shield. Rejected attempts are priced at the request's end, since a stream that was closed
-early tells no usage, but the next rung's usage tells how many tokens the prompt has.
+two of its steps: that is the shield. What an answer cost and its request are one write, before its last byte is sent: a
+client that has a whole answer has one that is booked. Rejected attempts are priced at the request's end, since a stream
+that was closed early tells no usage, but the next rung's usage tells how many tokens the prompt has.
 """
 
 from __future__ import annotations
@@ -123,8 +124,8 @@ class Cashier:
         """
         await self._ledger.secured()
 
-    def settle(self, journey: Journey) -> None:
-        """Book every attempt that is not booked yet; calling it again books nothing twice."""
+    def price(self, journey: Journey) -> None:
+        """Work out what every ended attempt cost that is not priced yet; `settle` or `book`, which follows, writes it."""
         for attempt in journey.attempts:
             if attempt.kind is None:
                 self.release(journey, attempt)
@@ -133,13 +134,23 @@ class Cashier:
             attempt.is_settled = True
             charge = self._charge(journey, attempt, attempt.kind)
             attempt.cost_nusd, attempt.is_cost_unknown = charge.cost_nusd or 0, charge.cost_nusd is None
-            self._ledger.settle(charge)
+            journey.unwritten.append(charge)
             if attempt.hold is not None:
                 self.spending.settle(attempt.hold, charge.cost_nusd)
 
+    def settle(self, journey: Journey) -> None:
+        """Book every attempt that is not booked yet; calling it again books nothing twice."""
+        self.price(journey)
+        for charge in journey.unwritten:
+            self._ledger.settle(charge)
+        journey.unwritten.clear()
+
     def book(self, journey: Journey) -> RequestRow:
-        """Settle what is open, book the request, and return its row."""
-        self.settle(journey)
+        """Book the request and what is open of it, and return its row; calling it again books nothing twice."""
+        if journey.row is not None:
+            self.settle(journey)
+            return journey.row
+        self.price(journey)
         ask, lane, caller = journey.ask, journey.lane, journey.caller
         baseline, low, high = baseline_nusd(journey)
         plan = journey.plan
@@ -176,7 +187,9 @@ class Cashier:
             task_id=journey.call.tags.get("task"),
             decision=decision(journey),
         )
-        self._ledger.book(row)
+        self._ledger.book(row, journey.unwritten)
+        journey.unwritten.clear()
+        journey.row = row
         return row
 
     def _charge(self, journey: Journey, attempt: Attempt, kind: ChargeKind) -> ChargeRow:

@@ -50,31 +50,29 @@ def attempt(ledger: JournaledLedger, number: int) -> None:
             price_digest=DIGEST,
         )
     )
-    ledger.settle(
-        ChargeRow(
-            request_id=request_id,
-            attempt=0,
-            kind=ChargeKind.ANSWER,
-            tenant=TenantId("support"),
-            key_id="key-0123456789abcdef",
-            route="support",
-            model=ModelId("large"),
-            pool=None,
-            endpoint_label="api.example.test",
-            input_tokens=100,
-            cached_input_tokens=20,
-            cache_write_tokens=0,
-            output_tokens=200,
-            reasoning_tokens=0,
-            input_provenance=Provenance.PROVIDER,
-            output_provenance=Provenance.PROVIDER,
-            rates=RATES,
-            price_digest=DIGEST,
-            cost_nusd=425_500,
-            started_at=NOW,
-            duration_ms=812.25,
-            finish_reason="stop",
-        )
+    charge = ChargeRow(
+        request_id=request_id,
+        attempt=0,
+        kind=ChargeKind.ANSWER,
+        tenant=TenantId("support"),
+        key_id="key-0123456789abcdef",
+        route="support",
+        model=ModelId("large"),
+        pool=None,
+        endpoint_label="api.example.test",
+        input_tokens=100,
+        cached_input_tokens=20,
+        cache_write_tokens=0,
+        output_tokens=200,
+        reasoning_tokens=0,
+        input_provenance=Provenance.PROVIDER,
+        output_provenance=Provenance.PROVIDER,
+        rates=RATES,
+        price_digest=DIGEST,
+        cost_nusd=425_500,
+        started_at=NOW,
+        duration_ms=812.25,
+        finish_reason="stop",
     )
     ledger.book(
         RequestRow(
@@ -104,7 +102,8 @@ def attempt(ledger: JournaledLedger, number: int) -> None:
             baseline_low_nusd=425_500,
             baseline_high_nusd=425_500,
             tags={"feature": "chat"},
-        )
+        ),
+        [charge],
     )
 
 

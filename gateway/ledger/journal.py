@@ -1,11 +1,12 @@
-r"""The journal: append-only JSON lines, one `write(2)` each, in segments `<epoch>-<seq>.jsonl`.
+r"""The journal: append-only JSON lines in segments `<epoch>-<seq>.jsonl`; what belongs together is one `write(2)`.
 
 Slot 0 (a gateway that is one process, or its first worker) writes into the journal's folder itself, slot N into `N/`.
 
 Rules:
 - a line is `{"n": …, "kind": …, "row": …}\n`; `n` counts from 1 without gaps within an epoch;
 - a failed or short write is cut off again; where even that fails the segment is abandoned with its torn end and the
-  next record opens a new one, so that a torn line is always the last of its segment;
+  next record opens a new one, so that a torn line is always the last of its segment (whole lines before it that were of
+  the same write are written again with the same numbers: booking twice is booking once);
 - nothing is synced here: what a killed process has written survives it (`durability: process`); for `power` the
   writer calls `sync` before the upstream is called.
 """
@@ -18,7 +19,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 JOURNAL_FOLDER: Final = "journal"
 """The segments' place in the ledger's folder."""
@@ -39,6 +43,9 @@ class RecordKind(StrEnum):
     VOID = "void"
     """In the place of a record that was damaged beyond reading: an operator's word that it is lost."""
 
+
+Record: TypeAlias = tuple[RecordKind, bytes]
+"""What a row is, and its JSON without a line break."""
 
 _KINDS: Final = {kind: b',"kind":"%b","row":' % kind.value.encode() for kind in RecordKind}
 
@@ -184,29 +191,39 @@ class Journal:
         return Position(self._segment, self._end)
 
     def append(self, kind: RecordKind, row: bytes) -> None:
-        """Append one record.
-
-        Args:
-            kind: what `row` is.
-            row: the row's JSON, without a line break.
+        """Append one record: a row's JSON, without a line break.
 
         Raises:
             OSError: the record is not in the journal; what of it was written has been cut off or abandoned.
         """
+        # Half the time of one `%`.
+        self._write(b"".join((b'{"n":%d' % self._next_n, _KINDS[kind], row, b"}\n")), 1)
+
+    def append_all(self, records: Sequence[Record]) -> None:
+        """Append records with one write, all or none.
+
+        Raises:
+            OSError: as by `append`.
+        """
+        parts: list[bytes] = []
+        for number, (kind, row) in enumerate(records, self._next_n):
+            parts += (b'{"n":%d' % number, _KINDS[kind], row, b"}\n")
+        self._write(b"".join(parts), len(records))
+
+    def _write(self, lines: bytes, count: int) -> None:
         fd = self._fd
         if fd is None or self._end >= self._segment_bytes:
             fd = self._open_next()
-        line = b"".join((b'{"n":%d' % self._next_n, _KINDS[kind], row, b"}\n"))  # half the time of one `%`
         try:
-            written = self._files.write(fd, line)
+            written = self._files.write(fd, lines)
         except OSError:
             self._cut(fd)
             raise
-        if written != len(line):
+        if written != len(lines):
             self._cut(fd)
-            raise OSError(errno.ENOSPC, f"only {written} of {len(line)} bytes could be written")
+            raise OSError(errno.ENOSPC, f"only {written} of {len(lines)} bytes could be written")
         self._end += written
-        self._next_n += 1
+        self._next_n += count
 
     def syncing(self) -> int | None:
         """Return a descriptor whose `sync` puts every record so far on the disk; the caller's to close; None: nothing.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from policies.schema import DEFAULT_LEDGER_BUFFER_BYTES, Durability, OnFailure
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from backends.words import RequestId
@@ -87,8 +88,11 @@ class Ledger(Protocol):
         """Book what an attempt cost and end its hold; twice is once. Kept and tried again like `release`."""
         ...
 
-    def book(self, row: RequestRow) -> None:
-        """Book a request; twice is once. Kept and tried again like `release`."""
+    def book(self, row: RequestRow, charges: Sequence[ChargeRow] = ()) -> None:
+        """Book a request, and what attempts of it cost as `settle` would; all of it is one write.
+
+        Twice is once. Kept and tried again like `release`.
+        """
         ...
 
     def meter(self, row: EnergyRow) -> None:

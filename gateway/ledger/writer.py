@@ -25,12 +25,13 @@ from gateway.ledger.rows import EpochRow, HeartbeatRow, ReleaseRow
 from policies.schema import Durability, OnFailure
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
     from pathlib import Path
 
     from backends.clock import Clock
     from backends.words import RequestId
-    from gateway.ledger.journal import Files, Position
+    from gateway.ledger.journal import Files, Position, Record
     from gateway.ledger.rows import ChargeRow, EnergyRow, HoldRow, RequestRow
     from gateway.ledger.seam import EpochInfo, Terms
 
@@ -154,15 +155,17 @@ class Writer:
 
     def release(self, request_id: RequestId, attempt: int) -> None:
         """End a hold whose attempt cost nothing; see `seam.Ledger`."""
-        self._keep(RecordKind.RELEASE, _encode(ReleaseRow(request_id=request_id, attempt=attempt)))
+        self._keep([(RecordKind.RELEASE, _encode(ReleaseRow(request_id=request_id, attempt=attempt)))])
 
     def settle(self, row: ChargeRow) -> None:
         """Book what an attempt cost; see `seam.Ledger`."""
-        self._keep(RecordKind.CHARGE, _encode(row))
+        self._keep([(RecordKind.CHARGE, _encode(row))])
 
-    def book(self, row: RequestRow) -> None:
-        """Book a request; see `seam.Ledger`."""
-        self._keep(RecordKind.REQUEST, _encode(row))
+    def book(self, row: RequestRow, charges: Sequence[ChargeRow] = ()) -> None:
+        """Book a request and what attempts of it cost; see `seam.Ledger`."""
+        records = [(RecordKind.CHARGE, _encode(charge)) for charge in charges]
+        records.append((RecordKind.REQUEST, _encode(row)))
+        self._keep(records)
 
     def meter(self, row: EnergyRow) -> None:
         """Book what a replica's cards drew; see `seam.Ledger`."""
@@ -252,21 +255,23 @@ class Writer:
             is_synced=self._syncer is not None,
         )
 
-    def _keep(self, kind: RecordKind, record: bytes) -> None:
+    def _keep(self, records: Sequence[Record]) -> None:
         with self._lock:
             if not (self._pending or self._is_closed):
                 try:
-                    self._journal.append(kind, record)
+                    self._journal.append_all(records)
                 except OSError as error:
                     self._refuse(error)
                 else:
                     self._refusal = None
                     return
-            if kind is RecordKind.REQUEST and len(self._pending) >= MOST_PENDING_REQUESTS:
-                self._dropped += 1
-                return
-            self._wait_for_room(kind, record)
-            self._try_pending()
+            for kind, record in records:
+                if kind is RecordKind.REQUEST and len(self._pending) >= MOST_PENDING_REQUESTS:
+                    self._dropped += 1
+                else:
+                    self._wait_for_room(kind, record)
+            if self._pending:
+                self._try_pending()
 
     def _wait_for_room(self, kind: RecordKind, record: bytes) -> None:
         self._pending.append((kind, record))

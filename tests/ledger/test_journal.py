@@ -267,3 +267,19 @@ def test_a_pool_is_billed_until_the_gateways_last_sign_of_life(ledger: Journaled
 
     (pool,) = Books(folder).bill().pools
     assert (pool.up_us, pool.bill_nusd, pool.idle_nusd) == (3_600_000_000, 360_000_000, 360_000_000)
+
+
+def test_a_request_and_what_it_cost_are_one_write_and_both_wait_when_it_is_refused(
+    ledger: JournaledLedger, disk: SmallDisk, folder: Path
+):
+    ledger.hold(a_hold(1))
+    ledger.book(a_request(1), [a_charge(1)])
+    ledger.hold(a_hold(2))
+    disk.room = 700  # more than the charge takes, less than both
+    ledger.book(a_request(2), [a_charge(2)])
+    waiting = ledger.status().pending
+    disk.room = None
+
+    assert ledger.flush(5)
+    totals = Books(folder).bill().totals
+    assert (waiting, totals.requests, totals.attempts, ledger.status().duplicates) == (2, 2, 2, 0)
