@@ -15,7 +15,7 @@ import click
 from gateway.ledger.archived import archived_note
 from gateway.ledger.errors import LedgerError, QuestionInvalid
 from gateway.ledger.report import posted_nusd
-from gateway.ledger.reports.answer import Answer, ask, opened, sums
+from gateway.ledger.reports.answer import Answer, ask, condense, opened, sums
 from gateway.ledger.reports.baselines import Baseline, baseline
 from gateway.ledger.reports.forecast import forecasts
 from gateway.ledger.reports.hours import read_hours
@@ -151,6 +151,7 @@ def _page(asked: Asked, db: sqlite3.Connection, question: Question) -> str:
     from gateway.ledger.reports.page import PageParts, page
 
     asked_by = question if question.by else replace(question, by=(Dimension.TENANT, Dimension.MODEL))
+    condense(db, question)
     daily = sums(db, replace(question, by=(Dimension.DAY,)))
     parts = PageParts(
         report=report_on(asked, db, asked_by),

@@ -38,7 +38,7 @@ from backends.prices import FEMTO_PER_NANO
 from gateway.ledger.derived import DAY_US
 from gateway.ledger.errors import ExportImpossible
 from gateway.ledger.reports.baselines import rate_of
-from gateway.ledger.rollups import TOKENS
+from gateway.ledger.rows import TOKENS
 
 if TYPE_CHECKING:
     import sqlite3

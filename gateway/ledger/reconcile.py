@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 from backends.prices import NANO_PER_USD, usd
 from gateway.ledger.invoices import Billed, Invoice
 from gateway.ledger.reports.question import zone_named
-from gateway.ledger.rollups import TOKENS
+from gateway.ledger.rows import TOKENS
 from gateway.ledger.store import microseconds
 
 if TYPE_CHECKING:

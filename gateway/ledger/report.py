@@ -22,7 +22,7 @@ from gateway.ledger.derived import DAY_US, savings_sql
 from gateway.ledger.errors import LedgerMissing, PeriodInvalid
 from gateway.ledger.journal import JOURNAL_FOLDER, segments
 from gateway.ledger.pools import PoolFacts, PoolLine, pool_lines
-from gateway.ledger.reports.answer import Line, sums
+from gateway.ledger.reports.answer import Line, condense, sums
 from gateway.ledger.reports.question import Dimension, Question
 from gateway.ledger.store import FILE_NAME, check_schema, microseconds
 
@@ -278,6 +278,7 @@ def _add_up(
     pools: Mapping[str, PoolFacts],
 ) -> Bill:
     question = _question(db, window)
+    condense(db, question)
     kinds = tuple(
         KindLine(
             kind=line.keys[0], attempts=line.attempts, cost_nusd=line.cost_nusd, unknown_charges=line.unknown_charges

@@ -30,24 +30,11 @@ from gateway.ledger.derived import (
     savings_sql,
     spans_sql,
 )
+from gateway.ledger.rows import TOKENS
 
 if TYPE_CHECKING:
     import sqlite3
 
-TOKENS: Final = (
-    "input_tokens",
-    "cached_input_tokens",
-    "cache_write_tokens",
-    "cache_write_1h_tokens",
-    "audio_input_tokens",
-    "image_input_tokens",
-    "output_tokens",
-    "reasoning_tokens",
-    "audio_output_tokens",
-    "image_output_tokens",
-    "web_searches",
-)
-"""What a charge counts: ten disjoint classes of tokens, and searches."""
 DERIVED: Final = ("daily_requests", "daily_charges", "waiting_charges", "daily_savings", "daily_pools", "busy_spans")
 """The tables that are sums of others."""
 

@@ -26,7 +26,7 @@ CRASHED_STATUS: Final = 499
 
 _LARGEST: Final = 2**63 - 1
 _ENDLESS: Final = float("inf")
-_CHARGED: Final = (
+TOKENS: Final = (
     "input_tokens",
     "cached_input_tokens",
     "cache_write_tokens",
@@ -39,6 +39,7 @@ _CHARGED: Final = (
     "image_output_tokens",
     "web_searches",
 )
+"""What a charge counts: ten disjoint classes of tokens, and searches."""
 
 
 class ChargeKind(StrEnum):
@@ -183,7 +184,7 @@ class ChargeRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             and 0 <= self.image_output_tokens <= _LARGEST
             and 0 <= self.web_searches <= _LARGEST
         ):
-            amounts = {name: getattr(self, name) for name in (*_CHARGED, "cost_nusd", "stated_cost_nusd")}
+            amounts = {name: getattr(self, name) for name in (*TOKENS, "cost_nusd", "stated_cost_nusd")}
             _refuse_amounts(**{name: amount or 0 for name, amount in amounts.items()})
         if (self.cost_nusd is None) != (self.cost_provenance is CostProvenance.UNKNOWN):
             raise RowInvalid(

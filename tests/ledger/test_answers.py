@@ -24,13 +24,13 @@ from backends.words import Usage
 from gateway.cli import main
 from gateway.ledger.dictionary import described, tables, views
 from gateway.ledger.errors import PeriodInvalid, QuestionInvalid, StatementInvalid
-from gateway.ledger.reports.answer import Answer, ask, opened
+from gateway.ledger.reports.answer import Answer, ask, condense, opened
 from gateway.ledger.reports.baselines import baseline, femto_sql, rounded_sql
 from gateway.ledger.reports.forecast import Forecast, forecasts
 from gateway.ledger.reports.margin import Revenue, Rule, read_revenue, with_revenue
 from gateway.ledger.reports.question import Question, dimensions
-from gateway.ledger.rollups import TOKENS, mismatches, rebuild
-from gateway.ledger.rows import ChargeKind, CostProvenance
+from gateway.ledger.rollups import mismatches, rebuild
+from gateway.ledger.rows import TOKENS, ChargeKind, CostProvenance
 from gateway.ledger.store import Row
 from gateway.ledger.verify import verify
 from tests.ledger.test_report import LARGE, an_epoch, books, ledgers
@@ -69,8 +69,11 @@ def test_rollups_and_rows_give_the_same_answer(
 
     with opened(folder) as db:
         rolled_up, from_rows = ask(db, question), ask(db, replace(question, from_rows=True))
+        condense(db, question)
+        condensed = ask(db, question)
 
         assert (rolled_up.lines, rolled_up.total) == (from_rows.lines, from_rows.total)
+        assert condensed == rolled_up
         assert sum(line.cost_nusd for line in rolled_up.lines) == rolled_up.total.cost_nusd
         assert mismatches(db) == []
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from backends.words import JsonValue
 from gateway.cli import main
-from gateway.ledger.rollups import TOKENS
+from gateway.ledger.rows import TOKENS
 from tests.served.world import a_policy, serving
 from tests.upstream import Upstream, says
 

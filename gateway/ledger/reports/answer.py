@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 from backends.prices import round_half_even
 from gateway.ledger.errors import LedgerMissing
-from gateway.ledger.rollups import CHARGE_SUMS, REQUEST_SUMS, TOKENS
+from gateway.ledger.rollups import CHARGE_SUMS, REQUEST_SUMS
+from gateway.ledger.rows import TOKENS
 from gateway.ledger.store import FILE_NAME, check_schema
 
 if TYPE_CHECKING:
@@ -140,7 +141,6 @@ def opened(folder: Path) -> Iterator[sqlite3.Connection]:
 
 def ask(db: sqlite3.Connection, question: Question) -> Answer:
     """Answer a question."""
-    sql = question.sql()
     posted: dict[tuple[str, ...], int] = {}
     for *keys, nusd in db.execute(question.postings_sql(), question.parameters) if question.by else ():
         posted[tuple(str(key) for key in keys)] = nusd
@@ -148,9 +148,9 @@ def ask(db: sqlite3.Connection, question: Question) -> Answer:
     (amount,) = db.execute(whole.postings_sql(), whole.parameters).fetchone()
     return Answer(
         question=question,
-        lines=_with_postings(_lines(db, question, sql), posted, has_requests=question.has_requests),
-        total=replace(_lines(db, whole, None)[0], posted_nusd=amount),
-        sql=question.runnable(sql),
+        lines=_with_postings(_lines(db, question), posted, has_requests=question.has_requests),
+        total=replace(_lines(db, whole)[0], posted_nusd=amount),
+        sql=question.runnable(question.sql()),
     )
 
 
@@ -168,20 +168,38 @@ def _with_postings(
 
 def sums(db: sqlite3.Connection, question: Question) -> tuple[Line, ...]:
     """Return a question's lines without its sessions, which are never rolled up."""
-    return _lines(db, question, None, with_sessions=False)
+    return _lines(db, question, with_sessions=False)
 
 
-def _lines(
-    db: sqlite3.Connection, question: Question, sql: str | None, *, with_sessions: bool = True
-) -> tuple[Line, ...]:
+def condense(db: sqlite3.Connection, question: Question) -> None:
+    """Sum a question's period once, for all that will be asked about it without days and keys.
+
+    A page asks a dozen things of one month, each of which would read all of the month's sums.
+
+    Args:
+        db: open for reading; what is made is temporary, and its own.
+        question: tells the period; its dimensions do not matter.
+    """
+    question = replace(question, by=())
+    if question.condensed is not None and not _is_condensed(db, question.condensed):
+        for sql in question.condensing_sql():
+            db.execute(sql)
+
+
+def _is_condensed(db: sqlite3.Connection, name: str) -> bool:
+    return bool(db.execute("SELECT 1 FROM temp.sqlite_master WHERE name = ?", (f"{name}_daily_charges",)).fetchone())
+
+
+def _lines(db: sqlite3.Connection, question: Question, *, with_sessions: bool = True) -> tuple[Line, ...]:
     width = len(question.by)
     sessions = {}
     if question.has_requests and with_sessions:
         for row in db.execute(question.sessions_sql(), question.parameters):
             sessions[row[:width]] = row[width:]
+    period = question.condensed
+    sql = question.sql(condensed=period if period is not None and _is_condensed(db, period) else None)
     return tuple(
-        _line(row, width, sessions if question.has_requests else None)
-        for row in db.execute(sql or question.sql(), question.parameters)
+        _line(row, width, sessions if question.has_requests else None) for row in db.execute(sql, question.parameters)
     )
 
 

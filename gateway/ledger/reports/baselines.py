@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final
 
 from backends.prices import FEMTO_PER_NANO, Rates, round_half_even
-from gateway.ledger.rollups import TOKENS
+from gateway.ledger.rows import TOKENS
 
 if TYPE_CHECKING:
     import sqlite3

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from gateway.ledger.rollups import TOKENS
+from gateway.ledger.rows import TOKENS
 
 if TYPE_CHECKING:
     import sqlite3

@@ -15,7 +15,7 @@ import msgspec
 
 from backends.prices import usd
 from backends.words import JsonValue
-from gateway.ledger.rollups import TOKENS
+from gateway.ledger.rows import TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

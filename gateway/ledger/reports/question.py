@@ -52,6 +52,13 @@ _TIMES: Final = {
     Dimension.WEEK: "date({}, 'unixepoch', 'weekday 0', '-6 days')",  # its Monday
     Dimension.MONTH: "strftime('%Y-%m', {}, 'unixepoch')",
 }
+# The rollups' primary keys, in their order: grouped by a prefix of it they are read in one pass, without sorting.
+_ROLLED: Final = {
+    "daily_charges": ("day", "tenant", "key_id", "route", "feature", "path", "model", "pool", "kind"),
+    "daily_requests": ("day", "tenant", "key_id", "route", "feature", "path"),
+}
+_DROPPED: Final = frozenset({"day", "key_id"})
+"""What a condensed period is not broken down by: the most of a rollup's lines, asked for by the fewest questions."""
 _OF_ATTEMPTS: Final = frozenset({Dimension.POOL, Dimension.KIND})
 _NOT_ROLLED_UP: Final = frozenset({Dimension.SESSION, Dimension.USER, Dimension.TASK})
 # The last name of "small>large"; a cached answer and a refusal were no model's.
@@ -164,9 +171,32 @@ class Question:
             "last_day": self.last_day,
         }
 
-    def sql(self) -> str:
-        """Return the query: the dimensions, then `columns()`, dearest line first."""
-        parts = self._rolled() if self.is_rolled_up else self._rows(_WHOLE)
+    @property
+    def condensed(self) -> str | None:
+        """Return the name of the condensed period that can answer this question; None when none can."""
+        if not self.is_rolled_up or Dimension.KEY in self.by or set(_TIMES).intersection(self.by):
+            return None
+        return f"period_{self.first_day}_{self.last_day}"
+
+    def condensing_sql(self) -> tuple[str, ...]:
+        """Return SQL that sums the period's whole days once, into temporary tables of the name in `condensed`."""
+        found = []
+        for table, sums in (("daily_charges", CHARGE_SUMS), ("daily_requests", REQUEST_SUMS)):
+            keys = ", ".join(key for key in _ROLLED[table] if key not in _DROPPED)
+            summed = ", ".join(f"SUM({name}) AS {name}" for name in sums)
+            found.append(
+                f"CREATE TEMP TABLE {self.condensed}_{table} AS SELECT {keys}, {summed} FROM {table} "
+                f"WHERE day >= {self.first_day} AND day < {self.last_day} GROUP BY {keys}"
+            )
+        return tuple(found)
+
+    def sql(self, *, condensed: str | None = None) -> str:
+        """Return the query: the dimensions, then `columns()`, dearest line first.
+
+        Args:
+            condensed: the name of the period's temporary tables, where they are there (`condense`).
+        """
+        parts = self._rolled(condensed) if self.is_rolled_up else self._rows(_WHOLE)
         names = ", ".join((*(dimension.value for dimension in self.by), *self._sums()))
         sums = ", ".join(f"COALESCE(SUM({name}), 0) AS {name}" for name in self._sums())
         keys = ", ".join(dimension.value for dimension in self.by)
@@ -225,13 +255,11 @@ class Question:
     def _sums(self) -> tuple[str, ...]:
         return (*(REQUEST_SUMS if self.has_requests else ()), *CHARGE_SUMS)
 
-    def _rolled(self) -> tuple[str, ...]:
-        window = "day >= :first_day AND day < :last_day AND (:tenant IS NULL OR tenant = :tenant)"
-        asked, charged = ", ".join(REQUEST_SUMS), ", ".join(CHARGE_SUMS)
-        parts = [f"SELECT {self._keys('rolled')}{self._none(REQUEST_SUMS)}{charged} FROM daily_charges WHERE {window}"]
+    def _rolled(self, condensed: str | None) -> tuple[str, ...]:
+        parts = [f"SELECT {self._keys('rolled')}{self._none(REQUEST_SUMS)}{self._summed('daily_charges', condensed)}"]
         if self.has_requests:
-            keys = self._keys("daily_requests")
-            parts.append(f"SELECT {keys}{asked}, {self._zeros(CHARGE_SUMS)} FROM daily_requests WHERE {window}")
+            keys, zeros = self._keys("daily_requests"), self._zeros(CHARGE_SUMS)
+            parts.append(f"SELECT {keys}{self._summed('daily_requests', condensed, then=f', {zeros}')}")
         before, after = self.first_day * DAY_US, self.last_day * DAY_US
         ragged = []
         if microseconds(self.since) < before:
@@ -240,6 +268,23 @@ class Question:
             ragged.append(f"{{0}}.started_at_us >= :last_day * {DAY_US} AND {{0}}.started_at_us < :until")
         around = [part for hours in ragged for part in self._rows(hours)[:-1]]
         return (*parts, *around, self._waiting())
+
+    def _summed(self, table: str, condensed: str | None, *, then: str = "") -> str:
+        """Return the sums of a rollup by what its lines are broken down by here, and where they come from."""
+        sums = ", ".join(f"SUM({name})" for name in (CHARGE_SUMS if table == "daily_charges" else REQUEST_SUMS))
+        own = "(:tenant IS NULL OR tenant = :tenant)"
+        window = own if condensed else f"day >= :first_day AND day < :last_day AND {own}"
+        wanted = {
+            "day"
+            if dimension in _TIMES
+            else "path"
+            if dimension is Dimension.MODEL and table == "daily_requests"
+            else _SOURCES[dimension].rolled
+            for dimension in self.by
+        }
+        keys = ", ".join(key for key in _ROLLED[table] if key in wanted)
+        group = f" GROUP BY {keys}" if keys else ""
+        return f"{sums}{then} FROM {f'{condensed}_' if condensed else ''}{table} WHERE {window}{group}"
 
     def _rows(self, window: str) -> tuple[str, ...]:
         """Return the parts that read rows; the last is of the charges that wait for their request."""
