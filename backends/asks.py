@@ -116,11 +116,13 @@ def parse_ask(surface: Surface, body: bytes) -> Ask:
     """
     try:
         known = _known.decode(body)
-        fields = {name: value for name, value in _fields.decode(body).items() if name not in _NOT_THE_CLIENTS}
+        fields = _fields.decode(body)
     except msgspec.ValidationError as error:
         raise AskInvalid(f"the request body is not valid: {error}", param=_param_of(str(error))) from error
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise AskInvalid(f"the request body is not valid JSON: {error}") from error
+    if not _NOT_THE_CLIENTS.isdisjoint(fields):
+        fields = {name: value for name, value in fields.items() if name not in _NOT_THE_CLIENTS}
     messages = _messages(surface, known)
     return Ask(
         surface=surface,
@@ -139,7 +141,7 @@ def parse_ask(surface: Surface, body: bytes) -> Ask:
         else None,
         wants_json=bool(known.response_format and known.response_format.type != "text"),
         needs=_needs(surface, known, messages),
-        input_bytes=sum(len(memoryview(fields[name])) for name in _READ_BY_MODELS if name in fields),
+        input_bytes=sum([len(memoryview(fields[name])) for name in _READ_BY_MODELS if name in fields]),
     )
 
 
@@ -196,11 +198,10 @@ def outbound_body(
         output_cap: the cap that a budget counts on; None leaves the client's own, or none, as it is.
         parameters: the model's own fields, which stand in place of the client's; embeddings take none.
     """
-    fields = {
-        name: value
-        for name, value in ask.fields.items()
-        if not (name in _DROPPED_WHEN_NULL and bytes(value) == b"null")
-    }
+    fields = dict(ask.fields)
+    for name in _DROPPED_WHEN_NULL.intersection(fields):
+        if bytes(fields[name]) == b"null":
+            del fields[name]
     fields["model"] = msgspec.Raw(_encode(model))
     if ask.surface is not Surface.EMBEDDINGS:
         fields.update(parameters.fields)
@@ -212,8 +213,7 @@ def outbound_body(
     if top_logprobs is not None and not ask.wants_logprobs:
         fields["logprobs"] = msgspec.Raw(b"true")
         fields["top_logprobs"] = msgspec.Raw(b"%d" % top_logprobs)
-    caps = [bytes(fields[name]) for name in _CAPS if name in fields]
-    if output_cap is not None and b"0" not in caps:  # 0 is the upstream's to refuse
+    if output_cap is not None and not _is_capped_at_nothing(fields):
         # Whatever else stood there capped nothing: null, or llama.cpp's -1 for "no end".
         for name in _CAPS:
             fields.pop(name, None)
@@ -230,6 +230,11 @@ def _joined(fields: Mapping[str, msgspec.Raw]) -> bytes:
     return b"".join((*parts, b"}"))
 
 
+def _is_capped_at_nothing(fields: Mapping[str, msgspec.Raw]) -> bool:
+    """Tell whether the client asks for no tokens at all, which is the upstream's to refuse."""
+    return any(bytes(fields[name]) == b"0" for name in _CAPS if name in fields)
+
+
 def estimate_input_tokens(ask: Ask) -> int:
     """Return a cautious guess of the tokens an upstream will read.
 
@@ -243,7 +248,7 @@ def _messages(surface: Surface, known: _Known) -> tuple[Message, ...]:
         case Surface.CHAT:
             if not known.messages:
                 raise AskInvalid("`messages` must be a list of at least one message", param="messages")
-            return tuple(_message(turn) for turn in known.messages)
+            return tuple([_message(turn) for turn in known.messages])
         case Surface.COMPLETIONS:
             if known.prompt is None:
                 raise AskInvalid("`prompt` is required: a string, or a list of strings or tokens", param="prompt")
@@ -256,7 +261,7 @@ def _messages(surface: Surface, known: _Known) -> tuple[Message, ...]:
 
 
 def _message(turn: _Turn) -> Message:
-    has_calls = bytes(turn.tool_calls) != b"null"
+    has_calls = turn.tool_calls is not _NULL and bytes(turn.tool_calls) != b"null"
     if isinstance(turn.content, str):
         return Message(turn.role, turn.content, is_plain=not has_calls)
     parts = turn.content or []
@@ -283,6 +288,12 @@ def _choices(surface: Surface, known: _Known) -> int:
 
 
 def _needs(surface: Surface, known: _Known, messages: tuple[Message, ...]) -> frozenset[Capability]:
+    if not (known.tools or known.functions or known.response_format or known.logprobs):
+        has_image = False
+        for message in messages:
+            has_image |= message.has_image
+        if not has_image:
+            return _PLAIN_NEEDS[surface]
     needs = {_KIND[surface]}
     if known.tools or known.functions:
         needs.add(Capability.TOOLS)
@@ -300,6 +311,10 @@ _KIND = {
     Surface.COMPLETIONS: Capability.COMPLETIONS,
     Surface.EMBEDDINGS: Capability.EMBEDDINGS,
 }
+
+
+_PLAIN_NEEDS = {surface: frozenset({kind}) for surface, kind in _KIND.items()}
+"""Of requests that need no more: nearly all of them."""
 
 
 def _param_of(problem: str) -> str | None:

@@ -8,6 +8,17 @@ from __future__ import annotations
 
 import asyncio
 from types import TracebackType
+from typing import Protocol
+
+
+class Ending(Protocol):
+    """Something that ends at a time; `due` is the loop's, and the deadlines' to write."""
+
+    due: float
+
+    def expire(self) -> None:
+        """End now."""
+        ...
 
 
 class Deadlines:
@@ -17,12 +28,13 @@ class Deadlines:
         seconds: from a deadline's beginning to its end.
     """
 
-    __slots__ = ("_open", "_timer", "seconds")
+    __slots__ = ("_loop", "_open", "_timer", "seconds")
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self._open: dict[Deadline, None] = {}  # in the order of their ends; removed in any
+        self._open: dict[Ending, None] = {}  # in the order of their ends; removed in any
         self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def begin(self) -> Deadline:
         """Return a deadline that begins when its block is entered."""
@@ -36,15 +48,17 @@ class Deadlines:
             self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(0, self._look)
 
-    def add(self, deadline: Deadline) -> None:
-        """Watch a deadline."""
-        loop = asyncio.get_running_loop()
-        deadline.due = loop.time() + self.seconds
+    def add(self, deadline: Ending) -> None:
+        """Watch a deadline that is not watched; it is told once, and not watched any longer then."""
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = asyncio.get_running_loop()
+        deadline.due = due = loop.time() + self.seconds
         self._open[deadline] = None
         if self._timer is None:
-            self._timer = loop.call_at(deadline.due, self._look)
+            self._timer = loop.call_at(due, self._look)
 
-    def remove(self, deadline: Deadline) -> None:
+    def remove(self, deadline: Ending) -> None:
         """Watch it no longer."""
         self._open.pop(deadline, None)
 
@@ -56,6 +70,7 @@ class Deadlines:
             if deadline.due > now:
                 self._timer = loop.call_at(deadline.due, self._look)
                 return
+            del self._open[deadline]
             deadline.expire()
 
 
@@ -93,6 +108,5 @@ class Deadline:
 
     def expire(self) -> None:
         """End the block now."""
-        self._all.remove(self)
         self._is_expired = True
         self._task.cancel()

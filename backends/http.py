@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from contextlib import nullcontext
 from io import BytesIO
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NoReturn, Self
 
 import msgspec
 
@@ -31,7 +31,7 @@ from backends.restream import spread, usage_event
 from backends.runs import Template
 from backends.seam import Sizes
 from backends.sse import DONE, EventDecoder
-from backends.words import Chunk, Event, Run, Whole
+from backends.words import Chunk, Event, Run, Surface, Whole
 
 if TYPE_CHECKING:
     from backends.seam import Outbound, Timeouts
@@ -93,7 +93,7 @@ class HttpBackend:
         self.endpoint = base_url
         self._sizes = sizes
         self._transport = transport
-        self._base_url = base_url.rstrip("/")
+        self._urls = {surface: f"{base_url.rstrip('/')}/{surface.value}" for surface in Surface}
         self._headers = {"accept": "*/*", "accept-encoding": "identity", "content-type": "application/json"}
         if api_key is not None:
             self._headers["authorization"] = f"Bearer {api_key}"
@@ -109,8 +109,13 @@ class HttpBackend:
         is_open = False
         try:
             with limit:
-                response = await self._send(outbound)
-                await self._check(response)
+                response = await self._transport.post(
+                    self._urls[outbound.surface],
+                    headers={**self._headers, "x-request-id": outbound.request_id},
+                    body=outbound.body,
+                )
+                if response.status != 200:
+                    await self._refuse(response)
                 reply = HttpReply(
                     plain(response),
                     outbound,
@@ -138,17 +143,9 @@ class HttpBackend:
     async def aclose(self) -> None:
         """Nothing is held open here: the transport is the caller's."""
 
-    async def _send(self, outbound: Outbound) -> Response:
-        return await self._transport.post(
-            f"{self._base_url}/{outbound.surface.value}",
-            headers={**self._headers, "x-request-id": outbound.request_id},
-            body=outbound.body,
-        )
-
-    async def _check(self, response: Response) -> None:
+    async def _refuse(self, response: Response) -> NoReturn:
+        """Raise what an answer means that is not 200."""
         status = response.status
-        if status == 200:
-            return
         if status in {401, 403}:
             raise CredentialsRejected(
                 f"the upstream refuses the operator's key (HTTP {status})", endpoint=self.endpoint

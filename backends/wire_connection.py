@@ -306,7 +306,8 @@ class Connection:
             if status < 100 or status == 101:
                 raise _NotHttp(f"status {status} was not asked for")
             return
-        is_delimited = _check_head(headers, self._parser.get_http_version()) or status in {204, 304}
+        is_large = self._framing_bytes > MAX_HEADER_BYTES  # of all that came, so the head itself is to be measured
+        is_delimited = _check_head(headers, self._parser.get_http_version(), is_large=is_large) or status in {204, 304}
         self._response.begin(status, headers, is_delimited=is_delimited)
 
     def on_message_complete(self) -> None:
@@ -348,7 +349,7 @@ class Connection:
             self._transport.abort()
 
 
-def _check_head(headers: list[tuple[bytes, bytes]], version: str) -> bool:
+def _check_head(headers: list[tuple[bytes, bytes]], version: str, *, is_large: bool) -> bool:
     """Return whether the body's framing tells its end.
 
     Raises:
@@ -356,17 +357,17 @@ def _check_head(headers: list[tuple[bytes, bytes]], version: str) -> bool:
     """
     if version not in {"1.0", "1.1"}:
         raise _NotHttp(f"version {version}")
-    size = codings = 0
+    codings = 0
     has_length = False
     for name, value in headers:
-        size += len(name) + len(value) + 4
-        if len(name) == 14 and name.lower() == b"content-length":
+        length = len(name)
+        if length == 14 and name.lower() == b"content-length":
             has_length = True
-        elif len(name) == 17 and name.lower() == b"transfer-encoding":
+        elif length == 17 and name.lower() == b"transfer-encoding":
             codings += 1
             # RFC 9112, section 6.1: another coding was not asked for, and HTTP/1.0 knows none.
             if value.strip(b" \t").lower() != b"chunked" or codings > 1 or version == "1.0":
                 raise _NotHttp("a transfer coding other than one `chunked`, or one in HTTP/1.0")
-    if size > MAX_HEADER_BYTES:
+    if is_large and sum(len(name) + len(value) + 4 for name, value in headers) > MAX_HEADER_BYTES:
         raise _NotHttp(_OVER_LIMIT)
     return has_length or codings == 1

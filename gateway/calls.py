@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
-from pydantic import SecretStr
+import msgspec
 
 from backends.words import Surface
+from policies.keys import digest_of
 
 _TAGS_LIMIT = 16
 _VALUE_LIMIT_CHARACTERS = 128
@@ -35,20 +36,20 @@ class CacheWish:
     max_age_s: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
+class Call(msgspec.Struct, frozen=True, kw_only=True):
     """One client request, as received.
 
     Attributes:
+        digest: of the key that was shown (`policies.keys.digest_of`); None without one. The key itself stays behind.
         max_loss: the largest expected loss the client accepts, in [0, 1); None: the route's own.
     """
 
     surface: Surface
     body: bytes
-    secret: SecretStr | None
+    digest: str | None
     client_request_id: str | None = None
     cache: CacheWish = CacheWish()
-    tags: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = msgspec.field(default_factory=dict)
     session: str | None = None
     wants_explanation: bool = False
     max_loss: float | None = None
@@ -104,7 +105,7 @@ def read_call(surface: Surface, headers: Sequence[tuple[bytes, bytes]], body: by
     return Call(
         surface=surface,
         body=body,
-        secret=SecretStr(secret.strip()) if scheme.lower() == "bearer" and secret.strip() else None,
+        digest=digest_of(secret.strip()) if scheme.lower() == "bearer" and secret.strip() else None,
         client_request_id=wanted.get(b"x-request-id", wanted.get(b"x-client-request-id", ""))[:_ID_LIMIT_CHARACTERS]
         or None,
         cache=_cache_wish(wanted[b"x-faregate-cache"]) if b"x-faregate-cache" in wanted else _ANY_CACHE,

@@ -20,9 +20,11 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 import httptools
+import msgspec
 from typing_extensions import override
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from backends.deadlines import Deadlines
 from backends.words import RequestId, Surface
 from gateway.calls import HeaderInvalid, read_call
 from gateway.cors import is_preflight
@@ -37,6 +39,7 @@ from gateway.errors import (
     places,
     problem_of,
 )
+from gateway.heads import Heads
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
     from uvicorn.server import ServerState
 
+    from gateway.calls import Call
     from gateway.pipeline import Gateway
 
 _log = logging.getLogger("faregate")
@@ -65,10 +69,14 @@ _SURFACES: Final = {f"/v1/{surface.value}".encode(): surface for surface in Surf
 
 
 class Connection(HttpToolsProtocol):
-    """One connection. uvicorn makes it: `uvicorn.Config(http=protocol_of(gateway))`."""
+    """One connection. uvicorn makes it: `uvicorn.Config(http=protocol_of(gateway, keep_alive_s=75))`."""
 
     gateway: Gateway
     """What answers requests that begin; set by `protocol_of`, and anew when the policy was changed."""
+
+    heads: Heads
+    waiting: Deadlines
+    """For their next request: connections that were answered; both are those of all connections."""
 
     def __init__(
         self,
@@ -86,6 +94,11 @@ class Connection(HttpToolsProtocol):
         self._surface: Surface | None = None
         self._refusal: Refused | None = None
         self._is_deaf = False
+        self._first = b""
+        """What came first of a message, if it began with it: its head, perhaps one to remember."""
+        self._missing = 0
+        """What has not come of the body of a request whose head was known; the parser never sees that request."""
+        self.due = 0.0
 
     def _take_over(self, gateway: Gateway) -> None:
         """Answer the next request by this gateway: a connection may outlive a policy."""
@@ -118,6 +131,13 @@ class Connection(HttpToolsProtocol):
         if self._is_deaf:
             return
         self._unset_keepalive_if_required()
+        if self._missing:
+            data = self._take_missing(data)
+        elif not self._is_receiving:
+            self._first = data
+            data = self._take_known(data)
+        if not data:
+            return
         if self._is_in_head or not self._is_receiving:
             self._head_bytes += len(data)
         try:
@@ -191,12 +211,13 @@ class Connection(HttpToolsProtocol):
             return
         self._is_receiving = False
         self._head_bytes = 0
+        first, self._first = self._first, b""
         if not isinstance(self.cycle, Exchange):
             super().on_message_complete()
             return
         self.cycle.is_whole = True
         if self.cycle is self._answering:
-            self._answer(self.cycle)
+            self._answer(self.cycle, first)
 
     # What uvicorn tells
 
@@ -210,7 +231,67 @@ class Connection(HttpToolsProtocol):
         if cycle.is_whole:
             self._answer(cycle)
 
+    @override
+    def on_response_complete(self) -> None:
+        # uvicorn's own, but for the timer: one for all connections that wait, not one for each wait.
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._keep_alive()
+
+    @override
+    def _unset_keepalive_if_required(self) -> None:
+        self.waiting.remove(self)
+
+    def expire(self) -> None:
+        """Close: no next request has come in time."""
+        self.timeout_keep_alive_handler()
+
     # Private
+
+    def _keep_alive(self) -> None:
+        self.waiting.remove(self)
+        self.waiting.add(self)
+
+    def _take_known(self, data: bytes) -> bytes:
+        """Begin a request whose head was read before; return what is to be parsed: all of it, or nothing."""
+        before = self.cycle
+        known = self.heads.find(data) if before is None or before.response_complete else None
+        if known is None or known.length > self._body_limit:
+            return data
+        call, start, length = known
+        missing = start + length - len(data)
+        if missing < 0:
+            return data  # the next request follows
+        self._surface = call.surface
+        self._answering = exchange = Exchange(self, call.surface, (), may_chunk=True, keep_alive=True)
+        self.cycle = cast("RequestResponseCycle", exchange)
+        exchange.known = call
+        exchange.take(data[start:])
+        if missing:
+            self._missing, self._is_receiving = missing, True
+            self._watch()
+        else:
+            self._stop_deadline()
+            exchange.is_whole = True
+            self._answer(exchange)
+        return b""
+
+    def _take_missing(self, data: bytes) -> bytes:
+        """Go on with the body of such a request; return what follows it."""
+        exchange, part = cast("Exchange", self.cycle), data[: self._missing]
+        exchange.take(part)
+        self._missing -= len(part)
+        if not self._missing:
+            self._is_receiving = False
+            self._stop_deadline()
+            exchange.is_whole = True
+            self._answer(exchange)
+        return data[len(part) :]
 
     def _parse(self, data: bytes) -> None:
         """Feed the parser. A request that offers another protocol is read as if it did not: none is spoken here.
@@ -276,13 +357,19 @@ class Connection(HttpToolsProtocol):
         self.scope["headers"] = headers
         super().on_headers_complete()
 
-    def _answer(self, exchange: Exchange) -> None:
-        try:
-            call = read_call(exchange.surface, exchange.headers, exchange.body)
-        except HeaderInvalid as error:
-            request_id, problem = self.gateway.turn_away(exchange.surface, error)
-            exchange.refuse(request_id, problem)
-            return
+    def _answer(self, exchange: Exchange, first: bytes = b"") -> None:
+        """Answer a whole request; `first` is what came first of it, if it began with it."""
+        if exchange.known is not None:
+            call = msgspec.structs.replace(exchange.known, body=exchange.body)
+        else:
+            try:
+                call = read_call(exchange.surface, exchange.headers, exchange.body)
+            except HeaderInvalid as error:
+                request_id, problem = self.gateway.turn_away(exchange.surface, error)
+                exchange.refuse(request_id, problem)
+                return
+            if first and exchange.keep_alive:
+                self.heads.learn(first, exchange.headers, call)
         task = self.loop.create_task(self.gateway.answer(call, exchange))
         self.tasks.add(task)
         exchange.attach(task)
@@ -357,10 +444,8 @@ class Connection(HttpToolsProtocol):
         if self._is_deaf or self.cycle is None:
             return  # a connection that never made a request has the first one's time
         self._stop_deadline()
-        if self.cycle.response_complete and self.timeout_keep_alive_task is None and not self.transport.is_closing():
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
+        if self.cycle.response_complete and not self.transport.is_closing():
+            self._keep_alive()
 
     def _stop_deadline(self) -> None:
         if self._deadline is not None:
@@ -394,6 +479,7 @@ class Exchange:
         "is_started",
         "is_whole",
         "keep_alive",
+        "known",
         "on_gone",
         "response_complete",
         "surface",
@@ -403,7 +489,7 @@ class Exchange:
         self,
         connection: Connection,
         surface: Surface,
-        headers: list[tuple[bytes, bytes]],
+        headers: Sequence[tuple[bytes, bytes]],
         *,
         may_chunk: bool,
         keep_alive: bool,
@@ -411,6 +497,7 @@ class Exchange:
         self.surface = surface
         self.headers = headers
         self.keep_alive = keep_alive and may_chunk
+        self.known: Call | None = None
         self.is_whole = self.is_started = self.response_complete = False
         self._connection = connection
         self._parts: list[bytes] = []
@@ -534,13 +621,15 @@ class Exchange:
             self._connection.close()
 
 
-def protocol_of(gateway: Gateway) -> type[Connection]:
-    """Return the connections of a gateway."""
+def protocol_of(gateway: Gateway, *, keep_alive_s: float) -> type[Connection]:
+    """Return the connections of a gateway; they wait so long for their next request."""
 
     class Bound(Connection):
         pass
 
     Bound.gateway = gateway
+    Bound.heads = Heads()
+    Bound.waiting = Deadlines(keep_alive_s)
     return Bound
 
 

@@ -17,10 +17,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from types import TracebackType
 from typing import Final, Self, TypeAlias
+
+import msgspec
 
 from backends.words import ModelId, TenantId, Usage
 from gateway.calls import Sink
@@ -40,8 +41,7 @@ class FellBehind(Exception):
     """The follower reads too slowly, or came too late: the flight does not keep the start of its stream any more."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bought:
+class Bought(msgspec.Struct, frozen=True, kw_only=True):
     """What a leader has paid for: who answered, the whole answer, and what each follower saves (middle, low, high)."""
 
     model: ModelId
@@ -49,8 +49,7 @@ class Bought:
     baseline_nusd: tuple[int, int, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Begun:
+class Begun(msgspec.Struct, frozen=True):
     """A stream has begun."""
 
     model: ModelId
@@ -239,16 +238,15 @@ class Flights:
         """Return the flight that a request may follow, None when it has to lead."""
         return self._flights.get(key)
 
-    def lead(self, key: bytes | None) -> Flight:
-        """Return a new flight. It is found under its key unless another one is, or it has none."""
+    def lead(self, key: bytes) -> Flight:
+        """Return a new flight. It is found under its key unless another one is."""
 
         def end(flight: Flight) -> None:
-            if key is not None and self._flights.get(key) is flight:
+            if self._flights.get(key) is flight:
                 del self._flights[key]
 
         flight = Flight(kept_bytes=self._kept_bytes, on_end=end)
-        if key is not None:
-            self._flights.setdefault(key, flight)
+        self._flights.setdefault(key, flight)
         return flight
 
 

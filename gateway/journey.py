@@ -11,6 +11,8 @@ from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, TypeGuard
 
+import msgspec
+
 from backends.asks import NO_PARAMETERS, Parameters
 from backends.clock import Clock
 from backends.pool import Pool
@@ -34,8 +36,7 @@ if TYPE_CHECKING:
     from gateway.content.keeper import Tape
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Caller:
+class Caller(msgspec.Struct, frozen=True, kw_only=True):
     """Who pays: the tenant of the key that was shown."""
 
     tenant: TenantId
@@ -80,8 +81,7 @@ class CatalogModel:
     variant: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Quote:
+class Quote(msgspec.Struct, frozen=True, kw_only=True):
     """What an attempt can cost at most.
 
     Attributes:
@@ -138,8 +138,7 @@ class Lane:
         return self.route.quality is not None and self.route.quality.audit is not None
 
 
-@dataclass(slots=True, kw_only=True)
-class Attempt:
+class Attempt(msgspec.Struct, kw_only=True, eq=False):
     """One call to one endpoint of a model. `kind` is None while it is open and stays None when it cost nothing.
 
     `stands_in_for` is the planned model that failed, when this one is its equivalent; `booked_usage` what was charged;
@@ -231,8 +230,7 @@ def tells(usage: Usage | None) -> TypeGuard[Usage]:
     return usage is not None and usage.total_input_tokens + usage.total_output_tokens > 0
 
 
-@dataclass(slots=True, kw_only=True)
-class Journey:
+class Journey(msgspec.Struct, kw_only=True, eq=False):
     """One request's way.
 
     Attributes:
@@ -270,20 +268,20 @@ class Journey:
     keys: Keys | None = None
     vector: Vector | None = None
     foreseen: Foreseen | None = None
-    lookups: dict[str, Lookup] = field(default_factory=dict)
+    lookups: dict[str, Lookup] = msgspec.field(default_factory=dict)
     hit: Hit | None = None
     plan: Plan | None = None
     max_loss: float | None = None
-    cached_tokens: Cached = field(default_factory=dict)
+    cached_tokens: Cached = msgspec.field(default_factory=dict)
     admission: Admission | None = None
     pots: tuple[PotId, ...] = ()
     user_pseudonym: str | None = None
-    notices: list[tuple[bytes, bytes]] = field(default_factory=list)
+    notices: list[tuple[bytes, bytes]] = msgspec.field(default_factory=list)
     verdict: Verdict | None = None
-    verdicts: list[tuple[ModelId, Verdict]] = field(default_factory=list)
-    judgings: list[Judging] = field(default_factory=list)
-    attempts: list[Attempt] = field(default_factory=list)
-    path_models: list[ModelId] = field(default_factory=list)
+    verdicts: list[tuple[ModelId, Verdict]] = msgspec.field(default_factory=list)
+    judgings: list[Judging] = msgspec.field(default_factory=list)
+    attempts: list[Attempt] = msgspec.field(default_factory=list)
+    path_models: list[ModelId] = msgspec.field(default_factory=list)
     stood_in_for: ModelId | None = None
     status: int = 0
     error_code: str | None = None
@@ -296,8 +294,8 @@ class Journey:
     told: str | None = None
     tape: Tape | None = None
     is_traced: bool = False
-    steps: list[Step] = field(default_factory=list)
-    unwritten: list[ChargeRow] = field(default_factory=list)
+    steps: list[Step] = msgspec.field(default_factory=list)
+    unwritten: list[ChargeRow] = msgspec.field(default_factory=list)
     row: RequestRow | None = None
 
     @property
@@ -337,6 +335,20 @@ class Journey:
         """Note a step's time, as a context manager; nothing is noted when no span will be made of it."""
         return Step(self, name) if self.is_traced else UNTIMED
 
+    def passed(self, name: str, since: float) -> float:
+        """Note a step of a traced request that began at `since`, monotonic seconds, and ends now; return that."""
+        now = self.clock.monotonic()
+        step = Step(self, name)
+        step.end()
+        step.start_ns = step.end_ns - int((now - since) * 1e9)
+        return now
+
+    def waited(self, since: float, step: str = "", subject: str = "") -> None:
+        """Note that the time from `since`, monotonic seconds, until now was an upstream's, and the step it was."""
+        self.waited_s += self.clock.monotonic() - since
+        if step and self.is_traced:
+            self.passed(step + subject, since)
+
     def waiting(self) -> Waiting:
         """Note that the time until the end of the block is an upstream's."""
         return Waiting(self)
@@ -370,6 +382,10 @@ class Step:
         self.start_ns = self._now_ns()
 
     def __exit__(self, *_: object) -> None:
+        """End."""
+        self.end()
+
+    def end(self) -> None:
         """End, and be one of the journey's steps."""
         self.end_ns = self._now_ns()
         self._journey.steps.append(self)

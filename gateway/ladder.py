@@ -8,9 +8,11 @@ share; that a failed model's requests go to the next one is no retry there.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Awaitable, Callable, Iterator, Set
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
+
+import msgspec
 
 from backends.asks import OutputCap, estimate_input_tokens, outbound_body
 from backends.blame import Blame, blame_of, is_paid
@@ -35,8 +37,7 @@ _TOP_LOGPROBS = 5
 """Alternatives the judge's features are made of; every server allows at least five."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Committed:
+class Committed(msgspec.Struct, frozen=True, kw_only=True):
     """A rung's answer that will be sent: the events read so far, and the reply that has the rest."""
 
     attempt: Attempt
@@ -62,7 +63,7 @@ class Ladder:
         self._prober = prober
         self._total_s = total_s
 
-    async def climb(self, journey: Journey, ask: Ask, rungs: tuple[Rung, ...]) -> Committed:
+    def climb(self, journey: Journey, ask: Ask, rungs: tuple[Rung, ...]) -> Awaitable[Committed]:
         """Return the first answer that is kept. Its reply is the caller's to close.
 
         Raises:
@@ -72,7 +73,10 @@ class Ladder:
             BudgetsUnready: what budgets have spent is not known.
         """
         if not journey.pots:
-            return await self._climb(journey, ask, rungs, {})
+            return self._climb(journey, ask, rungs, {})
+        return self._climb_within_budgets(journey, ask, rungs)
+
+    async def _climb_within_budgets(self, journey: Journey, ask: Ask, rungs: tuple[Rung, ...]) -> Committed:
         rungs, spare = await self._afford(journey, ask, rungs)
         try:
             return await self._climb(journey, ask, rungs, spare)
@@ -127,8 +131,10 @@ class Ladder:
         done: Rung | None = None
         queue = [(rung, model) for rung in rungs for model in self._models(rung, ask)]
         for index, (rung, model) in enumerate(queue):
+            if model in asked or rung == done:
+                continue
             later = {other for _, other in queue[index + 1 :]} - asked - {model}
-            if model in asked or rung == done or self._is_passed_over(model, later):
+            if later and self._is_passed_over(model, later):
                 continue
             asked.add(model)
             outcome = await self._ask(journey, ask, rung, model, spare=spare)
@@ -141,7 +147,7 @@ class Ladder:
 
     def _is_passed_over(self, model: ModelId, later: Set[ModelId]) -> bool:
         """Tell whether a model would only be asked for want of a better one, and there is a better one."""
-        return bool(later) and self._is_resting(model) and not all(map(self._is_resting, later))
+        return self._is_resting(model) and not all(map(self._is_resting, later))
 
     def _is_resting(self, model: ModelId) -> bool:
         """Tell whether a model's pool is known to be down, or asked for time."""
@@ -173,11 +179,14 @@ class Ladder:
         outbound = _outbound(journey, ask, catalog_model, quote, wants_logprobs=_wants_logprobs(journey, rung))
         tries = catalog_model.backend.begin(outbound, until=journey.started + self._total_s)
         while True:
-            hold = spare.pop(model, None) or await self._hold(journey, quote)
+            hold = (spare.pop(model, None) or await self._hold(journey, quote)) if journey.pots else None
             attempt = await self._begin(journey, rung, catalog_model, quote=quote, hold=hold)
             try:
-                with journey.step(f"open {model}"), journey.waiting():
+                begun = journey.clock.monotonic()
+                try:
                     reply = await tries.open()
+                finally:
+                    journey.waited(begun, "open ", model)
             except BackendError as error:
                 attempt.endpoint = error.endpoint
                 attempt.end(ChargeKind.FAILED if is_paid(error) else None, journey.clock.monotonic())
@@ -195,14 +204,12 @@ class Ladder:
             with journey.step("back off"), journey.waiting():
                 await asyncio.sleep(wait_s)
 
-    async def _hold(self, journey: Journey, quote: Quote) -> Hold | None:
-        """Return a hold for an attempt that no plan foresaw: another try, or an equivalent; None without a budget.
+    async def _hold(self, journey: Journey, quote: Quote) -> Hold:
+        """Return a hold for an attempt under a budget that no plan foresaw: another try, or an equivalent.
 
         Raises:
             BudgetExceeded: there is no room for it.
         """
-        if not journey.pots:
-            return None
         held = await self._cashier.spending.reserve(journey, [quote.worst_nusd])
         if isinstance(held, Refused):
             raise self._cashier.spending.refusal(held, quote.worst_nusd)

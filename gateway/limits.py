@@ -13,9 +13,10 @@ key's limit they tell the one with less left; `reset` is the time until it is wh
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Protocol
+
+import msgspec
 
 from backends.asks import estimate_input_tokens
 from gateway.errors import RateLimited
@@ -129,8 +130,7 @@ def _changed(meter: Meter | None, limit: int | None) -> Meter | None:
     return meter
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
+class Admission(msgspec.Struct, frozen=True):
     """A request that was let in, to be handed back to `finish` once; `number` is its name in another process."""
 
     gates: tuple[_Gate, ...]

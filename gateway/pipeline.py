@@ -14,8 +14,6 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from pydantic import SecretStr
-
 from backends.asks import parse_ask
 from backends.clock import Clock
 from backends.deadlines import Deadlines
@@ -64,7 +62,7 @@ from gateway.telemetry import Telemetry
 from gateway.verifying import Verifying
 from gateway.wishes import tightened
 from policies.keys import KeyRing, Refusal
-from policies.schema import Policy
+from policies.schema import Policy, Selection
 from router.strategy import Candidate, Pinned, PlanReason, Strategy
 from semantic_cache.seam import Hit, Miss, MissReason
 
@@ -112,6 +110,8 @@ class Gateway:
         self.cors = None if cors is None else CrossOrigin(cors)
         self.is_stopping = False
         self._has_no_grace = False
+        self._most_in_flight = parts.policy.limits.max_in_flight
+        self._selections: dict[tuple[TenantId, str], Selection] = {}
         self._in_flight = 0
         self._ids = RequestIds()
         self._deadlines = Deadlines(parts.policy.timeouts.total_s)
@@ -131,7 +131,7 @@ class Gateway:
         """
         journey = self._begin(call)
         self._in_flight += 1
-        self.parts.telemetry.in_flight.inc()
+        self.parts.telemetry.in_flight.value += 1
         try:
             with self._deadlines.begin():
                 await self._travel(journey, sink)
@@ -143,7 +143,7 @@ class Gateway:
             await self._tell(journey, Stopping() if self._is_out_of_grace(error) else error, sink)
         finally:
             self._in_flight -= 1
-            self.parts.telemetry.in_flight.dec()
+            self.parts.telemetry.in_flight.value -= 1
             self._finish(journey)
 
     @property
@@ -163,7 +163,7 @@ class Gateway:
 
     def turn_away(self, surface: Surface, error: Exception) -> tuple[RequestId, Problem]:
         """Book a request that was refused before it could be read; return its id and how its client is told."""
-        journey = self._begin(Call(surface=surface, body=b"", secret=None))
+        journey = self._begin(Call(surface=surface, body=b"", digest=None))
         problem = problem_of(error)
         journey.status, journey.error_code = problem.status, problem.code
         self._finish(journey)
@@ -185,29 +185,35 @@ class Gateway:
         )
 
     async def _travel(self, journey: Journey, sink: Sink) -> None:
-        with journey.step("identify"):
-            journey.caller = caller = self.identify(journey.call.secret)
-        with journey.step("parse"):
-            journey.ask = ask = parse_ask(journey.call.surface, journey.call.body)
-        with journey.step("route"):
-            strategy = self._route(journey, caller, ask)
-        limit = self.parts.policy.limits.max_in_flight
-        if self._in_flight > limit:
-            raise Overloaded(limit)
-        limiter, now = self.parts.limiter, journey.clock.monotonic()
-        journey.admission = await limiter.admit(caller.tenant, caller.key_id, ask, now)
+        call, is_traced, begun = journey.call, journey.is_traced, journey.started
+        journey.caller = caller = self.identify(call.digest)
+        if is_traced:
+            begun = journey.passed("identify", begun)
+        journey.ask = ask = parse_ask(call.surface, call.body)
+        if is_traced:
+            begun = journey.passed("parse", begun)
+        strategy = self._route(journey, caller, ask)
+        if is_traced:
+            journey.passed("route", begun)
+        if self._in_flight > self._most_in_flight:
+            raise Overloaded(self._most_in_flight)
+        journey.admission = await self.parts.limiter.admit(caller.tenant, caller.key_id, ask, journey.started)
         if journey.lane is not None:
             self.parts.cashier.spending.enlist(journey, caller, ask, journey.lane.route.name)
         hit = await self.parts.caches.look_exact(journey, ask)
         if hit is not None:
             await self._serve_hit(journey, ask, hit, sink)
             return
-        if await self._share(journey, ask, sink):
+        key = _flight_key(journey)
+        if key is None:
+            await self._lead(journey, ask, strategy, None, sink)
             return
-        with self._flights.lead(_flight_key(journey)) as flight:
+        if await self._share(journey, ask, key, sink):
+            return
+        with self._flights.lead(key) as flight:
             sink.on_gone = flight.keep_going
             try:
-                if not await self._serve_others(journey, ask, flight, sink):
+                if not await self._serve_others(journey, ask, key, flight, sink):
                     await self._lead(journey, ask, strategy, flight, sink)
             finally:
                 if journey.lead is not None:
@@ -215,10 +221,10 @@ class Gateway:
         if flight.is_orphan:
             journey.status, journey.error_code = _CLIENT_GONE, "client_gone"
 
-    async def _share(self, journey: Journey, ask: Ask, sink: Sink) -> bool:
+    async def _share(self, journey: Journey, ask: Ask, key: bytes, sink: Sink) -> bool:
         """Serve what an equal request in flight gets; False when there is none, or it had nothing to share."""
-        key, wish = _flight_key(journey), journey.call.cache
-        if key is None or not wish.may_read or wish.max_age_s == 0:
+        wish = journey.call.cache
+        if not wish.may_read or wish.max_age_s == 0:
             return False
         until = asyncio.get_running_loop().time() + _flight_wait_s(journey)
         for _ in range(_LEADERS_FOLLOWED):
@@ -257,11 +263,11 @@ class Gateway:
                 await relay_flight(journey, ask, sink, functools.partial(_read_on, journey, follower))
         return True
 
-    async def _serve_others(self, journey: Journey, ask: Ask, flight: Flight, sink: Sink) -> bool:
+    async def _serve_others(self, journey: Journey, ask: Ask, key: bytes, flight: Flight, sink: Sink) -> bool:
         """Serve what another process has bought for an equal request meanwhile; False: this one buys."""
-        leads, key, wish = self.parts.leads, _flight_key(journey), journey.call.cache
+        leads, wish = self.parts.leads, journey.call.cache
         exact = journey.lookups.get("exact")
-        if leads is None or key is None or not wish.may_read or wish.max_age_s == 0:
+        if leads is None or not wish.may_read or wish.max_age_s == 0:
             return False
         if not isinstance(exact, Miss) or exact.reason is MissReason.STORE_FAILED:
             return False  # no tier to find it in, or no store
@@ -282,29 +288,32 @@ class Gateway:
         await self._serve_hit(journey, ask, hit, sink)
         return True
 
-    async def _lead(self, journey: Journey, ask: Ask, strategy: Strategy, flight: Flight, sink: Sink) -> None:
+    async def _lead(self, journey: Journey, ask: Ask, strategy: Strategy, flight: Flight | None, sink: Sink) -> None:
+        """Look further, plan and buy; `flight` is None when nobody can follow."""
         hit = await self.parts.caches.look_semantic(
             journey, ask, wants_vector=strategy.needs_vector(ask), foresight=strategy.foresight(ask)
         )
         hit = hit or await self.parts.verifying.confirm(journey, ask)
         if hit is not None:
-            flight.land(hit)
+            if flight is not None:
+                flight.land(hit)
             await self._serve_hit(journey, ask, hit, sink)
             return
-        with journey.step("plan"):
-            now = journey.clock.monotonic()
-            journey.cached_tokens = self._sessions.cached_tokens(session_of(journey), ask, now=now)
-            journey.plan = plan = strategy.plan(ask, journey.vector, journey.cached_tokens, journey.foreseen)
+        begun = journey.clock.monotonic()
+        journey.cached_tokens = self._sessions.cached_tokens(session_of(journey), ask, now=begun)
+        journey.plan = plan = strategy.plan(ask, journey.vector, journey.cached_tokens, journey.foreseen)
+        if journey.is_traced:
+            journey.passed("plan", begun)
         committed = await self._ladder.climb(journey, ask, plan.rungs)
         await self._relay(journey, ask, committed, flight, sink)
 
-    def identify(self, secret: SecretStr | None) -> Caller:
-        """Return who pays for calls made with a secret.
+    def identify(self, digest: str | None) -> Caller:
+        """Return who pays for calls made with the key that has this digest; None: no key was shown.
 
         Raises:
             KeyRefused: it opens no data path.
         """
-        identity = self.parts.keys.identify(secret.get_secret_value() if secret is not None else None)
+        identity = self.parts.keys.recognise(digest)
         if isinstance(identity, Refusal):
             raise KeyRefused(_REFUSALS[identity])
         if identity.tenant is None:
@@ -318,9 +327,12 @@ class Gateway:
         return Caller(tenant=identity.tenant, key_id=identity.key_id)
 
     def _route(self, journey: Journey, caller: Caller, ask: Ask) -> Strategy:
-        selection = self.parts.policy.select(caller.tenant, ask.model)
+        selection = self._selections.get((caller.tenant, ask.model))
         if selection is None:
-            raise ModelNotFound(ask.model, self.parts.policy.names_for(caller.tenant))
+            selection = self.parts.policy.select(caller.tenant, ask.model)
+            if selection is None:
+                raise ModelNotFound(ask.model, self.parts.policy.names_for(caller.tenant))
+            self._selections[caller.tenant, ask.model] = selection  # bounded: names come from the policy
         lane = self.parts.auditor.lane_of(self.parts.lanes[selection.route.name], caller.tenant)
         if selection.pinned is None:
             journey.lane = tightened(lane, journey.call.max_loss)
@@ -338,25 +350,28 @@ class Gateway:
         )
         return journey.lane.strategy
 
-    async def _relay(self, journey: Journey, ask: Ask, committed: Committed, flight: Flight, sink: Sink) -> None:
+    async def _relay(self, journey: Journey, ask: Ask, committed: Committed, flight: Flight | None, sink: Sink) -> None:
         attempt = committed.attempt
         model = attempt.model.id
         # Neither what an equivalent said nor what a spent budget made cheaper is what the route answers next time.
         is_degraded = journey.plan is not None and journey.plan.reason is PlanReason.BUDGET_DEGRADED
         is_kept = attempt.stands_in_for is None and not is_degraded
-        if is_degraded:
+        if is_degraded and flight is not None:
             flight.decline()  # who follows may have a budget of its own
 
         def tell(told: Told) -> None:
+            journey.body = told.body
+            if journey.keys is None:
+                return  # no cache wants it, and nobody follows
             saved = baseline_nusd(journey)
-            flight.land(Bought(model=model, told=told, baseline_nusd=saved))
+            if flight is not None:
+                flight.land(Bought(model=model, told=told, baseline_nusd=saved))
             if is_kept:
                 self.parts.caches.offer(journey, ask, told, model, saved)
-            journey.body = told.body
 
         try:
             if ask.is_stream:
-                leading = LeaderSink(sink, flight, model)
+                leading = sink if flight is None else LeaderSink(sink, flight, model)
                 await relay_stream(journey, ask, committed, self.parts.cashier, leading, tell=tell)
             else:
                 await relay_whole(journey, ask, committed, self.parts.cashier, sink, tell=tell)

@@ -7,7 +7,7 @@ stripped. Usage, when the client wants it, is sent once, in a last event without
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 import msgspec
@@ -36,8 +36,7 @@ JSON_TYPE = (b"content-type", b"application/json")
 _PIECE_BYTES = 2**20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class Told(msgspec.Struct, frozen=True, kw_only=True):
     """What was sent.
 
     Attributes:
@@ -66,8 +65,11 @@ async def relay_whole(
         BackendError: the answer did not come; nothing was sent.
     """
     attempt = committed.attempt
-    with journey.step("relay"), journey.waiting():
+    begun = journey.clock.monotonic()
+    try:
         whole = await _whole(committed)
+    finally:
+        journey.waited(begun, "relay")
     attempt.note(whole)
     attempt.end(ChargeKind.ANSWER, journey.clock.monotonic())
     cashier.price(journey)
@@ -213,13 +215,14 @@ def answer_headers(journey: Journey) -> list[tuple[bytes, bytes]]:
         headers.append((b"x-faregate-similarity", b"%.4f" % hit.similarity))
     headers.append((b"x-faregate-overhead-ms", b"%.3f" % journey.overhead_ms))
     if journey.call.wants_explanation:
-        headers.append((b"x-faregate-explain", _latin(explanation(journey))))
+        headers.append((b"x-faregate-explain", explanation(journey).encode("latin-1", "replace")))
     headers += journey.notices
     if journey.admission is not None:
         headers += journey.admission.headers
     return headers
 
 
+@lru_cache(maxsize=1024)
 def _latin(text: str) -> bytes:
     return text.encode("latin-1", "replace")
 
@@ -356,9 +359,12 @@ def _told_usage(given: msgspec.Raw | None) -> dict[str, JsonValue] | None:
 
 def _cost_nusd(journey: Journey) -> int | None:
     """Return what all attempts cost; None when one of them has no known cost: the rest is not the cost."""
-    if any(attempt.is_cost_unknown for attempt in journey.attempts):
-        return None
-    return sum(attempt.cost_nusd for attempt in journey.attempts)
+    total = 0
+    for attempt in journey.attempts:
+        if attempt.is_cost_unknown:
+            return None
+        total += attempt.cost_nusd
+    return total
 
 
 def _cost_text(journey: Journey) -> str:

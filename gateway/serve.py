@@ -116,7 +116,7 @@ class Server(uvicorn.Server):
         self._gateway = opened.gateway
         self._former: list[Gateway] = []
         self._side = side_door(opened)
-        self._protocol = protocol_of(opened.gateway)
+        self._protocol = protocol_of(opened.gateway, keep_alive_s=_KEEP_ALIVE_S)
         self._books = opened.books
         self._settings = opened.gateway.parts.policy.server
         self._stops_at: float | None = None

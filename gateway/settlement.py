@@ -125,7 +125,7 @@ class Cashier:
         await self._ledger.secured()
 
     def price(self, journey: Journey) -> None:
-        """Work out what each ended attempt cost that is not priced yet; `settle` or `book`, which follows, writes it."""
+        """Work out what every ended attempt cost that has no price yet; `settle` or `book` writes that."""
         for attempt in journey.attempts:
             if attempt.kind is None:
                 self.release(journey, attempt)

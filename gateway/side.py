@@ -23,7 +23,7 @@ from gateway.promises import breaches
 from gateway.routers import refusals
 from gateway.side_cache import add_cache_pages
 from gateway.workers.figures import page, pools_now
-from policies.keys import Identity
+from policies.keys import Identity, digest_of
 
 
 def side_door(opened: Opened) -> FastAPI:
@@ -35,7 +35,8 @@ def side_door(opened: Opened) -> FastAPI:
     app.add_exception_handler(HTTPException, _not_served)
 
     def caller(authorization: Annotated[str, Header()] = "") -> Caller:
-        return gateway.identify(_bearer(authorization))
+        secret = _bearer(authorization)
+        return gateway.identify(digest_of(secret.get_secret_value()) if secret else None)
 
     def admin(authorization: Annotated[str, Header()] = "") -> Identity:
         secret = _bearer(authorization)

@@ -26,6 +26,7 @@ from gateway.settlement import usage_of
 from gateway.spending import BudgetEvent
 from gateway.tally import Count, Counts, Spread, Spreads
 from policies.schema import BackendKind
+from semantic_cache.seam import Bypass, Hit, Lookup, Miss
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -37,6 +38,8 @@ _JUDGE_SECONDS = (0.00001, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.00
 
 _OPERATIONS = {Surface.CHAT: "chat", Surface.COMPLETIONS: "text_completion", Surface.EMBEDDINGS: "embeddings"}
 _PROVIDERS = {BackendKind.OPENAI: "openai", BackendKind.VLLM: "vllm", BackendKind.LLAMACPP: "llama.cpp"}
+
+_RESULTS: Mapping[type[Lookup], str] = {Hit: "hit", Miss: "miss", Bypass: "bypass"}
 
 EXPORT_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 """The standard variables; spans are made only when one of them is set."""
@@ -52,7 +55,9 @@ class Telemetry:
     def __init__(self, environ: Mapping[str, str]) -> None:
         self.registry = CollectorRegistry()
         registry = self.registry
-        self.in_flight = Gauge("faregate_requests_in_flight", "Requests being answered.", registry=registry)
+        self.in_flight = Count()
+        gauge = Gauge("faregate_requests_in_flight", "Requests being answered.", registry=registry)
+        gauge.set_function(lambda: self.in_flight.value)
         self._requests = Counts(
             "faregate_requests", "Requests by what became of them.", ["route", "path", "status"], registry=registry
         )
@@ -153,7 +158,7 @@ class Telemetry:
         if row.ttft_ms is not None:
             ttft.observe(row.ttft_ms / 1e3)
         for tier, lookup in journey.lookups.items():
-            self._lookups.labels(tier, type(lookup).__name__.lower()).inc()
+            self._lookups.labels(tier, _RESULTS[type(lookup)]).inc()
         if journey.verdict is not None:
             self._judged.labels(route, str(journey.verdict.is_kept).lower()).inc()
         for (model, _), cost in zip(journey.verdicts, journey.judgings, strict=True):
@@ -239,25 +244,24 @@ class Telemetry:
     def _count(self, journey: Journey, attempt: Attempt) -> None:
         if attempt.kind is None:
             return
-        usage = usage_of(journey, attempt)
-        self._cost.labels(attempt.model.id, attempt.kind).inc(attempt.cost_nusd / NANO_PER_USD)
+        usage, model = usage_of(journey, attempt), attempt.model.id
+        self._cost.labels(model, attempt.kind).inc(attempt.cost_nusd / NANO_PER_USD)
         if attempt.is_cost_unknown:
-            self._unknown.labels(attempt.model.id, attempt.kind).inc()
-        classes = {
-            "input": usage.input_tokens,
-            "cached_input": usage.cached_input_tokens,
-            "cache_write": usage.cache_write_tokens,
-            "cache_write_1h": usage.cache_write_1h_tokens,
-            "audio_input": usage.audio_input_tokens,
-            "image_input": usage.image_input_tokens,
-            "output": usage.output_tokens,
-            "reasoning": usage.reasoning_tokens,
-            "audio_output": usage.audio_output_tokens,
-            "image_output": usage.image_output_tokens,
-        }
-        for name, tokens in classes.items():
+            self._unknown.labels(model, attempt.kind).inc()
+        for name, tokens in (
+            ("input", usage.input_tokens),
+            ("cached_input", usage.cached_input_tokens),
+            ("cache_write", usage.cache_write_tokens),
+            ("cache_write_1h", usage.cache_write_1h_tokens),
+            ("audio_input", usage.audio_input_tokens),
+            ("image_input", usage.image_input_tokens),
+            ("output", usage.output_tokens),
+            ("reasoning", usage.reasoning_tokens),
+            ("audio_output", usage.audio_output_tokens),
+            ("image_output", usage.image_output_tokens),
+        ):
             if tokens:
-                self._tokens.labels(attempt.model.id, name).inc(tokens)
+                self._tokens.labels(model, name).inc(tokens)
 
     def _export(self, provider: TracerProvider, journey: Journey, row: RequestRow) -> None:
         from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import hmac
 import os
 import secrets
 import string
@@ -129,7 +128,7 @@ class KeyStore:
             record = KeyRecord(
                 id=next(key_id for key_id in _random_ids() if key_id not in taken),
                 tenant=TenantId(tenant) if tenant is not None else None,
-                sha256=_digest(secret),
+                sha256=digest_of(secret),
                 created_at=self._clock.now(),
                 label=label,
                 is_admin=is_admin,
@@ -216,8 +215,9 @@ class KeyRing:
             KeyStoreBrokenError: the file exists and is no key store: a server must not start without its keys.
         """
         self._file = file
+        self._path = os.fspath(file)
         self._stamp: _Stamp | None = None
-        self._records: Mapping[str, KeyRecord] = {}
+        self._known: Mapping[str, Identity | Refusal] = {}
         self.reload_failures = 0
         stamp = self._present_stamp()
         if stamp is not None:
@@ -225,18 +225,17 @@ class KeyRing:
 
     def identify(self, secret: str | None) -> Identity | Refusal:
         """Return who a secret belongs to, or why nobody. Costs one `stat`, and a read after a change."""
-        if not secret:
+        return self.recognise(digest_of(secret) if secret else None)
+
+    def recognise(self, digest: str | None) -> Identity | Refusal:
+        """Return who the secret with this `digest_of` belongs to, or why nobody; None: no secret was shown.
+
+        Digests are compared as a dict compares: what its timing tells is about a digest, which leads to no secret.
+        """
+        if digest is None:
             return Refusal.MISSING
         self._refresh()
-        digest = _digest(secret)
-        # The lookup compares digests, whose timing says nothing of use about a secret; the comparison after it keeps
-        # the verdict itself independent of how a dict compares.
-        record = self._records.get(digest)
-        if record is None or not hmac.compare_digest(record.sha256, digest):
-            return Refusal.UNKNOWN
-        if record.revoked_at is not None:
-            return Refusal.REVOKED
-        return Identity(key_id=record.id, tenant=record.tenant, is_admin=record.is_admin)
+        return self._known.get(digest, Refusal.UNKNOWN)
 
     def _refresh(self) -> None:
         stamp = self._present_stamp()
@@ -257,13 +256,13 @@ class KeyRing:
             content = self._file.read_bytes()
         except OSError as error:
             raise KeyStoreBrokenError(self._file, error.strerror or str(error)) from error
-        self._records = {record.sha256: record for record in _decode(content, self._file)}
+        self._known = {record.sha256: _verdict(record) for record in _decode(content, self._file)}
         self._stamp = stamp
 
     def _present_stamp(self) -> _Stamp | None:
         """Return what changes with every replacement; taken before reading, so a later change is seen again."""
         try:
-            status = os.stat(self._file)  # noqa: PTH116  # Path.stat costs twice as much, and this is every request
+            status = os.stat(self._path)  # noqa: PTH116  # Path.stat costs twice as much, and this is every request
         except OSError:
             return None
         return (status.st_mtime_ns, status.st_ino, status.st_size)
@@ -279,7 +278,14 @@ def _decode(content: bytes, file: Path) -> tuple[KeyRecord, ...]:
     return store.keys
 
 
-def _digest(secret: str) -> str:
+def _verdict(record: KeyRecord) -> Identity | Refusal:
+    if record.revoked_at is not None:
+        return Refusal.REVOKED
+    return Identity(key_id=record.id, tenant=record.tenant, is_admin=record.is_admin)
+
+
+def digest_of(secret: str) -> str:
+    """Return the hex SHA-256 of a secret: what is kept of a key, and what it is recognised by."""
     return hashlib.sha256(secret.encode(errors="surrogatepass")).hexdigest()
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import lru_cache
 from itertools import combinations
 from types import MappingProxyType
 from typing import Final, Protocol, TypeAlias
@@ -542,6 +543,7 @@ _DEPTH = (
 )
 
 
+@lru_cache(maxsize=256)
 def _straight(model: ModelId, reason: PlanReason, *, task: str | None = None) -> Plan:
     return Plan(rungs=(Rung(model=model, is_judged=False),), reason=reason, task=task)
 

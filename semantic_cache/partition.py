@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import msgspec
@@ -46,8 +45,7 @@ _TIME_WORDS = frozenset(
 _encode = msgspec.json.Encoder(order="sorted").encode
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scope:
+class Scope(msgspec.Struct, frozen=True, kw_only=True):
     """Who asks and what will answer: two requests share nothing unless both are equal.
 
     Attributes:
@@ -61,8 +59,7 @@ class Scope:
     namespace: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Keys:
+class Keys(msgspec.Struct, frozen=True, kw_only=True):
     """`exact` finds the same request, `partition` those that differ in the last user text only; sha256 each."""
 
     exact: bytes

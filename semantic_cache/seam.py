@@ -17,6 +17,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol, TypeAlias
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -202,8 +203,7 @@ class HitReason(StrEnum):
     """The guard let it pass, and a model said that one answer serves both."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hit:
+class Hit(msgspec.Struct, frozen=True, kw_only=True):
     """An answer to serve; `similarity` and `score` are None for exact hits."""
 
     tier: Tier
@@ -225,8 +225,7 @@ class Grey:
     score: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Miss:
+class Miss(msgspec.Struct, frozen=True, kw_only=True):
     """Nothing to serve; `best` is the nearest neighbour's similarity, `detail` why it was declined.
 
     `grey` is the likeliest of the doubtful neighbours, where it was asked for and there is one.
@@ -238,8 +237,7 @@ class Miss:
     grey: Grey | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bypass:
+class Bypass(msgspec.Struct, frozen=True, kw_only=True):
     """The cache is out of this request's way."""
 
     reason: BypassReason

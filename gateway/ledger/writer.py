@@ -169,7 +169,7 @@ class Writer:
 
     def meter(self, row: EnergyRow) -> None:
         """Book what a replica's cards drew; see `seam.Ledger`."""
-        self._keep(RecordKind.ENERGY, _encode(row))
+        self._keep([(RecordKind.ENERGY, _encode(row))])
 
     def renew(self, info: EpochInfo) -> None:
         """Begin a new epoch; see `seam.Ledger`."""

@@ -20,8 +20,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import SecretStr
-
 from backends.clock import SystemClock
 from backends.words import Surface
 from gateway.calls import Call
@@ -30,7 +28,7 @@ from gateway.compose import open_gateway
 from gateway.ledger.store_process import StoreProcess
 from gateway.pipeline import Gateway
 from gateway.settings import environment
-from policies.keys import KeyStore
+from policies.keys import KeyStore, digest_of
 from policies.loader import load_policy
 from policies.schema import Policy
 from tests.served.world import EMBEDDER, an_acceptance
@@ -77,7 +75,7 @@ async def load(gateway: Gateway, secret: str, note: int, chance: random.Random) 
             "stream": chance.random() < 0.5,
             "messages": [{"role": "user", "content": f"question {chance.random()}"}],
         }
-        call = Call(surface=Surface.CHAT, body=json.dumps(body).encode(), secret=SecretStr(secret))
+        call = Call(surface=Surface.CHAT, body=json.dumps(body).encode(), digest=digest_of(secret))
         patience_s = chance.uniform(0.001, 0.03) if chance.random() < 0.1 else None
         try:
             async with asyncio.timeout(patience_s):
@@ -90,7 +88,7 @@ async def one_answer(policy: Policy, secret: str, note: Path) -> None:
     """Open, answer once and close in order: what is imported or compiled at first use need not be so in every life."""
     noted = os.open(note, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     body = {"model": "plain", "messages": [{"role": "user", "content": "first question"}]}
-    call = Call(surface=Surface.CHAT, body=json.dumps(body).encode(), secret=SecretStr(secret))
+    call = Call(surface=Surface.CHAT, body=json.dumps(body).encode(), digest=digest_of(secret))
     async with open_gateway(
         policy, environ={}, clock=SystemClock(), embedder=EMBEDDER, acceptance=an_acceptance()
     ) as running:

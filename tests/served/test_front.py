@@ -380,3 +380,68 @@ async def test_hop_by_hop_headers_go_no_further(gateway: Served, upstream: Upstr
     lines = (b"connection: close, x-mine", b"x-mine: 1", b"te: trailers", b"keep-alive: timeout=5", b"trailer: x")
     await exchange(gateway, whole(gateway, *lines))
     assert not {"x-mine", "te", "keep-alive", "trailer", "connection"} & set(upstream.last.headers)
+
+
+async def answer(reader: asyncio.StreamReader) -> bytes:
+    """Read one answer with a length; return its status line and body."""
+    async with asyncio.timeout(10):
+        lines = (await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")
+        size = next(int(line.split(b":")[1]) for line in lines if line.lower().startswith(b"content-length:"))
+        return lines[0] + await reader.readexactly(size)
+
+
+@pytest.mark.parametrize("cut", [0, 1, len(BODY) - 1, len(BODY)])
+async def test_a_head_that_is_known_may_come_before_its_body(gateway: Served, cut: int):
+    reader, writer = await connect(gateway)
+    for _ in range(3):
+        sent = whole(gateway)
+        place = len(sent) - len(BODY) + cut
+        for part in (sent[:place], sent[place:]):
+            writer.write(part)
+            await asyncio.sleep(0)
+        assert b" 200 OK" in (got := await answer(reader))
+        assert b"one two three" in got
+    writer.close()
+
+
+async def test_requests_with_known_heads_are_answered_in_order_when_they_come_together(gateway: Served):
+    reader, writer = await connect(gateway)
+    writer.write(whole(gateway))
+    await answer(reader)
+    writer.write(whole(gateway) + whole(gateway, body=b"{}") + whole(gateway))
+    statuses = [(await answer(reader))[:12] for _ in range(3)]
+    writer.close()
+    assert statuses == [b"HTTP/1.1 200", b"HTTP/1.1 400", b"HTTP/1.1 200"]
+
+
+async def test_what_follows_a_body_whose_head_was_known_is_the_next_request(gateway: Served):
+    reader, writer = await connect(gateway)
+    writer.write(whole(gateway))
+    await answer(reader)
+    sent = whole(gateway)
+    writer.write(sent[:-5])
+    for _ in range(5):  # turns of the loop, which is the gateway's too
+        await asyncio.sleep(0)
+    writer.write(sent[-5:] + b"GET /health/liveness HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    assert b" 200 OK" in await answer(reader)
+    assert b"HTTP/1.1 200" in await reader.read(-1)
+    writer.close()
+
+
+async def test_a_body_that_trickles_in_behind_a_known_head_is_ended(hasty: Served):
+    reader, writer = await connect(hasty)
+    writer.write(whole(hasty))
+    await answer(reader)
+    writer.write(whole(hasty)[:-5])
+    assert b"HTTP/1.1 408" in await answer(reader)
+    assert await reader.read(-1) == b""
+    writer.close()
+
+
+async def test_a_body_over_the_limit_behind_a_known_head_is_refused(hasty: Served):
+    reader, writer = await connect(hasty)
+    writer.write(whole(hasty))
+    await answer(reader)
+    writer.write(head(hasty, b"content-length: 100001") + b"x" * 100_001)
+    assert b"HTTP/1.1 413" in await answer(reader)
+    writer.close()
