@@ -24,6 +24,7 @@ from router.foresight import Foreseen, Foresight
 from semantic_cache.acceptance import Acceptance, AcceptanceError
 from semantic_cache.partition import Keys, Scope, keys_of, semantic_bypass
 from semantic_cache.reach import DEADLINE_S
+from semantic_cache.recent import Recent, Versioned
 from semantic_cache.refusals import is_refusal
 from semantic_cache.seam import (
     Bypass,
@@ -74,6 +75,7 @@ class Caches:
         self._embedder = embedder
         self._worker = worker
         self._deadline_s = deadline_s
+        self._recent = Recent(store) if isinstance(store, Versioned) else None
         # A store in a server has a thread of its own: what waits for a network must not hold up embeddings.
         self._storing = worker if store.is_local else Worker(queue_limit=_REMOTE_QUEUE_LIMIT)
         # As many as can matter: older ones than the longest request could be forgotten, and nobody makes so many.
@@ -137,6 +139,8 @@ class Caches:
     async def _find(self, journey: Journey, key: bytes) -> Hit | Miss:
         """Look an exact key up: at once where that takes microseconds, else on the store's thread."""
         now = journey.clock.now()
+        if self._recent is not None:
+            return self._recent.find(key, now=now)
         if self._store.is_local or self._store.is_resting:
             return lookup_exact(self._store, key, now=now)
         return await self._within(journey, self._storing.run(lookup_exact, self._store, key, now=now))
@@ -271,13 +275,19 @@ class Caches:
         """Make the request's keys, or tell why the caches are out of its way."""
         settings, caller = lane.route.cache, journey.caller
         if caller is None or (settings.exact is None and settings.semantic is None):
-            return Bypass(reason=BypassReason.OFF)
+            return _OFF
         scope = Scope(tenant=caller.tenant, answers=lane.answers, namespace=settings.namespace or "")
-        is_semantic = settings.semantic is not None
-        keys = keys_of(ask, scope, max_temperature=settings.max_temperature, wants_partition=is_semantic)
-        if not isinstance(keys, Keys):
-            return keys
-        journey.keys = keys
+        is_semantic, repeat = settings.semantic is not None, journey.repeat
+        rules = scope, settings.max_temperature, is_semantic
+        known = repeat.keys.get(rules) if repeat is not None else None
+        if known is None:
+            keys = keys_of(ask, scope, max_temperature=settings.max_temperature, wants_partition=is_semantic)
+            if not isinstance(keys, Keys):
+                return keys
+            known = keys
+            if repeat is not None:
+                repeat.keys[rules] = known
+        journey.keys = known
         return None if journey.call.cache.may_read else Bypass(reason=BypassReason.ASKED_NOT_TO)
 
     def _may_be_semantic(self, journey: Journey, ask: Ask, settings: Cache) -> bool:
@@ -346,6 +356,9 @@ class Caches:
             limits.append(timedelta(seconds=journey.call.cache.max_age_s))
         is_fresh = _age(found.entry, journey.clock.now()) < min(limits)
         return found if is_fresh else Miss(reason=MissReason.ABSENT)
+
+
+_OFF = Bypass(reason=BypassReason.OFF)
 
 
 def _lane(journey: Journey) -> Lane:

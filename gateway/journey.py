@@ -24,6 +24,7 @@ from gateway.leads import Lead
 from gateway.ledger.budgets import Hold, PotId
 from gateway.ledger.rows import ChargeKind, ChargeRow, RequestRow
 from gateway.limits import Admission
+from gateway.repeats import Repeat
 from policies.schema import DEFAULT_MAX_OUTPUT_TOKENS, DEFAULT_WEB_SEARCHES, BackendKind, Route, Stated
 from router.foresight import Foreseen, Sight
 from router.judge import Judge, Verdict
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from gateway.content.keeper import Tape
 
 
-class Caller(msgspec.Struct, frozen=True, kw_only=True):
+class Caller(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Who pays: the tenant of the key that was shown."""
 
     tenant: TenantId
@@ -81,7 +82,7 @@ class CatalogModel:
     variant: str = ""
 
 
-class Quote(msgspec.Struct, frozen=True, kw_only=True):
+class Quote(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What an attempt can cost at most.
 
     Attributes:
@@ -243,6 +244,7 @@ class Journey(msgspec.Struct, kw_only=True, eq=False):
         verdict: the last judge's.
         verdicts: every judge's, in the ladder's order.
         judgings: what each of them cost, in the same order.
+        repeat: the same request, to which a stored answer was served before.
         path_models: the models whose answers arrived, in order; the last one is committed.
         stood_in_for: the planned model in whose place the last of them answers, if it is an equivalent.
         body: the whole answer as JSON, where somebody wants it.
@@ -265,6 +267,7 @@ class Journey(msgspec.Struct, kw_only=True, eq=False):
     caller: Caller | None = None
     ask: Ask | None = None
     lane: Lane | None = None
+    repeat: Repeat | None = None
     keys: Keys | None = None
     vector: Vector | None = None
     foreseen: Foreseen | None = None

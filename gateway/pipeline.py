@@ -56,6 +56,7 @@ from gateway.ledger.rows import ChargeKind
 from gateway.limits import Limits
 from gateway.prober import Prober
 from gateway.relay import JSON_TYPE, Told, answer_headers, relay_flight, relay_hit, relay_stream, relay_whole
+from gateway.repeats import Repeats
 from gateway.sessions import Sessions, session_of
 from gateway.settlement import Cashier, baseline_nusd, usage_of
 from gateway.telemetry import Telemetry
@@ -64,7 +65,7 @@ from gateway.wishes import tightened
 from policies.keys import KeyRing, Refusal
 from policies.schema import Policy, Selection
 from router.strategy import Candidate, Pinned, PlanReason, Strategy
-from semantic_cache.seam import Hit, Miss, MissReason
+from semantic_cache.seam import Hit, Miss, MissReason, Tier
 
 _log = logging.getLogger("faregate")
 
@@ -117,6 +118,7 @@ class Gateway:
         self._deadlines = Deadlines(parts.policy.timeouts.total_s)
         self._flights = Flights()
         self._sessions = Sessions()
+        self._repeats = Repeats()
         self._ladder = Ladder(
             catalog=parts.catalog.__getitem__,
             cashier=parts.cashier,
@@ -189,7 +191,8 @@ class Gateway:
         journey.caller = caller = self.identify(call.digest)
         if is_traced:
             begun = journey.passed("identify", begun)
-        journey.ask = ask = parse_ask(call.surface, call.body)
+        journey.repeat = repeat = self._repeats.find(call.surface, call.body)
+        journey.ask = ask = repeat.ask if repeat is not None else parse_ask(call.surface, call.body)
         if is_traced:
             begun = journey.passed("parse", begun)
         strategy = self._route(journey, caller, ask)
@@ -385,8 +388,12 @@ class Gateway:
 
     async def _serve_hit(self, journey: Journey, ask: Ask, hit: Hit, sink: Sink) -> None:
         journey.hit, journey.body = hit, hit.entry.payload
-        with journey.step("replay"):
-            await relay_hit(journey, ask, hit.entry.payload, hit.entry.usage, sink)
+        if hit.tier is Tier.EXACT and journey.repeat is None:
+            self._repeats.learn(ask.surface, journey.call.body, ask)
+        begun = journey.clock.monotonic()
+        await relay_hit(journey, ask, hit.entry.payload, hit.entry.usage, sink)
+        if journey.is_traced:
+            journey.passed("replay", begun)
 
     async def _tell(self, journey: Journey, error: Exception, sink: Sink) -> None:
         """Tell the client of an error: a status before the first byte, an error event and a cut after it."""

@@ -125,6 +125,10 @@ class SqliteStore:
         ).fetchone()
         return None if row is None else _entry(row)
 
+    def version(self) -> int:
+        """Return SQLite's count of changes by any other connection, of which `put` and `drop` use one."""
+        return int(self._reads.execute("PRAGMA data_version").fetchone()[0])
+
     def put(self, entry: Entry) -> None:
         """Keep an entry, in place of one under the same key."""
         code = None if entry.vector is None else packed(entry.vector)
