@@ -28,13 +28,13 @@ class Deadlines:
         seconds: from a deadline's beginning to its end.
     """
 
-    __slots__ = ("_loop", "_open", "_timer", "seconds")
+    __slots__ = ("_open", "_timer", "loop", "seconds")
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self._open: dict[Ending, None] = {}  # in the order of their ends; removed in any
         self._timer: asyncio.TimerHandle | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
 
     def begin(self) -> Deadline:
         """Return a deadline that begins when its block is entered."""
@@ -50,9 +50,9 @@ class Deadlines:
 
     def add(self, deadline: Ending) -> None:
         """Watch a deadline that is not watched; it is told once, and not watched any longer then."""
-        loop = self._loop
+        loop = self.loop
         if loop is None:
-            loop = self._loop = asyncio.get_running_loop()
+            loop = self.loop = asyncio.get_running_loop()
         deadline.due = due = loop.time() + self.seconds
         self._open[deadline] = None
         if self._timer is None:
@@ -85,13 +85,15 @@ class Deadline:
         self._is_expired = False
 
     def __enter__(self) -> None:
-        """Begin."""
-        task = asyncio.current_task()
+        """Begin; one that has ended may begin again."""
+        every = self._all
+        task = asyncio.current_task(every.loop)
         if task is None:
             raise RuntimeError("a deadline is a task's")
         self._task = task
         self._cancelling = task.cancelling()
-        self._all.add(self)
+        self._is_expired = False
+        every.add(self)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None

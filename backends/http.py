@@ -100,6 +100,7 @@ class HttpBackend:
         self._blot = Blot(api_key)
         self._first_byte = Deadlines(timeouts.first_byte_s)
         self._idle = Deadlines(timeouts.idle_s)
+        self._tail = Deadlines(_TAIL_S)
 
     async def open(self, outbound: Outbound) -> HttpReply:
         """Send an attempt and return its reply once the first event is there; see `Backend.open`."""
@@ -121,6 +122,7 @@ class HttpBackend:
                     outbound,
                     endpoint=self.endpoint,
                     idle=self._idle,
+                    tail=self._tail,
                     blot=self._blot,
                     sizes=self._sizes,
                 )
@@ -198,6 +200,10 @@ class Blot:
         return payload
 
 
+_NEVER_FED, _NEVER_LEARNING = EventDecoder(), Template()
+"""A whole answer's: it has no events."""
+
+
 class HttpReply:
     """A reply on one HTTP response; owns the response."""
 
@@ -208,17 +214,20 @@ class HttpReply:
         *,
         endpoint: str,
         idle: Deadlines,
+        tail: Deadlines,
         blot: Blot,
         sizes: Sizes = _SIZES,
     ) -> None:
         self.endpoint = endpoint
+        self._tail = tail
         self._sizes = sizes
         self._response = response
         self._is_stream = outbound.is_stream
         self._idle = idle
+        self._silence = idle.begin()  # entered for each read, one after another
         self._blot = blot
-        self._decoder = EventDecoder(limit_bytes=sizes.event_bytes)
-        self._template = Template()
+        self._decoder = EventDecoder(limit_bytes=sizes.event_bytes) if outbound.is_stream else _NEVER_FED
+        self._template = Template() if outbound.is_stream else _NEVER_LEARNING
         self._unread = b""
         self._ready: list[Event] = []
         self._failure: BackendError | None = None
@@ -280,15 +289,17 @@ class HttpReply:
 
     async def batch(self) -> Sequence[Event | Run]:
         """Return all that one read brought; see `Reply.batch`."""
-        events: list[Event | Run] = [*self._ready]
-        self._ready = []
-        if self._unread:
-            events += self._runs(self._received(b""))
+        events: list[Event | Run] = []
+        if self._ready or self._unread:
+            events += self._ready
+            self._ready = []
+            if self._unread:
+                events += self._runs(self._received(b""))
         try:
             while not events and not self._is_done:
                 if self._failure is not None:
                     raise self._failure
-                with self._idle.begin():
+                with self._silence:
                     received = await self._response.read()
                 events = self._runs(received)
         except TimeoutError as error:
@@ -305,7 +316,7 @@ class HttpReply:
         self._is_closed = True
         try:
             if self._is_done and not self._is_drained:
-                async with asyncio.timeout(_TAIL_S):
+                with self._tail.begin():
                     while await self._response.read():
                         pass
         except (TimeoutError, StreamCut):
@@ -357,7 +368,8 @@ class HttpReply:
             if not received:
                 self._end(is_told=self._response.is_delimited)
                 return events
-            for payload in self._decoder.feed(received):
+            one = _one_payload(received, self._sizes.event_bytes) if self._decoder.is_between_events else None
+            for payload in self._decoder.feed(received) if one is None else (one,):
                 if payload == DONE:
                     self._end(is_told=True)
                     return events
@@ -376,6 +388,8 @@ class HttpReply:
                 run = self._template.find(received)
                 if run is not None and self._blot.json(run.raw) is run.raw:
                     events.append(run)
+                    if run.raw is received:
+                        return events
                     received = received[len(run.raw) :]
             end = received.find(b"\n\n") + 2
             if end < 2 or end == len(received):
@@ -401,6 +415,16 @@ class HttpReply:
         if not is_told:
             raise StreamCut("the connection was closed before the stream's [DONE]", endpoint=self.endpoint)
         self._is_done = True
+
+
+def _one_payload(received: bytes, limit_bytes: int) -> bytes | None:
+    """Return the payload of what is exactly one event of one line, as nearly all are; None: the decoder is to tell."""
+    size = len(received)
+    is_one = received.startswith(b"data: ") and received.find(b"\n") == size - 2 and received[-1] == _LINE_END
+    return received[6:-2] if is_one and size <= limit_bytes and b"\r" not in received else None
+
+
+_LINE_END = 10
 
 
 async def _says_draining(response: Response) -> bool:

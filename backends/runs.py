@@ -64,6 +64,17 @@ class Template:
         self._between = self._after + self._before
         self.is_known = True
 
+    def _one(self, received: bytes) -> Run | None:
+        """Return the run that is all of `received` and a single event, as slow streams send them."""
+        text = received[len(self._before) : -len(self._after)]
+        if _STRINGS.fullmatch(text) is None or len(received) < len(self._before) + len(self._after):
+            return None  # a quotation mark that ends the string: there are several
+        try:
+            content = _decode_text(b'"%b"' % text)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return None
+        return Run(raw=received, content=content, token_count=1 if text else 0, payload=self._payload)
+
     def find(self, received: bytes) -> Run | None:
         """Return the run that `received` begins with; None when it begins with another event, or none is whole.
 
@@ -72,6 +83,8 @@ class Template:
         """
         if not received.startswith(self._before):
             return None
+        if received.endswith(self._after) and (one := self._one(received)) is not None:
+            return one
         texts = received[len(self._before) :].split(self._between)
         texts[-1], is_whole, _ = texts[-1].partition(self._after)
         if not is_whole:

@@ -20,7 +20,7 @@ from backends.sse import EVENT_LIMIT_BYTES
 from backends.words import Event, RequestId, Run, Surface
 
 
-class Outbound(msgspec.Struct, frozen=True, kw_only=True):
+class Outbound(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What is sent upstream for one attempt; `model` is the name in the body, by which rate limits are kept apart."""
 
     surface: Surface

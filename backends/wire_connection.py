@@ -82,8 +82,9 @@ class WireResponse:
         received = parts[0] if len(parts) == 1 else b"".join(parts)
         parts.clear()
         self.size = 0
-        if self._connection is not None:
-            self._connection.resume()
+        connection = self._connection
+        if connection is not None and connection.is_held:
+            connection.resume()
         return received
 
     def close(self) -> None:
@@ -161,7 +162,7 @@ class Connection:
         self._framing_bytes = 0
         self._is_complete = False
         self._is_kept = False
-        self._is_read_paused = False
+        self.is_held = False
         self._is_write_paused = False
 
     # --- what the transport above calls ---
@@ -217,8 +218,8 @@ class Connection:
 
     def resume(self) -> None:
         """Read on: the reader has taken what there was."""
-        if self._is_read_paused and self._transport is not None:
-            self._is_read_paused = False
+        if self.is_held and self._transport is not None:
+            self.is_held = False
             self._transport.resume_reading()
 
     def abort(self, reason: str) -> None:
@@ -258,8 +259,8 @@ class Connection:
             self._complete(response, is_clean=fault is None)
         elif fault is not None:
             self._break(fault, before_head=ReplyMalformed)
-        elif response.size >= HIGH_WATER_BYTES and not self._is_read_paused and self._transport is not None:
-            self._is_read_paused = True
+        elif response.size >= HIGH_WATER_BYTES and not self.is_held and self._transport is not None:
+            self.is_held = True
             self._transport.pause_reading()
 
     def eof_received(self) -> bool:

@@ -50,7 +50,7 @@ class Provenance(StrEnum):
 
 # No dataclasses from here on: these are made for every request, some for every token, and a frozen dataclass takes six
 # times as long to make.
-class Usage(msgspec.Struct, frozen=True, kw_only=True):
+class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Tokens of one attempt in disjoint classes: they sum to the provider's total.
 
     Attributes:
@@ -142,7 +142,7 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     tier: str | None = None
 
 
-class Run(msgspec.Struct, frozen=True, kw_only=True):
+class Run(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Events of a stream, one after another, that differ in their text alone: each is a token and nothing else.
 
     Attributes:

@@ -583,24 +583,28 @@ class Exchange:
 
     def _begin(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
         self.is_started = True
-        framing: tuple[tuple[bytes, bytes], ...] = ()
-        if self._may_chunk and all(name != b"content-length" for name, _ in headers):
+        head = head_of(status, headers)
+        if self._may_chunk and _LENGTH not in head:
             self._is_chunked = True
-            framing = ((b"transfer-encoding", b"chunked"),)
+            head = b"%btransfer-encoding: chunked\r\n\r\n" % head[:-2]
         if not self.keep_alive:
-            framing = (*framing, (b"connection", b"close"))
+            head = b"%bconnection: close\r\n\r\n" % head[:-2]
         if self._connection.cors is not None:
-            framing = (*framing, *self._connection.cors.granted(self.headers, headers))
-        self._head = head_of(status, (*headers, *framing))
+            granted = self._connection.cors.granted(self.headers, headers)
+            head = head[:-2] + b"".join(b"%b: %b\r\n" % each for each in granted) + b"\r\n"
+        self._head = head
 
     def _send(self, data: bytes, *, end: bytes = b"") -> None:
         if self._is_gone:
             return
         head, self._head = self._head, b""
-        pieces = (b"%x\r\n" % len(data), data, b"\r\n", end) if self._is_chunked and data else (data, end)
-        if len(data) > _COPY_LIMIT_BYTES:
+        size = len(data)
+        if size > _COPY_LIMIT_BYTES:
+            pieces = (b"%x\r\n" % size, data, b"\r\n", end) if self._is_chunked else (data, end)
             self._connection.transport.writelines([head, *pieces])
-        elif whole := b"".join((head, *pieces)):
+            return
+        whole = b"%b%x\r\n%b\r\n%b" % (head, size, data, end) if self._is_chunked and data else head + data + end
+        if whole:
             self._connection.transport.write(whole)
 
     def _complete(self) -> None:
@@ -619,6 +623,9 @@ class Exchange:
             _log.error("answer_broke", extra={"error": type(error).__name__, "where": places(error)})
         if not self.response_complete and not self._is_gone:
             self._connection.close()
+
+
+_LENGTH: Final = b"\r\ncontent-length: "
 
 
 def protocol_of(gateway: Gateway, *, keep_alive_s: float) -> type[Connection]:

@@ -151,14 +151,16 @@ class Telemetry:
     def observe(self, journey: Journey, row: RequestRow) -> None:
         """Count a finished journey and export its span."""
         route = row.route or ""
-        requests, duration, overhead, ttft = self._kind(route, row.path, row.status)
-        requests.inc()
+        # Unknown keys and models make unbounded paths nowhere: labels come from the policy and from fixed words.
+        kind = self._kinds.get((route, row.path, row.status)) or self._kind(route, row.path, row.status)
+        requests, duration, overhead, ttft = kind
+        requests.value += 1
         duration.observe(row.total_ms / 1e3)
         overhead.observe(row.overhead_ms / 1e3)
         if row.ttft_ms is not None:
             ttft.observe(row.ttft_ms / 1e3)
         for tier, lookup in journey.lookups.items():
-            self._lookups.labels(tier, _RESULTS[type(lookup)]).inc()
+            self._lookups.labels(tier, _RESULTS[type(lookup)]).value += 1
         if journey.verdict is not None:
             self._judged.labels(route, str(journey.verdict.is_kept).lower()).inc()
         for (model, _), cost in zip(journey.verdicts, journey.judgings, strict=True):
@@ -229,16 +231,13 @@ class Telemetry:
             self._provider.shutdown()
 
     def _kind(self, route: str, path: str, status: int) -> tuple[Count, Spread, Spread, Spread]:
-        """Return what counts requests of a kind, looked up once: requests, duration, overhead, time to first byte."""
-        # Unknown keys and models make unbounded paths nowhere: labels come from the policy and from fixed words.
-        found = self._kinds.get((route, path, status))
-        if found is None:
-            found = self._kinds[route, path, status] = (
-                self._requests.labels(route, path, str(status)),
-                self._duration.labels(route),
-                self._overhead.labels(route),
-                self._ttft.labels(route),
-            )
+        """Return what counts requests of a kind: requests, duration, overhead, time to first byte."""
+        self._kinds[route, path, status] = found = (
+            self._requests.labels(route, path, str(status)),
+            self._duration.labels(route),
+            self._overhead.labels(route),
+            self._ttft.labels(route),
+        )
         return found
 
     def _count(self, journey: Journey, attempt: Attempt) -> None:

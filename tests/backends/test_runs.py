@@ -59,7 +59,7 @@ def told(events: Sequence[Event | Run]) -> tuple[bytes, str, int]:
 
 async def read(reads: Sequence[bytes], *, in_runs: bool) -> tuple[list[Event | Run], str]:
     """Return a stream's events, and the error it ended with."""
-    reply = HttpReply(Reads(reads), OUTBOUND, endpoint="e", idle=Deadlines(5), blot=Blot(KEY))
+    reply = HttpReply(Reads(reads), OUTBOUND, endpoint="e", idle=Deadlines(5), tail=Deadlines(1), blot=Blot(KEY))
     events: list[Event | Run] = []
     try:
         await reply.begin()
