@@ -37,11 +37,12 @@ _encode: Final = msgspec.json.encode
 class Template:
     """What the events of one stream have around their text; made of the first event that is fit for it."""
 
-    __slots__ = ("_after", "_before", "_between", "_payload", "is_known")
+    __slots__ = ("_after", "_before", "_between", "_payload", "_start", "_tail", "is_known")
 
     def __init__(self) -> None:
         self.is_known = False
         self._payload = self._before = self._after = self._between = b""
+        self._start = self._tail = 0
 
     def learn(self, chunk: Chunk) -> None:
         """Learn from an event, if it has one token's text and nothing else that anyone must see."""
@@ -62,12 +63,13 @@ class Template:
         self._payload = payload
         self._before, self._after = _BEFORE + before, after + _AFTER
         self._between = self._after + self._before
+        self._start, self._tail = len(self._before), len(self._after)
         self.is_known = True
 
     def _one(self, received: bytes) -> Run | None:
         """Return the run that is all of `received` and a single event, as slow streams send them."""
-        text = received[len(self._before) : -len(self._after)]
-        if _STRINGS.fullmatch(text) is None or len(received) < len(self._before) + len(self._after):
+        text = received[self._start : -self._tail]
+        if _STRINGS.fullmatch(text) is None or len(received) < self._start + self._tail:
             return None  # a quotation mark that ends the string: there are several
         try:
             content = _decode_text(b'"%b"' % text)

@@ -116,6 +116,8 @@ class Caches:
             foresight: what the plan will want to know of the text when no cache answers.
         """
         settings, wish = _lane(journey).route.cache, journey.call.cache
+        if settings.semantic is None and not wants_vector:
+            return None
         is_semantic = wish.may_store and self._may_be_semantic(journey, ask, settings)
         may_read = is_semantic and wish.may_read
         # A no-cache answer takes the old one's place in both tiers, so it needs its vector although none is looked up.

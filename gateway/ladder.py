@@ -156,9 +156,9 @@ class Ladder:
 
     def _models(self, rung: Rung, ask: Ask) -> tuple[ModelId, ...]:
         """Return who may answer on a rung: its model, and its equivalents unless a judge knows that model only."""
-        if rung.is_judged:
-            return (rung.model,)
         model = self._catalog(rung.model)
+        if rung.is_judged or not model.equivalents:
+            return (rung.model,)
         # Another model's vectors cannot be compared with those the client has.
         others = (
             other
@@ -176,11 +176,14 @@ class Ladder:
         """
         catalog_model = self._catalog(model)
         quote = self._cashier.quote(journey, catalog_model)
-        outbound = _outbound(journey, ask, catalog_model, quote, wants_logprobs=_wants_logprobs(journey, rung))
+        wants_logprobs = _wants_logprobs(journey, rung)
+        outbound = _outbound(journey, ask, catalog_model, quote, wants_logprobs=wants_logprobs)
         tries = catalog_model.backend.begin(outbound, until=journey.started + self._total_s)
         while True:
             hold = (spare.pop(model, None) or await self._hold(journey, quote)) if journey.pots else None
-            attempt = await self._begin(journey, rung, catalog_model, quote=quote, hold=hold)
+            attempt = await self._begin(
+                journey, rung, catalog_model, quote=quote, hold=hold, wants_logprobs=wants_logprobs
+            )
             try:
                 begun = journey.clock.monotonic()
                 try:
@@ -216,7 +219,14 @@ class Ladder:
         return held[0]
 
     async def _begin(
-        self, journey: Journey, rung: Rung, model: CatalogModel, *, quote: Quote, hold: Hold | None
+        self,
+        journey: Journey,
+        rung: Rung,
+        model: CatalogModel,
+        *,
+        quote: Quote,
+        hold: Hold | None,
+        wants_logprobs: bool,
     ) -> Attempt:
         """Reserve an attempt's money; it may be made when this returns."""
         attempt = Attempt(
@@ -224,7 +234,7 @@ class Ladder:
             model=model,
             started_at=journey.clock.now(),
             started=journey.clock.monotonic(),
-            asks_logprobs=_wants_logprobs(journey, rung),
+            asks_logprobs=wants_logprobs,
             stands_in_for=None if model.id == rung.model else rung.model,
             quote=quote,
             hold=hold,
@@ -330,7 +340,9 @@ def _outbound(journey: Journey, ask: Ask, model: CatalogModel, quote: Quote, *, 
 
 def _wants_logprobs(journey: Journey, rung: Rung) -> bool:
     """Tell whether a rung's judge looks at log-probabilities."""
-    judge = journey.lane.judges.get(rung.model) if journey.lane is not None and rung.is_judged else None
+    if not rung.is_judged:
+        return False
+    judge = journey.lane.judges.get(rung.model) if journey.lane is not None else None
     return judge is not None and judge.signal is Signal.LOGPROBS
 
 

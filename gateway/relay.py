@@ -123,17 +123,18 @@ async def relay_stream(
     is_kept = journey.wants_body and ask.surface is Surface.CHAT and not ask.wants_logprobs
     editor = _Editor(strips_logprobs=attempt.asks_logprobs and not ask.wants_logprobs, is_kept=is_kept)
     held = b"".join(editor.edit(event) for event in committed.events)
+    reply, monotonic = committed.reply, journey.clock.monotonic
     journey.status = 200
     with journey.step("relay"):
         await sink.start(200, [STREAM_TYPE, (b"cache-control", b"no-cache"), *answer_headers(journey)])
         if held:
             await _write(journey, sink, held)
         while True:
-            begun = journey.clock.monotonic()
+            begun = monotonic()
             try:
-                events = await committed.reply.batch()
+                events = await reply.batch()
             finally:
-                journey.waited(begun)
+                journey.waited_s += monotonic() - begun
             if not events:
                 break
             # One write for all the events of one read: a fast upstream sends dozens at once.
@@ -141,7 +142,9 @@ async def relay_stream(
                 attempt.note(event)
             data = editor.edit(events[0]) if len(events) == 1 else b"".join(map(editor.edit, events))
             if data:
-                await _write(journey, sink, data)
+                if journey.first_byte is None:
+                    journey.first_byte = monotonic()
+                await sink.write(data)
     attempt.end(ChargeKind.ANSWER, journey.clock.monotonic())
     cashier.price(journey)
     usage = usage_of(journey, attempt)

@@ -336,7 +336,7 @@ class Cascade:
 
     def needs_vector(self, ask: Ask) -> bool:
         """Tell whether the embedding will be looked at."""
-        return any(self._form(ask, each) is None for each in self._judged)
+        return bool(self._judged) and any(self._form(ask, each) is None for each in self._judged)
 
     def foresight(self, ask: Ask) -> Foresight | None:
         """Return the artefact's, where a judge will look at the question."""
