@@ -2,6 +2,7 @@
 
 Rooms, in the order a request meets them:
     connection             the front door: `/v1` data paths below ASGI; `side` serves the rest on FastAPI
+    heads, repeats         what came before in the same bytes: heads that need no parsing, requests that were hits
     cors                   what web pages of other origins may read
     calls, errors          a request free of ASGI; every error's HTTP form, in one table
     pipeline               the way up to the first event: `Gateway.answer(call, sink)`

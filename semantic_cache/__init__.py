@@ -9,6 +9,7 @@ Rooms:
     refusals               answers that decline to answer, which a route may keep out
     sqlite_store           the embedded store
     shelf                  a partition's vectors in memory, in cells of alike ones
+    recent                 entries that were read last, in memory, as long as the store has not changed
     scaled_store           the store of several gateways: answers in `redis_store`, vectors in `qdrant_index`
     reach                  deadline and rest for a store behind a network
     gather                 a stream's events as the whole answer, where that is clear
