@@ -310,6 +310,13 @@ def test_a_threshold_that_verdicts_raised_holds_for_smaller_losses_too(judge: Ju
     assert judge.at_least(0.0).promise == judge.promise
 
 
+def test_a_judge_that_verdicts_made_stricter_starts_small_nowhere_else(judge: Judge):
+    strict = judge.at_least(0.999)
+    places = [(judge.place(v), strict.place(v)) for v in embed(["easy one", "hard one"])]
+    assert all(isinstance(a, Task) and isinstance(b, Task) and b.start_small <= a.start_small for a, b in places)
+    assert strict.certificate != judge.certificate
+
+
 def test_a_tightened_judge_keeps_no_more(judge: Judge):
     tight = judge.tightened(0.015)
     assert judge.tightened(0.5) is judge

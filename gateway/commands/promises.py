@@ -13,9 +13,11 @@ import click
 
 if TYPE_CHECKING:
     from backends.words import JsonValue, RequestId
+    from gateway.audit import Watched
     from gateway.journey import Lane
     from gateway.ledger.judging import JudgingLine
     from gateway.promises import PromiseLine
+    from gateway.verdicts import Subject
     from policies.schema import Policy
 
 _JUDGED_FOR = timedelta(days=30)
@@ -76,20 +78,11 @@ def recalibrate(
     from dataclasses import replace
 
     from backends.clock import SystemClock
-    from gateway.audit import promises_of
     from gateway.recalibrate import from_verdicts
     from gateway.verdicts import RECALIBRATED, Event, Subject, Verdicts, VerdictsUnusable
     from semantic_cache.acceptance import Acceptance
 
-    known = [w for w in promises_of(_lanes(policy)[route_name], policy) if w.id.subject is Subject(subject_name)]
-    if not known:
-        wants = "quality" if subject_name == Subject.ROUTE else "cache.semantic"
-        _fail(f"route {route_name} promises nothing there; give it `{wants}` in the policy")
-    found_for = [w for w in known if w.id.space == tenant] if tenant is not None else known
-    if len(found_for) != 1:
-        spaces = ", ".join(w.id.space for w in known)
-        _fail(f"each tenant's cache has a threshold of its own; say whose with --tenant: {spaces}")
-    watched = found_for[0]
+    watched = _chosen(policy, route_name, Subject(subject_name), tenant)
     given = {n: v for n, v in (("max_loss", max_loss), ("confidence", confidence)) if v is not None}
     stated = replace(watched.stated, **given)
     try:
@@ -123,6 +116,21 @@ def recalibrate(
         "over within seconds; its verdicts are counted anew."
     )
     return 0
+
+
+def _chosen(policy: Policy, route_name: str, subject: Subject, tenant: str | None) -> Watched:
+    """Return the promise that is meant; a mistake is one line and status 1."""
+    from gateway.audit import promises_of
+
+    known = [w for w in promises_of(_lanes(policy)[route_name], policy) if w.id.subject is subject]
+    if not known:
+        wants = "quality" if subject == "route" else "cache.semantic"
+        _fail(f"route {route_name} promises nothing there; give it `{wants}` in the policy")
+    meant = [w for w in known if w.id.space == tenant] if tenant is not None else known
+    if len(meant) != 1:
+        spaces = ", ".join(w.id.space for w in known)
+        _fail(f"each tenant's cache has a threshold of its own; say whose with --tenant: {spaces}")
+    return meant[0]
 
 
 @click.group("verdicts")
