@@ -142,7 +142,7 @@ async def open_gateway(
     try:
         # After the ledger has closed what a killed gateway left open, before any request: budgets know all or nothing.
         known_as = Pseudonyms(folder).of
-        authority, books, warnings = open_authority(policy, known_as, clock)
+        authority, books, warnings = open_authority(policy, known_as, clock, lambda: ledger.last_booking)
         purse = Purse(
             ledger=ledger,
             budgets=LocalBudgets(authority),
@@ -209,18 +209,27 @@ def prepare(policy: Policy, clock: Clock) -> Prepared:
 
 
 def open_authority(
-    policy: Policy, known_as: Pseudonym, clock: Clock
+    policy: Policy, known_as: Pseudonym, clock: Clock, latest: Callable[[], int]
 ) -> tuple[BudgetAuthority, BooksFollower, tuple[str, ...]]:
     """Return the budgets' state, rebuilt from the ledger, who keeps it up to date, and what an operator should know.
+
+    Args:
+        policy: tells the budgets.
+        known_as: what end users are known by.
+        clock: the time.
+        latest: tells the number of the last row of the ledger's `books`.
 
     Raises:
         LedgerError: the ledger cannot be read.
     """
     caps = caps_of(policy, known_as)
     authority = BudgetAuthority(caps, clock.now())
-    spent = read_spent(Path(policy.storage.folder), caps, clock.now())
+    folder = Path(policy.storage.folder)
+    spent = read_spent(folder, caps, clock.now())
     overspent = authority.rebuild(spent.nusd, clock.now(), carried=spent.carried)
-    follower = BooksFollower(Path(policy.storage.folder), authority, clock, last_booking=spent.last_booking)
+    follower = BooksFollower(
+        Path(policy.storage.folder), authority, clock, last_booking=spent.last_booking, latest=latest
+    )
     return authority, follower, (*overspent_warnings(overspent), *unknown_warnings(spent))
 
 

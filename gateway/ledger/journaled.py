@@ -44,6 +44,11 @@ class JournaledLedger:
         self.renew = writer.renew
         self.secured = writer.secured
 
+    @property
+    def last_booking(self) -> int:
+        """The number of the last row of `books`, as far as is known; people book beside the gateway."""
+        return self._service.last_booking
+
     @classmethod
     def open(
         cls,

@@ -50,6 +50,7 @@ class FoldService:
         self._tick_s = tick_s
         self._damage: JournalCorrupt | None = None
         self._retrying: sqlite3.Error | OSError | None = None
+        self._last_booking = 0
         self._are_roots_written = False
         self._stopping = False
         self._is_closed = False
@@ -150,6 +151,11 @@ class FoldService:
         """Rows booked before and therefore ignored, since the folder was opened."""
         return self._store.duplicates
 
+    @property
+    def last_booking(self) -> int:
+        """The number of the last row of `books`, as it was at the last tick; people book beside the gateway."""
+        return self._last_booking
+
     def writer_id(self, slot: int) -> str:
         """Return the persistent id of the writer of a slot."""
         return self._store.writer_id(slot)
@@ -239,6 +245,7 @@ class FoldService:
         try:
             with self._one_at_a_time:
                 self._fold.drain(are_alive=are_alive)
+                self._last_booking = self._store.last_booking()
         except JournalCorrupt as error:
             if self._damage is None:
                 _log.error("journal_corrupt", extra={"error": str(error)})

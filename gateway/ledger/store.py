@@ -284,6 +284,10 @@ class Store:
         """Return the highest epoch known, 0 when there is none."""
         return int(self._db.execute("SELECT COALESCE(MAX(epoch), 0) FROM epochs").fetchone()[0])
 
+    def last_booking(self) -> int:
+        """Return the number of the last row of `books`, 0 when there is none."""
+        return int(self._db.execute("SELECT COALESCE(MAX(id), 0) FROM books").fetchone()[0])
+
     def epochs_of(self, slot: int, *, above: int) -> list[int]:
         """Return the epochs above one that a slot's writer began."""
         rows = self._db.execute(

@@ -94,6 +94,7 @@ class Report(msgspec.Struct, frozen=True, tag=True):
         damage: why nothing more can be folded; empty when all is well.
         retrying: what is being tried again; likewise.
         torn, duplicates: as in `seam.LedgerStatus`.
+        last_booking: the number of the last row of `books`.
     """
 
     places: tuple[Place, ...] = ()
@@ -101,6 +102,7 @@ class Report(msgspec.Struct, frozen=True, tag=True):
     retrying: str = ""
     torn: int = 0
     duplicates: int = 0
+    last_booking: int = 0
 
 
 class Told(msgspec.Struct, frozen=True, tag=True):

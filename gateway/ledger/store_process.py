@@ -19,6 +19,8 @@ import time
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Final, Self
 
+from msgspec.structs import replace
+
 from gateway.children import start_child
 from gateway.ledger.errors import FolderInUse, FolderUnusable, JournalCorrupt, LedgerError, SchemaMismatch
 from gateway.ledger.journal import JOURNAL_FOLDER, Position, Segment, segments
@@ -185,6 +187,11 @@ class StoreProcess:
         """Rows booked before and therefore ignored, since the folder was opened."""
         return self._earlier_duplicates + self._report.duplicates
 
+    @property
+    def last_booking(self) -> int:
+        """The number of the last row of `books`, as far as is known."""
+        return self._report.last_booking
+
     def writer_id(self, slot: int) -> str:
         """Return the persistent id of the writer of a slot."""
         return self._writer if slot == 0 else f"{self._writer}-{slot}"
@@ -341,7 +348,7 @@ class StoreProcess:
             self._talk = None
             self._trouble = self._trouble or StoreGone("the process that folds the ledger died and is started again")
             self._earlier_duplicates += self._report.duplicates
-            self._report = Report(places=self._report.places, damage=self._report.damage, torn=self._report.torn)
+            self._report = replace(self._report, retrying="", duplicates=0)
             self._changed.notify_all()
         return 0.0 if self._deaths <= 1 else min(_LONGEST_REST_S, _FIRST_REST_S * 2.0 ** (self._deaths - 2))
 

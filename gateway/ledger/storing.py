@@ -162,6 +162,7 @@ class _Reporter:
             retrying="" if trouble is None or trouble is damage else str(trouble),
             torn=service.torn,
             duplicates=service.duplicates,
+            last_booking=service.last_booking,
         )
         if report != self._last:
             self._last = report

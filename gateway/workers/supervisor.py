@@ -156,7 +156,7 @@ async def _supervise(
     store.open(folder, roots=job.policy.ledger.roots)
     try:
         known_as = Pseudonyms(folder).of
-        authority, books, warnings = open_authority(job.policy, known_as, clock)
+        authority, books, warnings = open_authority(job.policy, known_as, clock, lambda: store.last_booking)
         store.start()
         supervisor = Supervisor(
             job,

@@ -155,8 +155,11 @@ async def test_what_is_booked_while_a_gateway_runs_reaches_its_budgets_once(tmp_
     caps, clock = [a_cap(), a_cap("ever", per=Per.TOTAL)], OwnClock()
     authority, known = BudgetAuthority(caps, NOON), read_spent(tmp_path, caps, NOON)
     authority.rebuild(known.nusd, NOON, carried=known.carried)
-    follower = BooksFollower(tmp_path, authority, clock, last_booking=known.last_booking)
+    follower = BooksFollower(
+        tmp_path, authority, clock, last_booking=known.last_booking, latest=lambda: ledger.last_booking
+    )
     booked_after_the_fact(tmp_path, ("correction", "req_1", 5), ("adjustment", None, 20))
+    assert ledger.flush(10)  # who folds looks at the books, too
     for _ in range(3):
         clock.move(LOOK_S)
         await follower.look_if_due()
