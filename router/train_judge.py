@@ -164,10 +164,10 @@ def fit(
         signal: what the judge looks at; the text where the small model gives no log-probabilities.
         show: wraps the grid to show progress.
     """
+    _check_probes(pairs, signal)
     vectors = embed([outcome.prompt for outcome in pairs.small])
     centroids, tasks, is_inside, cutoff = _cluster(vectors)
     folds = _folds(len(pairs))
-    _check_probes(pairs, signal)
     windows, confidences = _windows(pairs, folds, tasks, signal)
     has_tools = np.array([outcome.has_tools for outcome in pairs.small])
     again_s = np.array([_again_s(outcome, small_rates) for outcome in pairs.small])
