@@ -150,7 +150,7 @@ class SqliteStore:
     def neighbours(self, partition: bytes, vector: Vector, *, limit: int, now: datetime) -> Sequence[Neighbour]:
         """Return the nearest entries of a partition that have not expired, nearest first."""
         shelf = self._shelf(partition)
-        found: list[Neighbour] = []
+        found: list[tuple[float, _Row]] = []
         gone: list[int] = []
         for candidates in shelf.nearest(vector):
             first, count = 0, limit + _SPARE
@@ -158,14 +158,15 @@ class SqliteStore:
                 looked_at = candidates[first : first + count]
                 rows = self._rows(partition, looked_at, now)
                 gone += [each for each in looked_at if each not in rows]
-                found += [_neighbour(row, vector) for row in rows.values()]
+                found += [(float(np.frombuffer(row[6], dtype="<f4") @ vector), row) for row in rows.values()]
                 first, count = first + count, min(4 * count, 512)
             if len(found) >= limit:
                 break
         if gone:
             shelf.forget(np.array(gone))
             self._shelved -= len(gone)
-        return sorted(found, key=lambda neighbour: -neighbour.similarity)[:limit]
+        found.sort(key=lambda each: -each[0])
+        return [Neighbour(entry=_entry(row), similarity=similarity) for similarity, row in found[:limit]]
 
     def drop(self, selector: Selector) -> int:
         """Forget the entries that are meant; vectors of theirs that are in memory go when they are next met."""
@@ -298,11 +299,6 @@ def _row(entry: Entry) -> tuple[object, ...]:
         entry.created_at.timestamp(),
         entry.expires_at.timestamp(),
     )
-
-
-def _neighbour(row: _Row, vector: Vector) -> Neighbour:
-    similarity = float(np.frombuffer(row[6], dtype="<f4") @ vector)
-    return Neighbour(entry=_entry(row), similarity=similarity)
 
 
 def _entry(row: _Row) -> Entry:
