@@ -115,11 +115,19 @@ class SharedLeads:
                 self._worker.close()
 
     async def _take(self, key: bytes) -> bool:
+        is_told = False
         try:
             async with asyncio.timeout(self._deadline_s):
                 is_taken = await self._worker.run(self._store.claim, key, self._holder, life_s=LIFE_S)
-        except (TimeoutError, WorkerFull, StoreUnavailable):
+            is_told = True
+        except (WorkerFull, StoreUnavailable):
+            is_told = True
             return True
+        except TimeoutError:
+            return True
+        finally:
+            if not is_told:  # it may be taken all the same, and nobody would let go of it
+                self._worker.put(_quietly, self._store.release, key, self._holder)
         if is_taken:
             self._held.add(key)
         return is_taken
