@@ -73,6 +73,10 @@ def serve(policy_file: Path, host: str | None, port: int | None, workers: int | 
     Clients use the printed base URL with a key of `faregate keys create`. SIGTERM and Ctrl-C finish the requests in
     flight, then stop. A second gateway on the same storage folder is refused.
     """
+    from gateway.settings import keep_to_one_blas_thread
+
+    keep_to_one_blas_thread()  # before anything imports numpy
+
     from gateway.ledger.errors import LedgerError
     from gateway.listening import PortUnavailable
     from gateway.log import set_up_logging
