@@ -15,7 +15,7 @@ import click
 from gateway.ledger.archived import archived_note
 from gateway.ledger.errors import LedgerError, QuestionInvalid
 from gateway.ledger.report import posted_nusd
-from gateway.ledger.reports.answer import Answer, ask, condense, opened, sums
+from gateway.ledger.reports.answer import ask, condense, opened, sums
 from gateway.ledger.reports.baselines import Baseline, baseline
 from gateway.ledger.reports.forecast import forecasts
 from gateway.ledger.reports.hours import read_hours
@@ -108,12 +108,15 @@ def _bill(asked: Asked) -> None:
     from gateway.ledger.render import BillFormat, render_bill
     from gateway.ledger.report import Books
 
-    for name, given in (("--revenue", asked.revenue), ("--baseline", asked.baselines), ("--top", asked.top)):
+    for name, given in (("--revenue", asked.revenue), ("--top", asked.top)):
         if given:
             raise click.UsageError(f"{name} goes with --by, such as --by tenant")
     question = asked.question()
     pools = pool_facts(asked, question)
-    bill = Books(asked.place()).bill(question.since, question.until, asked.tenant, pools=pools)
+    bill = Books(asked.place()).bill(question.since, question.until, asked.tenant, pools=pools, zone=question.zone)
+    if asked.baselines:
+        with opened(asked.place()) as db:
+            bill = replace(bill, baselines=_baselines(asked, db, question, bill.totals.cost_nusd))
     _write(asked, [render_bill(bill, BillFormat(asked.form))])
 
 
@@ -175,7 +178,7 @@ def report_on(asked: Asked, db: sqlite3.Connection, question: Question) -> Repor
     return Report(
         answer=answer,
         forecasts=forecasts(db, question, _monthly_budgets(asked)),
-        baselines=_baselines(asked, db, answer),
+        baselines=_baselines(asked, db, question, answer.total.cost_nusd),
         top=asked.top,
         notes=(*filter(None, [archived_of(db, question)]), *notes_of(answer, posted_nusd(db, question))),
     )
@@ -233,7 +236,7 @@ def pool_facts(asked: Asked, question: Question) -> dict[str, PoolFacts]:
     return facts
 
 
-def _baselines(asked: Asked, db: sqlite3.Connection, answer: Answer) -> tuple[Baseline, ...]:
+def _baselines(asked: Asked, db: sqlite3.Connection, question: Question, spent_nusd: int) -> tuple[Baseline, ...]:
     if not asked.baselines:
         return ()
     from backends.words import ModelId
@@ -244,13 +247,12 @@ def _baselines(asked: Asked, db: sqlite3.Connection, answer: Answer) -> tuple[Ba
         if model not in policy.models:
             raise QuestionInvalid(f'unknown model "{model}" in --baseline; the catalog has: {", ".join(policy.models)}')
     try:
-        book = price_book(policy, answer.question.until)
+        book = price_book(policy, question.until)
     except PolicyUnusable as error:
         raise QuestionInvalid(str(error)) from error
-    whole = replace(answer.question, by=())
-    spent = answer.total.cost_nusd
-    rates = {model: book.of(ModelId(model)).at(answer.question.until) for model in asked.baselines}
-    return tuple(baseline(db, whole, model, each, spent) for model, each in rates.items())
+    whole = replace(question, by=())
+    rates = {model: book.of(ModelId(model)).at(question.until) for model in asked.baselines}
+    return tuple(baseline(db, whole, model, each, spent_nusd) for model, each in rates.items())
 
 
 def _write(asked: Asked, parts: Iterable[str]) -> None:

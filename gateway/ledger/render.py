@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from gateway.ledger.pools import ReplicaLine
     from gateway.ledger.report import Bill, GroupLine
 
-_SECTIONS: Final = ("by_kind", "by_model", "by_tenant", "by_route", "by_path", "by_day", "pools")
+_SECTIONS: Final = ("by_kind", "by_model", "by_tenant", "by_route", "by_path", "by_day", "pools", "baselines")
 _KEYS: Final = ("kind", "model", "pool", "key")
 _AMOUNTS: Final = (
     "requests",
@@ -59,8 +59,14 @@ _MONEY: Final = (
     "charged_nusd",
     "idle_nusd",
     "variance_nusd",
+    "cached_nusd",
+    "low_nusd",
+    "high_nusd",
+    "saved_nusd",
 )
-_TABLE_WIDTH: Final = 100
+_TEXT_WIDTH: Final = 100
+_TABLE_WIDTH: Final = 400  # as wide as its numbers need: a terminal may wrap lines, nothing may cut them
+_NAME_WIDTH: Final = 40
 
 
 class BillFormat(StrEnum):
@@ -132,7 +138,7 @@ def _table(bill: Bill) -> str:
 
     console = Console(file=io.StringIO(), width=_TABLE_WIDTH, no_color=True, highlight=False)
     for part in _parts(bill):
-        console.print(part)
+        console.print(part, width=_TEXT_WIDTH if isinstance(part, str) else None)
     written: str = console.file.getvalue()  # type: ignore[attr-defined]  # rich types its StringIO as IO
     return "\n".join(line.rstrip() for line in written.splitlines()) + "\n"
 
@@ -143,11 +149,12 @@ def _parts(bill: Bill) -> list[RenderableType]:
     whose = f", tenant {bill.tenant}" if bill.tenant else ""
     totals = bill.totals
     parts: list[RenderableType] = [
-        f"Bill from {since} to {until}{whose} (UTC, USD)",
+        f"Bill from {since} to {until}{whose} ({bill.zone}, USD)",
         *(f"Note: {note}" for note in bill.notes),
         f"{totals.requests} requests, {totals.served} served, {totals.refused} refused; {totals.attempts} attempts",
         _totals_grid(bill),
         _savings_grid(bill),
+        *([_baselines_grid(bill)] if bill.baselines else []),
         _kinds_grid(bill),
         _models_grid(bill),
         _group_grid("tenant", bill.by_tenant),
@@ -200,6 +207,15 @@ def _models_grid(bill: Bill) -> RenderableType:
         for line in bill.by_model
     ]
     return _grid("By model", columns, rows)
+
+
+def _baselines_grid(bill: Bill) -> RenderableType:
+    columns = ("model", "cost", "at least", "at most", "saved against it")
+    rows = [
+        (one.model, *(_short(nusd) for nusd in (one.cost_nusd, one.low_nusd, one.high_nusd, one.saved_nusd)))
+        for one in bill.baselines
+    ]
+    return _grid("If one model had answered everything", columns, rows)
 
 
 def _pools_grid(bill: Bill) -> RenderableType:
@@ -266,7 +282,14 @@ def _grid(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 
     grid = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
     for number, column in enumerate(columns):
-        grid.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
+        is_name = number == 0  # a long name is folded, a number never: half a number is another one
+        grid.add_column(
+            column,
+            justify="left" if is_name else "right",
+            overflow="fold",
+            no_wrap=not is_name,
+            max_width=_NAME_WIDTH if is_name else None,
+        )
     for row in rows:
         grid.add_row(*row)
     return grid

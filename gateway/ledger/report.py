@@ -23,6 +23,7 @@ from gateway.ledger.errors import LedgerMissing, PeriodInvalid
 from gateway.ledger.journal import JOURNAL_FOLDER, segments
 from gateway.ledger.pools import PoolFacts, PoolLine, pool_lines
 from gateway.ledger.reports.answer import Line, condense, sums
+from gateway.ledger.reports.baselines import Baseline
 from gateway.ledger.reports.question import Dimension, Question
 from gateway.ledger.store import FILE_NAME, check_schema, microseconds
 
@@ -166,11 +167,13 @@ class Savings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bill:
-    """One period's report; `since` is inside, `until` outside, both UTC.
+    """One period's report; `since` is inside, `until` outside.
 
     Attributes:
         pools: empty when the bill is one tenant's, for a pool's hours belong to nobody alone.
         notes: what a reader should know, such as that nothing was booked.
+        baselines: what other models would have cost, where they were asked for.
+        zone: whose days `by_day` are.
     """
 
     since: datetime | None
@@ -186,6 +189,8 @@ class Bill:
     savings: Savings
     pools: tuple[PoolLine, ...]
     notes: tuple[str, ...]
+    baselines: tuple[Baseline, ...] = ()
+    zone: str = "UTC"
 
     def savings_by_cause(self) -> tuple[tuple[str, int], ...]:
         """Return (cause in words, nano-dollars); they sum to baseline - actual."""
@@ -223,6 +228,7 @@ class Books:
         tenant: str | None = None,
         *,
         pools: Mapping[str, PoolFacts] | None = None,
+        zone: str = "UTC",
     ) -> Bill:
         """Add a period up.
 
@@ -231,8 +237,10 @@ class Books:
             until: timezone-aware end, outside the period; None: to the last row.
             tenant: only this tenant's.
             pools: what is known of pools beside the ledger.
+            zone: whose days are shown, an IANA name.
 
         Raises:
+            QuestionInvalid: there is no such zone.
             PeriodInvalid: `since` is after `until`, or one has no time zone.
             SchemaMismatch: another version wrote the ledger.
             LedgerMissing: the file cannot be read.
@@ -244,7 +252,7 @@ class Books:
             with closing(sqlite3.connect(f"{self._path.absolute().as_uri()}?mode=ro", uri=True)) as db:
                 check_schema(db, self._path)
                 db.execute("BEGIN")  # one snapshot, so that the sections agree while a gateway writes
-                bill = _add_up(db, window, since=since, until=until, tenant=tenant, pools=pools or {})
+                bill = _add_up(db, window, since=since, until=until, tenant=tenant, pools=pools or {}, zone=zone)
                 unfolded = self._unfolded_bytes(db)
         except sqlite3.Error as error:
             raise LedgerMissing(f"cannot read {self._path}: {error}; check that it is a ledger and readable") from error
@@ -276,6 +284,7 @@ def _add_up(
     until: datetime | None,
     tenant: str | None,
     pools: Mapping[str, PoolFacts],
+    zone: str,
 ) -> Bill:
     question = _question(db, window)
     condense(db, question)
@@ -299,9 +308,10 @@ def _add_up(
         by_tenant=_grouped(db, question, Dimension.TENANT),
         by_route=_grouped(db, question, Dimension.ROUTE),
         by_path=_grouped(db, question, Dimension.PATH),
-        by_day=_grouped(db, question, Dimension.DAY),
+        by_day=_grouped(db, replace(question, zone=zone), Dimension.DAY),
         savings=_savings(db, question),
         pools=lines,
+        zone=zone,
         notes=(*_archived(db, window), *_notes(db, totals, tenant=tenant), *_pool_notes(lines)),
     )
 

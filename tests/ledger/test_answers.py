@@ -55,7 +55,7 @@ questions = st.builds(
     since=st.integers(-72, 0).map(lambda hours: NOON + timedelta(hours=hours)),
     until=st.integers(1, 72).map(lambda hours: NOON + timedelta(hours=hours)),
     by=st.sampled_from(["tenant,model", "day", "pool,kind", "route,feature,path", "month,key", "week"]).map(dimensions),
-    zone=st.sampled_from(["UTC", "Europe/Berlin", "Asia/Kolkata"]),
+    zone=st.sampled_from(["UTC", "Europe/Berlin", "Asia/Kolkata", "America/New_York"]),
 )
 
 
@@ -270,6 +270,18 @@ def test_a_steady_month_ends_at_its_daily_cost_times_its_days(folder: Path):
     assert (one.low_nusd, one.high_nusd, one.trend_nusd_per_day, one.over_nusd) == (3_000, 3_000, 0, 500)
 
 
+def test_a_budget_of_all_together_is_told_where_every_tenant_has_one(folder: Path):
+    books(folder, [*spent_daily([100] * 5), a_request(9, tenant="search")])
+
+    question = replace(MONTH, until=MONTH.since + timedelta(days=20))
+
+    with opened(folder) as db:
+        some = forecasts(db, question, {"support": 2_500})[0].budget_nusd
+        every = forecasts(db, question, {"support": 2_500, "search": 7})[0].budget_nusd
+
+    assert (some, every) == (None, 2_507)
+
+
 def test_a_growing_month_shows_its_trend_and_its_doubt(folder: Path):
     books(folder, spent_daily([100 * number for number in range(10)]))
     question = replace(MONTH, until=MONTH.since + timedelta(days=10))
@@ -387,6 +399,44 @@ def test_the_page_asks_nothing_of_the_network_and_runs_nothing(folder: Path):
     assert not re.search(r"<script|src=|href=|url\(|@import|https?:", text)
     assert text.count("<svg") == text.count("</svg>") >= 4
     assert "charges of unknown cost are in no sum" in text
+
+
+BASELINES = """
+version: 1
+models:
+  dear: {backend: openai, base_url: http://x, name: a, price: {input_usd_per_mtok: 1, output_usd_per_mtok: 1}}
+  free: {backend: openai, base_url: http://x, name: b, price: {input_usd_per_mtok: 0, output_usd_per_mtok: 0}}
+routes: [{name: all, ladder: [dear]}]
+"""
+
+
+def test_the_plain_bill_has_several_baselines_at_once_in_the_days_of_a_zone(folder: Path, tmp_path: Path):
+    books(folder, [a_charge(started_at=NOON.replace(hour=20)), a_request(started_at=NOON.replace(hour=20))])
+    (tmp_path / "p.yaml").write_text(BASELINES)
+    asked = ["--policy", str(tmp_path / "p.yaml"), "--baseline", "dear", "--baseline", "free", "--zone", "Asia/Kolkata"]
+
+    told = json.loads(run(folder, *asked, "--json").output)
+    table, lines = run(folder, *asked).output, run(folder, *asked, "--format", "csv").output
+
+    costs = {one["model"]: one["cost_nusd"] for one in told["baselines"]}
+    assert costs == {"dear": 130_000, "free": 0}
+    assert [day["key"] for day in told["by_day"]] == ["2026-11-03"]
+    assert "(Asia/Kolkata, USD)" in table
+    assert "If one model had answered everything" in table
+    assert [row["key"] for row in csv.DictReader(io.StringIO(lines)) if row["section"] == "baselines"] == list(costs)
+
+
+def test_a_table_shows_every_number_whole(folder: Path):
+    dear = 123_456_789_012_345_678
+    books(
+        folder,
+        [a_charge(cost_nusd=dear, cost_provenance=CostProvenance.PROVIDER), a_request(tenant="t" * 60, cost_nusd=dear)],
+    )
+
+    shown = run(folder, "--by", "tenant,model,route,feature,path").output + run(folder).output
+
+    assert shown.count("123456789.012345678") >= 3
+    assert "…" not in shown
 
 
 def test_csv_lines_add_up_to_the_bill(folder: Path):

@@ -90,7 +90,9 @@ def forecasts(db: sqlite3.Connection, question: Question, budgets_nusd: Mapping[
     ]
     if question.tenant is not None:
         return tuple(found)
-    together = sum(budgets_nusd.values()) or None
+    # Of all together only where each has one: the others' spending is under no budget.
+    has_all = all(line.keys[0] in budgets_nusd for line in answer.lines)
+    together = sum(budgets_nusd.values()) if budgets_nusd and has_all else None
     return (_forecast(None, answer.total.cost_nusd, daily[None], now, together), *found)
 
 

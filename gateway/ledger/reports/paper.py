@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from gateway.ledger.reports.forecast import Forecast
     from gateway.ledger.reports.listing import Cell
 
-_TABLE_WIDTH: Final = 130
+_TEXT_WIDTH: Final = 100
+_TABLE_WIDTH: Final = 400  # as wide as its numbers need: a terminal may wrap lines, nothing may cut them
+_NAME_WIDTH: Final = 40
 _ROWS_A_PAGE: Final = 500
 _COUNTS: Final = ("requests", "served", "answered", "refused", "sessions", "attempts", "unknown_charges")
 _MONEY: Final = (
@@ -120,15 +122,17 @@ def as_csv(report: Report) -> str:
 
 
 def as_table(report: Report) -> str:
-    """Return the answer as tables of at most 130 columns."""
+    """Return the answer as tables, each as wide as its numbers need."""
     from rich.console import Console  # here: a gateway that only serves never draws
 
     console = Console(file=io.StringIO(), width=_TABLE_WIDTH, no_color=True, highlight=False)
     question = report.answer.question
     zone = f" ({question.zone})"
-    console.print(f"Report from {question.since.isoformat()} to {question.until.isoformat()}{zone}, USD")
+    console.print(
+        f"Report from {question.since.isoformat()} to {question.until.isoformat()}{zone}, USD", width=_TEXT_WIDTH
+    )
     for note in report.notes:
-        console.print(f"Note: {note}")
+        console.print(f"Note: {note}", width=_TEXT_WIDTH)
     for table in _tables(report):
         console.print(table)
     written: str = console.file.getvalue()  # type: ignore[attr-defined]  # rich types its StringIO as IO
@@ -263,11 +267,14 @@ class _Column:
     name: str
     read: Callable[[Line], int | None]
     is_money: bool = True
+    is_mean: bool = False
 
     def text(self, line: Line) -> str:
         value = self.read(line)
         if value is None:
             return "-"
+        if self.is_mean:  # a quotient, rounded already
+            return f"{usd(value):.6f}"
         return short(value) if self.is_money else str(value)
 
 
@@ -278,9 +285,9 @@ _COLUMNS: Final = (
     _Column("USD", lambda line: line.cost_nusd),
     _Column("posted", lambda line: line.posted_nusd or None),
     _Column("billed", lambda line: line.billed_nusd if line.posted_nusd else None),
-    _Column("per 1,000 req.", lambda line: line.per_thousand_nusd),
-    _Column("per answer", lambda line: line.per_answer_nusd),
-    _Column("per session", lambda line: line.per_session_nusd),
+    _Column("per 1,000 req.", lambda line: line.per_thousand_nusd, is_mean=True),
+    _Column("per answer", lambda line: line.per_answer_nusd, is_mean=True),
+    _Column("per session", lambda line: line.per_session_nusd, is_mean=True),
     _Column("baseline", lambda line: line.baseline_nusd),
     _Column("saved", lambda line: line.saved_nusd),
     _Column("revenue", lambda line: line.revenue_nusd),
@@ -298,7 +305,14 @@ def _grid(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], lef
 
     grid = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
     for number, column in enumerate(columns):
-        grid.add_column(column, justify="left" if number < left else "right", overflow="fold")
+        is_name = number < left  # a long name is folded, a number never: half a number is another one
+        grid.add_column(
+            column,
+            justify="left" if is_name else "right",
+            overflow="fold",
+            no_wrap=not is_name,
+            max_width=_NAME_WIDTH if is_name else None,
+        )
     for row in rows:
         grid.add_row(*row)
     return grid
