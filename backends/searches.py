@@ -15,6 +15,7 @@ from backends.words import Ask
 
 _FIELDS: Final = ("web_search_options", "search_parameters", "plugins", "enable_search")
 """What asks for searches: OpenAI's and Perplexity's, xAI's, OpenRouter's, and Qwen's field."""
+_ASKING: Final = frozenset({*_FIELDS, "tools"})
 _OFF: Final = frozenset({b"null", b"false", b"[]"})
 
 _THE_CLIENTS: Final = frozenset({"function", "custom"})
@@ -38,8 +39,10 @@ def most_searches(ask: Ask, added: Mapping[str, msgspec.Raw], *, most: int, is_u
         most: how many one answer may run at most, as the policy expects it.
         is_unasked: whether the model searches without being asked.
     """
+    if not is_unasked and _ASKING.isdisjoint(ask.fields) and _ASKING.isdisjoint(added):
+        return 0  # as nearly always
     fields: Mapping[str, msgspec.Raw] = {**ask.fields, **added} if added else ask.fields
-    if is_unasked or (not fields.keys().isdisjoint(_FIELDS) and any(_asks(fields, name) for name in _FIELDS)):
+    if is_unasked or any(_asks(fields, name) for name in _FIELDS):
         return most * ask.choices
     # A tool that the provider runs has a type, or a name, of its own with "search" in it; a function is the client's.
     tools = fields.get("tools")

@@ -8,8 +8,6 @@ that was closed early tells no usage, but the next rung's usage tells how many t
 
 from __future__ import annotations
 
-from functools import partial
-
 from msgspec.structs import replace
 
 from backends.asks import estimate_input_tokens
@@ -67,14 +65,16 @@ class Cashier:
         searches = most_searches(
             ask, model.parameters.fields, most=model.most_web_searches, is_unasked=model.searches_unasked
         )
-        bound = partial(model.rates.upper_bound_nusd, has_media=_has_media(ask), web_searches=searches)
-        now, output_tokens = journey.clock.now(), cap * ask.choices
-        most = bound(now, ask.input_bytes + _PREAMBLE_TOKENS, output_tokens) if journey.pots else 0
+        bound, now, has_media = model.rates.upper_bound_nusd, journey.clock.now(), _has_media(ask)
+        output_tokens, most = cap * ask.choices, 0
+        if journey.pots:
+            input_most = ask.input_bytes + _PREAMBLE_TOKENS
+            most = bound(now, input_most, output_tokens, has_media=has_media, web_searches=searches)
         return Quote(
             input_tokens=input_tokens,
             output_cap_tokens=cap,
             is_cap_sent=is_cap_sent,
-            upper_bound_nusd=bound(now, input_tokens, output_tokens),
+            upper_bound_nusd=bound(now, input_tokens, output_tokens, has_media=has_media, web_searches=searches),
             worst_nusd=most,
         )
 

@@ -201,7 +201,7 @@ class Bill:
             ("smaller models", savings.small_nusd),
             ("waste of the cascade", savings.waste_nusd),
             ("audits", savings.audit_nusd),
-            ("deciding (embeddings, judges)", savings.router_nusd),
+            ("embeddings and judges", savings.router_nusd),
             ("other", savings.other_nusd),
         )
 

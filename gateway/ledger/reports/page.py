@@ -73,6 +73,7 @@ def page(parts: PageParts) -> str:
         _notes(parts.report.notes),
         _section("Spent each day", _daily(parts.daily)),
         *(_forecast(one) for one in parts.report.forecasts[:1]),
+        _budgets([one for one in parts.report.forecasts if one.tenant is not None and one.budget_nusd is not None]),
         *(_spenders(name, lines) for name, lines in parts.spenders.items() if lines),
         _section("Where the savings come from", _savings(parts.bill)),
         _baselines(parts.report),
@@ -131,6 +132,21 @@ def _daily(lines: Sequence[Line]) -> str:
         '<i style="background:var(--base)"></i>baseline</p>'
     )
     return over_time(points) + legend
+
+
+def _budgets(heading: Sequence[Forecast]) -> str:
+    if not heading:
+        return ""
+    rows = [
+        (
+            one.tenant or "",
+            *("-" if nusd is None else dollars(nusd) for nusd in (one.spent_nusd, one.forecast_nusd, one.budget_nusd)),
+            "-" if one.over_nusd is None else dollars(one.over_nusd),
+        )
+        for one in heading
+    ]
+    table = _table(("tenant", "spent", "forecast", "budget", "over"), rows)
+    return _section(f"Against the budgets of {heading[0].month}", table)
 
 
 def _forecast(one: Forecast) -> str:
