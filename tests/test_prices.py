@@ -11,6 +11,7 @@ import genai_prices
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from backends.price_list import provider_schedule
 from backends.prices import (
@@ -444,6 +445,23 @@ def test_a_schedules_bound_holds_for_every_tier_and_the_hours_to_come(
             cost = prices.at(later, usage.total_input_tokens, tier).cost_nusd(usage)
             assert cost is not None
             assert cost <= bound
+
+
+@given(usage=usages, searches=st.integers(0, 100))
+@pytest.mark.parametrize(("provider", "model"), [("openai", "gpt-5"), ("perplexity", "sonar-deep-research")])
+@settings(max_examples=25)
+def test_a_schedules_bound_holds_with_as_many_searches_as_it_is_for(
+    provider: str, model: str, usage: Usage, searches: int
+):
+    prices = schedule(provider, model)
+    bound = prices.upper_bound_nusd(
+        AT, usage.total_input_tokens, usage.total_output_tokens, has_media=False, web_searches=searches
+    )
+
+    cost = prices.at(AT, usage.total_input_tokens).cost_nusd(replace(usage, web_searches=searches))
+
+    assert cost is not None
+    assert cost <= bound
 
 
 def test_sound_is_in_the_bound_of_requests_that_have_some():
