@@ -140,7 +140,12 @@ class Keeper:
 
     def close(self) -> None:
         """Store what is queued (blocking), and close the file."""
-        self._queue.put(None)
+        while self._thread.is_alive():
+            try:
+                self._queue.put(None, timeout=1)
+            except queue.Full:
+                continue
+            break
         self._thread.join()
         self._store.close()
 
@@ -163,7 +168,8 @@ class Keeper:
     def _keep(self, job: _Job) -> None:
         try:
             self._store.put(self._row(job))
-        except (ContentUnusable, msgspec.MsgspecError, RecursionError) as error:
+        except (ContentUnusable, msgspec.MsgspecError, ValueError, RecursionError) as error:
+            # ValueError: what is no JSON, or text that has no UTF-8 (half a surrogate pair).
             self._count("failed")
             if not self._has_failed:
                 self._has_failed = True
