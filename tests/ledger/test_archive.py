@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from click.testing import CliRunner
 
+from backends.prices import Rates, Tier
 from backends.words import JsonValue
 from gateway.cli import main
 from gateway.ledger.archive import Archived, archive
@@ -26,6 +27,7 @@ from gateway.ledger.focus import Spec, export_focus
 from gateway.ledger.journaled import JournaledLedger
 from gateway.ledger.report import posted_nusd
 from gateway.ledger.reports.answer import ask, opened
+from gateway.ledger.reports.baselines import baseline
 from gateway.ledger.reports.question import Question, dimensions
 from gateway.ledger.rows import CostProvenance
 from gateway.ledger.spent import read_spent
@@ -126,6 +128,19 @@ def test_an_archived_month_is_exported_from_its_sums_and_adds_up_to_the_report(f
     assert [breach for row in rows for breach in breaches(rules, row)] == []
     days = [row["ChargePeriodStart"] for row in rows if not row["x_RequestId"] and row["ChargeCategory"] == "Usage"]
     assert days == ["2026-11-03T00:00:00Z", "2026-11-05T00:00:00Z"]
+
+
+def test_other_baselines_price_archived_days_by_their_sums(folder: Path):
+    tier = Tier(start_tokens=10, input=2 * 10**9, cached_input=0, cache_write=0, output=10**9, reasoning=0)
+    rates = Rates(input=10**9, cached_input=0, cache_write=0, output=10**9, reasoning=0, per_request=7, tiers=(tier,))
+    with opened(folder) as db:
+        before = baseline(db, NOVEMBER, "other", rates, spent_nusd=0)
+
+    archived(folder)
+
+    with opened(folder) as db:
+        assert baseline(db, NOVEMBER, "other", rates, spent_nusd=0) == before
+    assert before.cost_nusd > 0
 
 
 def a_cap(name: str, *each: Dimension, tenant: str = "") -> Cap:

@@ -2,7 +2,8 @@
 
 Every served request's tokens are priced with the model's rates, per attempt and rounded as a charge is, in SQL. Cached
 answers have no tokens here: they count at what their route's own baseline would have cost. The unseen answer's length
-is taken as the served one's; the interval has the relative width of the stored one.
+is taken as the served one's; the interval has the relative width of the stored one. Of archived days there are sums:
+a line's attempts are priced together, in the context tier of their mean prompt.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final
 
 from backends.prices import FEMTO_PER_NANO, Rates, round_half_even
+from gateway.ledger.derived import DAY_US
 from gateway.ledger.rows import TOKENS
 
 if TYPE_CHECKING:
@@ -38,7 +40,19 @@ SELECT COALESCE(SUM(priced), 0) FROM (
 _STORED: Final = """
 SELECT COALESCE(SUM(CASE WHEN path LIKE 'cache:%' THEN baseline_nusd END), 0), COALESCE(SUM(baseline_nusd), 0),
        COALESCE(SUM(baseline_low_nusd), 0), COALESCE(SUM(baseline_high_nusd), 0)
-FROM requests WHERE started_at_us >= :since AND started_at_us < :until AND (:tenant IS NULL OR tenant = :tenant)
+FROM (
+  SELECT path, baseline_nusd, baseline_low_nusd, baseline_high_nusd FROM requests
+  WHERE started_at_us >= :since AND started_at_us < :until AND (:tenant IS NULL OR tenant = :tenant)
+  UNION ALL
+  SELECT path, baseline_nusd, baseline_low_nusd, baseline_high_nusd FROM archived_daily_requests WHERE {days}
+)
+"""
+_WHOLE_DAYS: Final = (
+    f"day * {DAY_US} >= :since AND (day + 1) * {DAY_US} <= :until AND (:tenant IS NULL OR tenant = :tenant)"
+)
+_ARCHIVED: Final = f"""
+SELECT attempts, {", ".join(TOKENS)} FROM archived_daily_charges
+WHERE {_WHOLE_DAYS} AND (kind = 'answer' OR kind = 'cancelled' AND path <> '')
 """
 
 
@@ -63,8 +77,8 @@ class Baseline:
 def baseline(db: sqlite3.Connection, question: Question, model: str, rates: Rates, spent_nusd: int) -> Baseline:
     """Price the question's period with one model's rates; `spent_nusd` is what it really cost."""
     (answered,) = db.execute(_priced(rates), question.parameters).fetchone()
-    cached, stored, low, high = db.execute(_STORED, question.parameters).fetchone()
-    cost = answered + cached
+    cached, stored, low, high = db.execute(_STORED.format(days=_WHOLE_DAYS), question.parameters).fetchone()
+    cost = answered + cached + _archived(db, question, rates)
     return Baseline(
         model=model,
         cost_nusd=cost,
@@ -73,6 +87,20 @@ def baseline(db: sqlite3.Connection, question: Question, model: str, rates: Rate
         high_nusd=round_half_even(cost * high, stored) if stored else cost,
         saved_nusd=cost - spent_nusd,
     )
+
+
+def _archived(db: sqlite3.Connection, question: Question, rates: Rates) -> int:
+    """Return what the answers of archived days would have cost, in nano-dollars."""
+    prices = asdict(rates)
+    total = 0
+    for attempts, *counts in db.execute(_ARCHIVED, question.parameters):  # not in SQL: sums can be beyond its integers
+        used = dict(zip(TOKENS, counts, strict=True))
+        read = sum(used[name] for name in TOKENS if "input" in name or "cache_write" in name)
+        tiers = [tier for tier in prices["tiers"] if read > tier["start_tokens"] * attempts]
+        chosen = max(tiers, key=lambda tier: int(tier["start_tokens"]), default=prices)
+        femto = sum(count * rate_of(chosen, prices, name) for name, count in used.items())
+        total += round_half_even(femto + rates.per_request * attempts, FEMTO_PER_NANO)
+    return total
 
 
 def femto_sql(rates: Rates) -> str:
