@@ -217,6 +217,7 @@ def test_anthropics_cost_report_is_in_cents(tmp_path: Path):
     ("header", "lines", "message"),
     [
         ("date,model,amount", ["2026-11-02,gpt-5,1"], r"no column cost_usd; it has: date, model, amount"),
+        ("date;model;cost_usd", ["2026-11-02;gpt-5;1,5"], r"separate columns by commas, and decimals by a point"),
         ("date,model,cost_usd,colour", ["2026-11-02,gpt-5,1,red"], "unknown column colour"),
         (
             "date,model,cost_usd,currency",

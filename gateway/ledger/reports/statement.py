@@ -117,9 +117,10 @@ def read_csv(file: Path, *, required: Collection[str], optional: Collection[str]
             columns = [name.strip() for name in next(lines, [])]
             missing = [name for name in required if name not in columns]
             if missing:
+                hint = "; separate columns by commas, and decimals by a point" if ";" in "".join(columns) else ""
                 raise StatementInvalid(
                     f"{file} has no column {', '.join(missing)}; it has: {', '.join(columns) or 'nothing'}; "
-                    f"the columns are: {allowed}"
+                    f"the columns are: {allowed}{hint}"
                 )
             unknown = [name for name in columns if name not in {*required, *(optional or ())}]
             if optional is not None and unknown:
