@@ -235,26 +235,20 @@ def calibrate(  # noqa: PLR0917 - as above
     With --from-ledger nobody is asked: the threshold is raised until the promise holds by the verdicts of live audits,
     which ends a breach, or it is said that no threshold keeps it.
     """
+    policy = _load(policy_file)
+    route = next((route for route in policy.routes if route.name == route_name), None)
+    if route is None:
+        _fail(f"unknown route {route_name!r}; the policy has: {', '.join(route.name for route in policy.routes)}")
     if from_ledger:
         from gateway.commands.promises import recalibrate
 
-        chosen = _load(policy_file)
-        if route_name not in {route.name for route in chosen.routes}:
-            _fail(f"unknown route {route_name!r}; the policy has: {', '.join(route.name for route in chosen.routes)}")
         sys.exit(
             recalibrate(
-                chosen,
-                route_name,
-                max_loss=max_loss,
-                confidence=confidence,
-                subject_name=subject,
-                tenant=tenant,
+                policy, route_name, max_loss=max_loss, confidence=confidence, subject_name=subject, tenant=tenant
             )
         )
     if max_loss is not None or confidence is not None:
-        raise click.UsageError(
-            "--max-loss and --confidence go with --from-ledger; without it, the artefact has them all"
-        )
+        raise click.UsageError("--max-loss and --confidence go with --from-ledger; the artefact has them all")
     import asyncio
 
     from rich.console import Console
@@ -264,10 +258,6 @@ def calibrate(  # noqa: PLR0917 - as above
     from gateway.calibrate import SHIPPED_QUESTIONS, SHIPPED_SOURCE, Job
     from gateway.calibrate import calibrate as run
 
-    policy = _load(policy_file)
-    route = next((route for route in policy.routes if route.name == route_name), None)
-    if route is None:
-        _fail(f"unknown route {route_name!r}; the policy has: {', '.join(route.name for route in policy.routes)}")
     if check == (out is not None) or (check and questions is None):
         raise click.UsageError("give either --out FILE, or --check with --questions FILE")
     if source is None and questions is not None and not check:

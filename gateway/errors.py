@@ -200,8 +200,15 @@ class Problem:
 
 _RETRY_SOON = ((b"retry-after", b"1"),)
 
+_INTERNAL = Problem(
+    status=500,
+    message="the gateway failed; the operator finds the cause in its log",
+    kind="server_error",
+    code="internal_error",
+)
 
-def problem_of(  # noqa: C901, PLR0911, PLR0912 - the table: one row a class
+
+def problem_of(  # noqa: PLR0911 - the table: one row a class
     error: BaseException, now: datetime | None = None
 ) -> Problem:
     """Return how a client is told of an error. Upstream words reach it only where it caused them (`AskRejected`).
@@ -210,6 +217,45 @@ def problem_of(  # noqa: C901, PLR0911, PLR0912 - the table: one row a class
         error: what went wrong.
         now: the present, aware; what a wait is counted from (None: no wait is told).
     """
+    text = str(error)
+    match error:
+        case Refused() | BudgetsUnready():
+            return _refusal(error, now)
+        case HeaderInvalid():
+            return Problem(status=400, message=text, kind="invalid_request_error", code="invalid_header")
+        case AskInvalid():
+            return Problem(
+                status=400, message=text, kind="invalid_request_error", param=error.param, code="invalid_body"
+            )
+        case NoEligibleModel():
+            return Problem(status=400, message=text, kind="invalid_request_error", code="no_eligible_model")
+        case LedgerUnavailable():
+            return Problem(
+                status=503,
+                message="the ledger cannot be written, so nothing is bought; the cause is shown at /health/readiness",
+                kind="server_error",
+                code="ledger_unavailable",
+                headers=_RETRY_SOON,
+            )
+        case FlightLost():
+            return Problem(status=502, message=text, kind="server_error", code="upstream_cut")
+        case BackendError():
+            return _upstream_problem(error)
+        case TimeoutError():
+            message = "the request took longer than timeouts.total_s allows"
+            return Problem(status=504, message=message, kind="server_error", code="timeout")
+        case _:
+            return _INTERNAL
+
+
+def places(error: BaseException) -> list[str]:
+    """Return where a bug was raised, without its message or values: they could hold a prompt."""
+    return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
+
+
+def _refusal(  # noqa: C901, PLR0911, PLR0912 - as above
+    error: Refused | BudgetsUnready, now: datetime | None
+) -> Problem:
     text = str(error)
     match error:
         case KeyRefused():
@@ -245,41 +291,8 @@ def problem_of(  # noqa: C901, PLR0911, PLR0912 - the table: one row a class
                 code="not_found",
                 headers=error.headers,
             )
-        case HeaderInvalid():
-            return Problem(status=400, message=text, kind="invalid_request_error", code="invalid_header")
-        case AskInvalid():
-            return Problem(
-                status=400, message=text, kind="invalid_request_error", param=error.param, code="invalid_body"
-            )
-        case NoEligibleModel():
-            return Problem(status=400, message=text, kind="invalid_request_error", code="no_eligible_model")
-        case LedgerUnavailable():
-            return Problem(
-                status=503,
-                message="the ledger cannot be written, so nothing is bought; the cause is shown at /health/readiness",
-                kind="server_error",
-                code="ledger_unavailable",
-                headers=_RETRY_SOON,
-            )
-        case FlightLost():
-            return Problem(status=502, message=text, kind="server_error", code="upstream_cut")
-        case BackendError():
-            return _upstream_problem(error)
-        case TimeoutError():
-            message = "the request took longer than timeouts.total_s allows"
-            return Problem(status=504, message=message, kind="server_error", code="timeout")
         case _:
-            return Problem(
-                status=500,
-                message="the gateway failed; the operator finds the cause in its log",
-                kind="server_error",
-                code="internal_error",
-            )
-
-
-def places(error: BaseException) -> list[str]:
-    """Return where a bug was raised, without its message or values: they could hold a prompt."""
-    return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
+            return _INTERNAL
 
 
 def _limit_problem(error: RateLimited | BudgetExceeded | BudgetsUnready, now: datetime | None) -> Problem:

@@ -17,6 +17,7 @@ from enum import StrEnum
 from typing import Self, TypeAlias
 
 from backends.words import JsonValue
+from tests.listener import Listener
 
 SURE, UNSURE = -0.01, -3.0
 """Log-probabilities of tokens that the tests' judge keeps and rejects."""
@@ -162,30 +163,22 @@ class Upstream:
         self.connections = 0
         self._flavour = flavour
         self._models = models
-        self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._arrived = asyncio.Condition()
-        self._server: asyncio.Server | None = None
-        self._port = 0
+        self._listener = Listener(self._talk)
 
     async def __aenter__(self) -> Self:
         """Listen on a free port."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self._port = self._server.sockets[0].getsockname()[1]
+        await self._listener.open()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         """Stop listening, close what is open and wait for it."""
-        if self._server is not None:
-            self._server.close()
-        for writer in self._open.values():
-            writer.transport.abort()
-        if self._open:
-            await asyncio.wait(self._open)
+        await self._listener.close()
 
     @property
     def origin(self) -> str:
         """The address without a path."""
-        return f"http://127.0.0.1:{self._port}"
+        return self._listener.origin
 
     @property
     def url(self) -> str:
@@ -203,20 +196,11 @@ class Upstream:
             await self._arrived.wait_for(lambda: len(self.requests) >= number)
         return self.requests[number - 1]
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        if task is None:
-            raise AssertionError("a connection is served in a task")
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        self._open[task] = writer
-        try:
-            while await self._one(reader, writer, self.connections):
-                pass
-        except (ConnectionError, asyncio.IncompleteReadError):
+        connection = self.connections
+        while await self._one(reader, writer, connection):
             pass
-        finally:
-            del self._open[task]
-            writer.close()
 
     async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, connection: int) -> bool:
         """Answer one request; tell whether the connection may carry another."""

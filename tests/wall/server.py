@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Self, TypeAlias
 
+from tests.listener import Listener
 from tests.upstream import Received
 
 _FLOOD_PIECE_BYTES = 2**16
@@ -74,29 +75,21 @@ class PlayServer:
         self.requests: list[Received] = []
         self.connections: list[Connection] = []
         self._arrived = asyncio.Condition()
-        self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
-        self._server: asyncio.Server | None = None
-        self._port = 0
+        self._listener = Listener(self._talk, limit=2**20)
 
     async def __aenter__(self) -> Self:
         """Listen on a free port."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=2**20)
-        self._port = self._server.sockets[0].getsockname()[1]
+        await self._listener.open()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         """Stop listening, close what is open and wait for it."""
-        if self._server is not None:
-            self._server.close()
-        for writer in self._open.values():
-            writer.transport.abort()
-        if self._open:
-            await asyncio.wait(self._open)
+        await self._listener.close()
 
     @property
     def url(self) -> str:
         """The base address for a policy."""
-        return f"http://127.0.0.1:{self._port}/v1"
+        return f"{self._listener.origin}/v1"
 
     @property
     def last(self) -> Connection:
@@ -105,8 +98,7 @@ class PlayServer:
 
     def close_idle(self) -> None:
         """Close every connection, as a server does with those that were silent for long."""
-        for writer in self._open.values():
-            writer.close()
+        self._listener.close_idle()
 
     async def request(self, number: int = 1) -> Received:
         """Wait for the number-th request (from 1) and return it."""
@@ -114,20 +106,13 @@ class PlayServer:
             await self._arrived.wait_for(lambda: len(self.requests) >= number)
         return self.requests[number - 1]
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        if task is None:
-            raise AssertionError("a connection is served in a task")
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = Connection()
         self.connections.append(connection)
-        self._open[task] = writer
         try:
             while await self._one(reader, writer, connection):
                 pass
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
         finally:
-            del self._open[task]
             writer.close()
             connection.closed.set()
             for received in self.requests:

@@ -90,7 +90,7 @@ async def _left_open(runs: list[Run], before: set[asyncio.Task[object]]) -> set[
     """Give what was closed the moment that closing takes on a loaded event loop; return the tasks that stay."""
     left: set[asyncio.Task[object]] = set()
     for _ in range(100):
-        left = {task for task in asyncio.all_tasks() - before if "PlayServer._serve" not in repr(task)}
+        left = {task for task in asyncio.all_tasks() - before if "Listener._serve" not in repr(task)}
         if not left and all(connection.closed.is_set() for run in runs for connection in broken_connections(run)):
             break
         await asyncio.sleep(0.05)
