@@ -9,6 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from backends.errors import (
+    AnswerUnkept,
     AskRejected,
     BackendError,
     CredentialsRejected,
@@ -53,6 +54,8 @@ def blame_of(error: BackendError) -> Blame:  # noqa: PLR0911 - the table: one ro
             return Blame.ENDPOINT
         case CredentialsRejected() | ReplyMalformed():
             return Blame.SUSPECT
+        case AnswerUnkept():
+            return Blame.CONTENT  # the endpoint answered, and elsewhere the answer is as large
         case AskRejected():
             return Blame.MISSING if error.status == 404 else Blame.CONTENT
         case _:
@@ -61,6 +64,6 @@ def blame_of(error: BackendError) -> Blame:  # noqa: PLR0911 - the table: one ro
 
 def is_paid(error: BackendError) -> bool:
     """Tell whether a try that failed so may have been generated, and so has to be paid for; the rest never ran."""
-    return isinstance(error, ReplyMalformed | StreamCut) or (
+    return isinstance(error, ReplyMalformed | StreamCut | AnswerUnkept) or (
         isinstance(error, EndpointTimeout) and error.phase != "connect"
     )

@@ -11,6 +11,7 @@ FloorError
     ├── EndpointFailed       an upstream status that is its own trouble (5xx, 429, 3xx), perhaps with Retry-After
     ├── CredentialsRejected  the upstream refuses the operator's key; never the client's fault
     ├── AskRejected          an upstream 4xx that the request's content caused; the only text shown to clients
+    ├── AnswerUnkept         there is no memory for a whole answer now; the gateway's own trouble
     ├── ReplyMalformed       an answer that is not what the protocol promises
     └── StreamCut            a stream that ended before its end; some of it may have been relayed
 """
@@ -56,6 +57,17 @@ class EndpointTimeout(BackendError):
         super().__init__(f"no {phase} within {limit_s:g} s (timeouts.{phase}_s)", endpoint=endpoint)
         self.phase = phase
         self.limit_s = limit_s
+
+
+class AnswerUnkept(BackendError):
+    """A whole answer is too large for the memory that is left for such."""
+
+    def __init__(self, limit_bytes: int, *, endpoint: str = "") -> None:
+        super().__init__(
+            f"large bodies take all the memory there is for them, {limit_bytes} bytes (limits.max_buffered_bytes); "
+            "try again",
+            endpoint=endpoint,
+        )
 
 
 class EndpointFailed(BackendError):

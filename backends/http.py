@@ -18,6 +18,7 @@ import msgspec
 from backends.codings import plain
 from backends.deadlines import Deadlines
 from backends.errors import (
+    AnswerUnkept,
     AskRejected,
     BackendError,
     CredentialsRejected,
@@ -28,6 +29,7 @@ from backends.errors import (
 )
 from backends.replies import read_chunk, read_whole
 from backends.restream import spread, usage_event
+from backends.room import Room, Share
 from backends.runs import Template
 from backends.seam import Sizes
 from backends.sse import DONE, EventDecoder
@@ -89,8 +91,10 @@ class HttpBackend:
         api_key: str | None,
         timeouts: Timeouts,
         sizes: Sizes = _SIZES,
+        room: Room | None = None,
     ) -> None:
         self.endpoint = base_url
+        self._room = room or Room(sizes.answer_bytes)
         self._sizes = sizes
         self._transport = transport
         self._urls = {surface: f"{base_url.rstrip('/')}/{surface.value}" for surface in Surface}
@@ -125,6 +129,7 @@ class HttpBackend:
                     tail=self._tail,
                     blot=self._blot,
                     sizes=self._sizes,
+                    room=self._room,
                 )
                 await reply.begin()
                 is_open = True
@@ -217,9 +222,11 @@ class HttpReply:
         tail: Deadlines,
         blot: Blot,
         sizes: Sizes = _SIZES,
+        room: Room | None = None,
     ) -> None:
         self.endpoint = endpoint
         self._tail = tail
+        self._share = (room or Room(sizes.answer_bytes)).share()
         self._sizes = sizes
         self._response = response
         self._is_stream = outbound.is_stream
@@ -314,6 +321,7 @@ class HttpReply:
         if self._is_closed:
             return
         self._is_closed = True
+        self._share.give_back()
         try:
             if self._is_done and not self._is_drained:
                 with self._tail.begin():
@@ -334,8 +342,12 @@ class HttpReply:
         raise StopAsyncIteration
 
     async def _whole(self, begun: bytes = b"") -> Whole:
-        body = await _read_limited(self._response, self._sizes.answer_bytes, begun, "limits.max_answer_bytes")
-        whole = read_whole(self._blot.json(body))
+        try:
+            body = await _read_limited(self._response, self._sizes.answer_bytes, begun, share=self._share)
+            whole = read_whole(self._blot.json(body))
+        except BaseException:
+            self._share.give_back()
+            raise
         if not whole.has_answer:
             raise ReplyMalformed("the upstream's JSON has neither choices nor embeddings")
         self._is_done = self._is_drained = True
@@ -436,15 +448,27 @@ async def _says_draining(response: Response) -> bool:
         return False
 
 
-async def _read_limited(response: Response, limit_bytes: int, begun: bytes = b"", key: str = "") -> bytes:
+async def _read_limited(
+    response: Response, limit_bytes: int, begun: bytes = b"", *, share: Share | None = None
+) -> bytes:
+    """Return a whole body.
+
+    Args:
+        response: its head is read.
+        limit_bytes: the most it may be.
+        begun: what was read of it.
+        share: takes what a large one needs.
+    """
     parts = [begun]
     size = len(begun)
     large: BytesIO | None = None
     while part := await response.read():
         size += len(part)
         if size > limit_bytes:
-            said = f" ({key})" if key else ""
+            said = " (limits.max_answer_bytes)" if share is not None else ""
             raise ReplyMalformed(f"the upstream's answer is larger than {limit_bytes} bytes{said}")
+        if share is not None and size > _LARGE_BYTES and not share.take(len(part) if large is not None else size):
+            raise AnswerUnkept(share.limit_bytes)
         if large is not None:
             large.write(part)
             continue

@@ -18,6 +18,7 @@ from backends.clock import Clock
 from backends.embedder import DIMENSIONS, Embedder, MiniLM, WordStates
 from backends.pool import Pool
 from backends.prices import PriceBook, Schedule
+from backends.room import Room
 from backends.words import ModelId
 from gateway.audit import Auditor
 from gateway.caching import Caches
@@ -264,14 +265,16 @@ async def open_way(
         keeper = Keeper.open(policy.ledger.content, Path(policy.storage.folder), clock, telemetry.count_content)
         if keeper is not None:
             stack.callback(keeper.close)
+        room = Room(policy.limits.max_buffered_bytes)
         commons = Commons(
+            room=room,
             seeing=seeing,
             keeper=keeper,
             verdicts=verdicts,
             telemetry=telemetry,
             promises=PromiseWatch(telemetry.registry),
             routers=RouterWatch(telemetry.registry),
-            upstreams=await stack.enter_async_context(Upstreams()),
+            upstreams=await stack.enter_async_context(Upstreams(room)),
             clock=clock,
             draw=draw or SystemRandom().random,
         )
@@ -288,6 +291,7 @@ async def open_way(
 class Commons:
     """What the gateways of one process share that follow one another as its policy is reloaded."""
 
+    room: Room
     seeing: _Seeing
     keeper: Keeper | None
     verdicts: Verdicts
@@ -300,7 +304,8 @@ class Commons:
 
 
 def show(opened: Opened) -> None:
-    """Show a gateway's endpoints, promises and artefacts among the metrics, in place of a former one's."""
+    """Show a gateway's endpoints, promises and artefacts in place of a former one's, and take its room."""
+    opened.commons.room.limit_bytes = opened.gateway.parts.policy.limits.max_buffered_bytes
     opened.commons.telemetry.watch(pools_of(opened.gateway.parts.catalog))
     opened.commons.promises.watch(opened.gateway.parts.auditor)
     opened.commons.routers.watch(opened.gateway.parts.lanes)
@@ -363,6 +368,7 @@ async def open_generation(policy: Policy, prepared: Prepared, purse: Purse, comm
         verifying=verifying,
         leads=purse.leads if seeing.leads is None else seeing.leads,
         keeper=commons.keeper,
+        room=commons.room,
     )
     ready = prepared.lanes.values()
     warnings = (*(warning for lane in ready for warning in lane.warnings), *purse.warnings)

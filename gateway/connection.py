@@ -31,6 +31,7 @@ from gateway.cors import is_preflight
 from gateway.errors import (
     BodyTooLarge,
     HeadTooLarge,
+    NoRoom,
     NotServed,
     Problem,
     Refused,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
     from uvicorn.server import ServerState
 
+    from backends.room import Share
     from gateway.calls import Call
     from gateway.pipeline import Gateway
 
@@ -122,8 +124,10 @@ class Connection(HttpToolsProtocol):
         if self._answering is not None:
             self._answering.hang_up()
         if isinstance(self.cycle, Exchange):
+            if self.cycle is not self._answering:
+                self.cycle.let_go()
             self.cycle = None  # uvicorn would tell it of the loss in its own way
-        self.pipeline.clear()
+        self._drop_waiting()
         super().connection_lost(exc)
 
     @override
@@ -204,6 +208,8 @@ class Connection(HttpToolsProtocol):
             super().on_body(body)
         elif self.cycle.take(body) > self._body_limit:
             self._stop(BodyTooLarge(self._body_limit))
+        elif not self.cycle.has_room:
+            self._stop(NoRoom(self.gateway.parts.room.limit_bytes))
 
     @override
     def on_message_complete(self) -> None:
@@ -261,8 +267,8 @@ class Connection(HttpToolsProtocol):
         """Begin a request whose head was read before; return what is to be parsed: all of it, or nothing."""
         before = self.cycle
         known = self.heads.find(data) if before is None or before.response_complete else None
-        if known is None or known.length > self._body_limit:
-            return data
+        if known is None or known.length > min(self._body_limit, _LARGE_BYTES):
+            return data  # a large body takes its share of the room, which is the parser's way
         call, start, length = known
         missing = start + length - len(data)
         if missing < 0:
@@ -385,6 +391,8 @@ class Connection(HttpToolsProtocol):
             # Nobody is told while an earlier request is being answered: two answers would be glued together.
             self._close_after_answer()
             return
+        if isinstance(self.cycle, Exchange):
+            self.cycle.let_go()
         headers: tuple[tuple[bytes, bytes], ...] = ((b"connection", b"close"),)
         problem = problem_of(refusal)
         if self._surface is not None:
@@ -406,7 +414,7 @@ class Connection(HttpToolsProtocol):
 
     def _close_after_answer(self) -> None:
         self._fall_silent()
-        self.pipeline.clear()
+        self._drop_waiting()
         running = self._running()
         if running is None:
             self._linger()
@@ -414,6 +422,13 @@ class Connection(HttpToolsProtocol):
         running.keep_alive = False
         if not isinstance(running, Exchange):  # it may wait for the rest of a body that will not come
             self.loop.call_later(_LINGER_S, self.transport.abort)
+
+    def _drop_waiting(self) -> None:
+        """Forget the requests that wait for an earlier one's answer."""
+        for waiting, _ in self.pipeline:
+            if isinstance(waiting, Exchange):
+                waiting.let_go()
+        self.pipeline.clear()
 
     def _linger(self) -> None:
         """Close, and let the client read what it was told even if it is still sending."""
@@ -473,8 +488,10 @@ class Exchange:
         "_large",
         "_may_chunk",
         "_parts",
+        "_share",
         "_size",
         "_task",
+        "has_room",
         "headers",
         "is_started",
         "is_whole",
@@ -499,6 +516,8 @@ class Exchange:
         self.keep_alive = keep_alive and may_chunk
         self.known: Call | None = None
         self.is_whole = self.is_started = self.response_complete = False
+        self.has_room = True
+        self._share: Share | None = None
         self._connection = connection
         self._parts: list[bytes] = []
         self._large: BytesIO | None = None
@@ -519,6 +538,9 @@ class Exchange:
     def take(self, part: bytes) -> int:
         """Keep a part of the body; return how many bytes there are."""
         self._size += len(part)
+        if self._size > _LARGE_BYTES:
+            self._share = self._share or self._connection.gateway.parts.room.share()
+            self.has_room = self._share.take(len(part) if self._large is not None else self._size)
         if self._large is not None:
             self._large.write(part)
             return self._size
@@ -535,9 +557,17 @@ class Exchange:
         self._task = task
         task.add_done_callback(self._ended)
 
+    def let_go(self) -> None:
+        """Give back what a body took that nobody will answer any more."""
+        if self._share is not None:
+            self._large = None
+            self._share.give_back()
+
     def hang_up(self) -> None:
         """Cancel the answer: its client is gone, and nobody else wants it."""
         self._is_gone = True
+        if self._task is None:
+            self.let_go()
         if self._task is not None and not (self.on_gone is not None and self.on_gone()):
             # In the loop's next turn: a task that is cancelled before its first step books nothing.
             self._connection.loop.call_soon(self._task.cancel)
@@ -546,6 +576,7 @@ class Exchange:
         """Answer a whole request with an error, without a task."""
         body = problem.body()
         headers = (*_json(body), (b"x-request-id", request_id.encode()), *problem.headers)
+        self.let_go()
         self._begin(problem.status, headers)
         self._send(body)
         self._complete()
@@ -619,6 +650,7 @@ class Exchange:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._connection.tasks.discard(task)
+        self.let_go()
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("answer_broke", extra={"error": type(error).__name__, "where": places(error)})
         if not self.response_complete and not self._is_gone:

@@ -5,6 +5,7 @@ Refused                 the gateway itself says no, before anything was paid
 ├── ModelNotFound       the name is no route's and no model's (404)
 ├── BodyTooLarge        over limits.max_body_bytes (413)
 ├── Overloaded          over limits.max_in_flight (503, Retry-After)
+├── NoRoom              large bodies take all of limits.max_buffered_bytes (503, Retry-After)
 ├── RateLimited         over a tenant's or key's rpm, tpm or parallel (429, Retry-After)
 ├── BudgetExceeded      a budget has no room for the request's worst case (402, with the time it is full again)
 ├── Stopping            the gateway is being stopped and its grace is over (503, Retry-After)
@@ -27,6 +28,7 @@ from datetime import datetime
 import msgspec
 
 from backends.errors import (
+    AnswerUnkept,
     AskInvalid,
     AskRejected,
     BackendError,
@@ -76,6 +78,16 @@ class Overloaded(Refused):
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"{limit} requests are in flight, which is the limit (limits.max_in_flight); try again")
+
+
+class NoRoom(Refused):
+    """The body is large, and others take the memory there is for such."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(
+            f"large bodies take all the memory there is for them, {limit_bytes} bytes (limits.max_buffered_bytes); "
+            "try again"
+        )
 
 
 class Stopping(Refused):
@@ -267,7 +279,7 @@ def _refusal(  # noqa: C901, PLR0911, PLR0912 - as above
             )
         case BodyTooLarge():
             return Problem(status=413, message=text, kind="invalid_request_error", code="request_too_large")
-        case Overloaded():
+        case Overloaded() | NoRoom():
             return Problem(status=503, message=text, kind="server_error", code="overloaded", headers=_RETRY_SOON)
         case Stopping():
             return Problem(status=503, message=text, kind="server_error", code="stopping", headers=_RETRY_SOON)
@@ -334,6 +346,8 @@ def _upstream_problem(error: BackendError) -> Problem:  # noqa: PLR0911 - as abo
             return Problem(
                 status=429, message=message, kind="rate_limit_error", code="rate_limit_exceeded", headers=headers
             )
+        case AnswerUnkept():
+            return Problem(status=503, message=text, kind="server_error", code="overloaded", headers=_RETRY_SOON)
         case EndpointTimeout():
             return Problem(status=504, message=text, kind="server_error", code="upstream_timeout")
         case EndpointUnreachable():

@@ -18,6 +18,7 @@ from backends.asks import parse_ask
 from backends.clock import Clock
 from backends.deadlines import Deadlines
 from backends.errors import BackendError
+from backends.room import Room
 from backends.sse import encode_event
 from backends.words import Ask, ModelId, RequestId, Surface, TenantId
 from gateway.audit import Auditor
@@ -98,6 +99,7 @@ class Parts:
     telemetry: Telemetry
     auditor: Auditor
     verifying: Verifying
+    room: Room
     leads: Leads | None = None
     keeper: Keeper | None = None
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Hashable
 
     from backends.clock import Clock
+    from backends.room import Room
     from backends.transport import Transport
     from backends.words import ModelId
     from policies.schema import Policy
@@ -25,11 +26,15 @@ class Upstreams:
 
     So the breakers, loads and retry budgets of endpoints go on, whatever else of the policy has changed.
 
+    Args:
+        room: for large answers; without one each endpoint has as much as its largest answer may take.
+
     Attributes:
         on_fault: told an endpoint whose breaker opens; set where other processes ask it too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, room: Room | None = None) -> None:
+        self._room = room
         self._stack = AsyncExitStack()
         self._transports: dict[tuple[TransportKind, float], Transport] = {}
         self._pools: dict[tuple[Hashable, ...], Pool] = {}
@@ -68,7 +73,14 @@ class Upstreams:
         pool = self._pools.get(key)
         if pool is None:
             members = [
-                HttpBackend(transport=transport, base_url=url, api_key=api_key, timeouts=timeouts, sizes=sizes)
+                HttpBackend(
+                    transport=transport,
+                    base_url=url,
+                    api_key=api_key,
+                    timeouts=timeouts,
+                    sizes=sizes,
+                    room=self._room,
+                )
                 for url in endpoints
             ]
             pool = self._pools[key] = Pool(members, clock=clock, rules=rules, on_open=self._tell)

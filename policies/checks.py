@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         Audit,
         BudgetRule,
         CacheStore,
+        Limits,
         Model,
         Pool,
         Price,
@@ -54,6 +55,7 @@ class Draft:
     has_all_routes: bool
     timeouts: Timeouts | None
     retries: Retries | None
+    limits: Limits | None
     cache_store: CacheStore | None
 
 
@@ -119,6 +121,8 @@ def check_references(draft: Draft, files: Files) -> Iterator[Finding]:
         yield from _check_timeouts(draft.timeouts)
         if draft.retries is not None:
             yield from _check_retries(draft.retries, draft.timeouts)
+    if draft.limits is not None:
+        yield from _check_limits(draft.limits)
 
 
 def unknown(what: str, value: str, known: Iterable[str], whose: str) -> str:
@@ -506,3 +510,14 @@ def _check_retries(retries: Retries, timeouts: Timeouts) -> Iterator[Finding]:
             "can last so long; lower it"
         )
         yield Finding(("retries", "max_wait_s"), message)
+
+
+def _check_limits(limits: Limits) -> Iterator[Finding]:
+    least = max(limits.max_body_bytes, limits.max_answer_bytes)
+    if limits.max_buffered_bytes < least:
+        is_stated = "max_buffered_bytes" in limits.model_fields_set
+        message = (
+            f"max_buffered_bytes ({limits.max_buffered_bytes}) has no room for the largest body or answer ({least}), "
+            "so that one is always refused; raise it, or lower max_body_bytes or max_answer_bytes"
+        )
+        yield Finding(("limits", "max_buffered_bytes") if is_stated else ("limits",), message)

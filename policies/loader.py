@@ -267,6 +267,7 @@ def _draft(document: Document, policy: Policy | None) -> Draft:
         has_all_tenants=policy is not None or 0 < len(tenants) == len(_numbered(values.get("tenants"))),
         timeouts=policy.timeouts if policy else None,
         retries=policy.retries if policy else None,
+        limits=policy.limits if policy else None,
         cache_store=policy.storage.cache if policy else None,
     )
 

@@ -130,6 +130,7 @@ DEFAULT_GRACE_S: Final = 20.0  # most answers are done by then; Kubernetes kills
 DEFAULT_MAX_BODY_BYTES: Final = 20_000_000
 DEFAULT_MAX_HEAD_BYTES: Final = 64 * 2**10  # nginx takes 32 kB, Node 16 kB
 DEFAULT_MAX_ANSWER_BYTES: Final = 100 * 2**20  # the largest real ones, batches of embeddings, are a tenth of it
+DEFAULT_MAX_BUFFERED_BYTES: Final = 1_000_000_000
 DEFAULT_MAX_IN_FLIGHT: Final = 512
 DEFAULT_FOLDER: Final = Path("faregate-data")
 DEFAULT_CACHE_ENTRIES: Final = 50_000
@@ -612,6 +613,8 @@ class Limits(Part):
         max_head_bytes: of a request's header section, 1 KB to 1 MB; a larger one is refused with 431.
         max_answer_bytes: of an upstream's answer that is no stream; a larger one is a fault of the upstream's (502).
         max_event_bytes: of one event of an upstream's stream, likewise.
+        max_buffered_bytes: of the large ones among them (over 1 MiB) all that are kept at once, in requests that are
+            being received or answered; one more gets 503. At least `max_body_bytes` and `max_answer_bytes`.
         max_in_flight: requests being answered at once; one more gets 503.
     """
 
@@ -619,6 +622,7 @@ class Limits(Part):
     max_head_bytes: Annotated[Size, Field(ge=1_000, le=1_000_000)] = DEFAULT_MAX_HEAD_BYTES
     max_answer_bytes: Size = DEFAULT_MAX_ANSWER_BYTES
     max_event_bytes: Size = EVENT_LIMIT_BYTES
+    max_buffered_bytes: Size = DEFAULT_MAX_BUFFERED_BYTES
     max_in_flight: Annotated[int, Field(ge=1, le=1_000_000)] = DEFAULT_MAX_IN_FLIGHT
 
 

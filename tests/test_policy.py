@@ -128,6 +128,12 @@ def test_an_origin_is_one_as_browsers_send_it(origin: str):
     assert parse(GOOD + "server: {cors: {origins: ['*']}}\n").server.cors.max_age_s == 600
 
 
+@pytest.mark.parametrize("limits", ["{max_buffered_bytes: 90MB}", "{max_body_bytes: 2GB}"])
+def test_there_is_room_for_the_largest_body_and_answer(limits: str):
+    (found,) = mistakes(GOOD.replace("limits: {max_body_bytes: 20MB}", f"limits: {limits}"))
+    assert "has no room for the largest body or answer" in found
+
+
 def test_a_namespace_without_a_cache_has_no_effect():
     found = mistakes(GOOD.replace("ladder: [large]", "ladder: [large]\n    cache: {namespace: faq}"))
     assert "`namespace` has no effect without a cache" in found[0]

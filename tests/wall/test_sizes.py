@@ -15,7 +15,7 @@ import pytest
 from policies.schema import DEFAULT_MAX_ANSWER_BYTES
 from tests.served.world import Served, a_policy, serving
 from tests.transports import TRANSPORTS
-from tests.wall.server import Floods, PlayServer, as_chunk, head, whole
+from tests.wall.server import Floods, Hangs, PlayServer, as_chunk, head, whole
 from tests.wall.words import ANSWER, CHUNKED, COUNT, DONE, END, FINISH, ROLE, TEXT, begun, chunk_of, event
 
 PIECE = as_chunk(event(chunk_of({"content": "x" * 2**15})))
@@ -224,3 +224,25 @@ async def test_a_body_over_the_limit_costs_no_more_than_the_limit(tmp_path: Path
     assert status == b"HTTP/1.1 413 Request Entity Too Large"
     assert took < (1.2 * 20_000_000 if is_chunked else 0) + SMALL_BYTES
     assert not upstream.requests
+
+
+async def test_large_bodies_and_answers_together_take_no_more_than_they_may(tmp_path: Path):
+    limits = {"max_body_bytes": "3MB", "max_answer_bytes": "3MB", "max_buffered_bytes": "4MB"}
+    gate = asyncio.Event()
+    large, held = (whole(ANSWER.replace(TEXT.encode(), b"x" * 2_500_000)),), (Hangs(until=gate), whole(ANSWER))
+    async with PlayServer(lambda received: held if len(received.body) > 10**6 else large) as upstream:
+        policy = a_policy([upstream.url], limits=limits)
+        policy["models"]["large"]["context_tokens"] = 10**8
+        async with serving(tmp_path, policy) as gateway, asyncio.TaskGroup() as group:
+            first = group.create_task(peak_of(gateway, question_of(2_500_000)))
+            await upstream.request()
+            second, _ = await peak_of(gateway, question_of(2_500_000))
+            answer = await gateway.ask()
+            gate.set()
+            statuses = [(await first)[0][9:12], second[9:12]]
+            again = await gateway.ask()
+            rows = await gateway.rows_of(answer)
+            left = gateway.opened.commons.room.taken_bytes
+    assert (statuses, answer.status, again.status, left) == ([b"200", b"503"], 503, 200, 0)
+    assert "limits.max_buffered_bytes" in answer.error["message"]
+    assert [charge["kind"] for charge in rows.charges] == ["failed"]
