@@ -31,6 +31,7 @@ from gateway.cors import is_preflight
 from gateway.errors import (
     BodyTooLarge,
     HeadTooLarge,
+    KeyRefused,
     NoRoom,
     NotServed,
     Problem,
@@ -197,6 +198,7 @@ class Connection(HttpToolsProtocol):
         if earlier is None or earlier.response_complete:
             self._answering = exchange
             if any(name == b"expect" and value.lower() == b"100-continue" for name, value in self.headers):
+                self.check_key(exchange)
                 self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         else:
             self.flow.pause_reading()
@@ -380,6 +382,19 @@ class Connection(HttpToolsProtocol):
         self.tasks.add(task)
         exchange.attach(task)
 
+    def check_key(self, exchange: Exchange) -> None:
+        """Stop a request that becomes large before it takes the memory that others could use, unless a key opens it.
+
+        Raises:
+            KeyRefused: through the parser, which stops here.
+        """
+        try:
+            self.gateway.identify(read_call(exchange.surface, exchange.headers, b"").secret)
+        except HeaderInvalid:
+            return  # told when the request is whole, as of a small one
+        except KeyRefused as error:
+            self._stop(error)
+
     def _stop(self, refusal: Refused) -> NoReturn:
         """Make the parser stop here; `data_received` tells the client."""
         self._refusal = refusal
@@ -536,9 +551,15 @@ class Exchange:
         return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
 
     def take(self, part: bytes) -> int:
-        """Keep a part of the body; return how many bytes there are."""
+        """Keep a part of the body; return how many bytes there are.
+
+        Raises:
+            KeyRefused: it becomes large, and nobody pays for it.
+        """
         self._size += len(part)
         if self._size > _LARGE_BYTES:
+            if self._share is None:
+                self._connection.check_key(self)
             self._share = self._share or self._connection.gateway.parts.room.share()
             self.has_room = self._share.take(len(part) if self._large is not None else self._size)
         if self._large is not None:

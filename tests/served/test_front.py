@@ -186,6 +186,19 @@ async def test_an_offer_of_another_protocol_is_ignored_as_javas_client_needs(gat
     assert [part[:3] for part in answer.split(b"HTTP/1.1 ")[1:]] == [b"200"] * 3
 
 
+async def test_a_client_that_asks_first_is_not_asked_for_a_body_that_no_key_opens(gateway: Served):
+    first = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer sk-wrong\r\n"
+    answer = await exchange(gateway, first + b"expect: 100-continue\r\ncontent-length: 9\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 401 ")
+
+
+async def test_a_large_body_without_a_key_is_refused_before_it_is_there(gateway: Served):
+    first = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer sk-wrong\r\n"
+    answer = await exchange(gateway, first + b"content-length: 15000000\r\n\r\n" + b"x" * 1_500_000)
+    assert answer.startswith(b"HTTP/1.1 401 ")
+    assert gateway.opened.commons.room.taken_bytes == 0
+
+
 async def test_who_asks_for_a_head_gets_no_body(gateway: Served):
     refused = await exchange(gateway, head(gateway, method=b"HEAD"))
     healthy = await exchange(gateway, head(gateway, b"connection: close", method=b"HEAD", target=b"/health"))
