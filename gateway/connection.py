@@ -389,7 +389,7 @@ class Connection(HttpToolsProtocol):
             KeyRefused: through the parser, which stops here.
         """
         try:
-            self.gateway.identify(read_call(exchange.surface, exchange.headers, b"").secret)
+            self.gateway.identify(read_call(exchange.surface, exchange.headers, b"").digest)
         except HeaderInvalid:
             return  # told when the request is whole, as of a small one
         except KeyRefused as error:
