@@ -124,9 +124,9 @@ async def _ask_all(
 ) -> None:
     file = _outcomes_file(job, model.id)
     asks = _Asks.of(job, model)
-    # By prompt: keys of questions drawn with another seed may be the same.
-    known = {o.prompt for o in read_outcomes(file) if o.method == asks.method} if file.exists() else set()
-    left = [question for question in questions if question.prompt not in known]
+    # By what is said: keys of questions drawn with another seed may be the same.
+    known = {o.whole for o in read_outcomes(file) if o.method == asks.method} if file.exists() else set()
+    left = [question for question in questions if question.whole not in known]
     progress.update(task, completed=len(questions) - len(left))
     with file.open("a", encoding="utf-8", buffering=1) as kept:
         async for _ in collect(
@@ -197,9 +197,10 @@ class _Asks:
 
 
 def _body(model: CatalogModel, question: Question) -> dict[str, JsonValue]:
+    earlier = [{"role": turn.role, "content": turn.content} for turn in question.earlier]
     body: dict[str, JsonValue] = {
         "model": model.name,
-        "messages": [{"role": "user", "content": question.prompt}],
+        "messages": [*earlier, {"role": "user", "content": question.prompt}],
         "temperature": 0,
         "max_tokens": _MAX_TOKENS,
     }
@@ -250,12 +251,12 @@ def _check(job: Job, console: Console) -> None:
     if isinstance(judge, NoThreshold):
         raise TrainingError(judge.reason)
     small, large = _outcomes(job, small_id), _outcomes(job, large_id)
-    prompts = [prompt for prompt in small if prompt in large]
+    both = [whole for whole in small if whole in large]
     held = hold_against(
         judge,
-        [small[prompt] for prompt in prompts],
-        [large[prompt] for prompt in prompts],
-        MiniLM.load().embed(prompts),
+        [small[whole] for whole in both],
+        [large[whole] for whole in both],
+        MiniLM.load().embed([whole[-1] for whole in both]),
         small_rates=calibration.small_rates,
         large_rates=calibration.large_rates,
     )
@@ -293,15 +294,15 @@ def _signal(job: Job, model: ModelId) -> Signal:
     return stated.get(model, free)
 
 
-def _outcomes(job: Job, model: ModelId) -> dict[str, Outcome]:
-    """Return a model's outcomes of the job's questions by prompt; its file may hold others of earlier jobs."""
-    wanted = {question.prompt for question in read_questions(job.questions)}
+def _outcomes(job: Job, model: ModelId) -> dict[tuple[str, ...], Outcome]:
+    """Return a model's outcomes of the job's questions by what is said; its file may hold others of earlier jobs."""
+    wanted = {question.whole for question in read_questions(job.questions)}
     method = ""
     if model == _rungs(job)[0]:
         has_logprobs = Capability.LOGPROBS in job.policy.models[model].capabilities
         method = method_of(_signal(job, model), has_logprobs=has_logprobs)
     found = read_outcomes(_outcomes_file(job, model))
-    return {o.prompt: o for o in found if o.prompt in wanted and o.method == method}
+    return {o.whole: o for o in found if o.whole in wanted and o.method == method}
 
 
 def _outcomes_file(job: Job, model: ModelId) -> Path:

@@ -491,6 +491,7 @@ def _speaking(route: Route, model: ModelId, calibration: Calibration, judge: Jud
             temperature=calibration.temperature,
             length_ratio=max(ratio.p50, 0.01),
             window_tokens=route.stream.holdback_tokens,
+            turns=calibration.turns,
         ),
         ratio=OutputRatio(low=ratio.p10, middle=ratio.p50, high=ratio.p90),
     )

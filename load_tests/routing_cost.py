@@ -1,17 +1,18 @@
-"""What routing adds to a request: the embedding in its thread, and the plan and judgement on the event loop.
+"""What routing adds to a request: embedding and forecast in their thread, plan and judgement on the event loop.
 
     .venv/bin/python -m load_tests.routing_cost [--rounds 2000]
 
-Prints quantiles of each, in microseconds; on a busy machine the 5th percentile is what the work itself takes. Three
-rungs with two judges, a session's cached prefix and prices of a real book: the dearest plan there is but for longer
-ladders. Run it on an otherwise idle machine.
+Prints quantiles of each, in microseconds of processor time of the thread that does it, one step after the other in
+every round, so that each finds the caches as the others leave them; on a busy machine the 5th percentile is what the
+work itself takes. Plans are those of three rungs with two judges, a session's cached prefix and prices of a real book,
+the dearest there are but for longer ladders, and those of the artefact that ships. Run it on an otherwise idle machine.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -25,18 +26,37 @@ from backends.embedder import MiniLM
 from backends.prices import PriceBook, Schedule, override_rates
 from backends.words import Capability, ModelId, Surface, TokenLogprob
 from gateway.prepare import BookCosts
+from router.artefact import SHIPPED
+from router.by_prompt import ByPrompt
+from router.foresight import Foresight, Sight
 from router.judge import Calibration, Evidence, Judge
 from router.strategy import Candidate, Cascade, Judged, Tables
 
 _QUESTION = (
     "A train leaves at 14:05 and arrives at 17:40; how long does it take, and what is its mean speed over 250 km?"
 )
-_SHIPPED = Path(__file__).parents[1] / "router" / "calibrations" / "qwen2.5-coder-0.5b-1.5b.json"
+_CALIBRATION = Path(__file__).parents[1] / "router" / "calibrations" / "qwen2.5-coder-0.5b-1.5b.json"
 _WINDOW = 32
 
 
+_NAMES = [ModelId(name) for name in ("small", "middle", "large")]
+_USD_PER_MTOK = (("0.15", "0.60"), ("0.9", "0.9"), ("2.5", "10"))
+_BOOK = PriceBook(
+    schedules={
+        name: Schedule.constant(override_rates({"input": Decimal(i), "output": Decimal(o)}, tiers={}))
+        for name, (i, o) in zip(_NAMES, _USD_PER_MTOK, strict=True)
+    }
+)
+_COSTS = BookCosts(_BOOK, SystemClock())
+
+
+def _ladder() -> list[Candidate]:
+    can = frozenset({Capability.CHAT, Capability.LOGPROBS})
+    return [Candidate(model=name, capabilities=can, context_tokens=32_768) for name in _NAMES]
+
+
 def _judge() -> Judge:
-    calibration = Calibration.load(_SHIPPED)
+    calibration = Calibration.load(_CALIBRATION)
     starts = replace(
         calibration, steps=tuple(replace(s, start_small=(True,) * len(s.start_small)) for s in calibration.steps)
     )
@@ -47,28 +67,25 @@ def _judge() -> Judge:
 
 
 def _strategy(judge: Judge) -> Cascade:
-    names = [ModelId(name) for name in ("small", "middle", "large")]
-    prices = (("0.15", "0.60"), ("0.9", "0.9"), ("2.5", "10"))
-    book = PriceBook(
-        schedules={
-            name: Schedule.constant(override_rates({"input": Decimal(i), "output": Decimal(o)}, tiers={}))
-            for name, (i, o) in zip(names, prices, strict=True)
-        }
-    )
-    can = frozenset({Capability.CHAT, Capability.LOGPROBS})
-    ladder = [Candidate(model=name, capabilities=can, context_tokens=32_768) for name in names]
-    judged = [Judged(model=name, judge=judge, temperature=0.0) for name in names[:2]]
-    return Cascade(ladder, judged=judged, estimator=Tables(judged, BookCosts(book, SystemClock())))
+    judged = [Judged(model=name, judge=judge, temperature=0.0) for name in _NAMES[:2]]
+    return Cascade(_ladder(), judged=judged, estimator=Tables(judged, _COSTS))
 
 
-def _times_us(what: Callable[[], object], rounds: int) -> tuple[float, float, float]:
-    taken = []
+def _by_artefact(foresight: Foresight) -> ByPrompt:
+    """Return the plan that a route of two rungs without a promise has."""
+    ladder = [_ladder()[0], _ladder()[-1]]
+    static = Cascade(ladder, judged=(), estimator=Tables((), _COSTS))
+    return ByPrompt(ladder, sight=Sight(foresight), costs=_COSTS, least_gain=0.1, static=static)
+
+
+def _times_us(steps: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    taken: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
-        start = time.perf_counter_ns()
-        what()
-        taken.append((time.perf_counter_ns() - start) / 1e3)
-    low, median, high = np.quantile(taken, (0.05, 0.5, 0.99))
-    return float(low), float(median), float(high)
+        for name, step in steps.items():
+            start = time.thread_time_ns()
+            step()
+            taken[name].append((time.thread_time_ns() - start) / 1e3)
+    return taken
 
 
 @click.command()
@@ -81,20 +98,24 @@ def main(rounds: int) -> None:
     strategy = _strategy(judge)
     vector = embedder.embed([_QUESTION])[0]
     # The centre of a cluster: inside, so that everything is weighed.
-    inside = Calibration.load(_SHIPPED).centres()[0]
+    inside = Calibration.load(_CALIBRATION).centres()[0]
     cached = {ModelId("large"): 20}
+    foresight = Foresight.load(SHIPPED, name="default", ladder=("small", "large"))
+    by_artefact, told = _by_artefact(foresight), replace(foresight(_QUESTION, vector), cutoff=-1.0)
     tokens = (TokenLogprob(-0.1, (-0.1, -3.0, -4.0, -5.0, -6.0)),) * _WINDOW
     evidence = Evidence(tokens=tokens, is_finished=False, finish_reason=None)
     steps: dict[str, Callable[[], object]] = {
         "embedding (thread)": lambda: embedder.embed([_QUESTION]),
+        "forecast of the artefact (thread)": lambda: foresight(_QUESTION, vector),
+        "plan by the artefact (loop)": lambda: by_artefact.plan(ask, vector, {}, told),
         "plan, question as it is (loop)": lambda: strategy.plan(ask, vector),
         "plan, all ways weighed (loop)": lambda: strategy.plan(ask, inside, cached),
         f"judge, {_WINDOW} tokens (loop)": lambda: judge.weigh(evidence, "x"),
     }
-    for name, step in steps.items():
-        step()
-        low, median, high = _times_us(step, rounds)
-        print(f"{name:32} p5 {low:8.1f} us   p50 {median:8.1f} us   p99 {high:8.1f} us")
+    _times_us(steps, 3)
+    for name, taken in _times_us(steps, rounds).items():
+        low, median, high = np.quantile(taken, (0.05, 0.5, 0.99))
+        print(f"{name:40} p5 {low:8.1f} us   p50 {median:8.1f} us   p99 {high:8.1f} us")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.asks import estimate_input_tokens
-from backends.words import Ask, ModelId, Surface
+from backends.words import Ask, Capability, ModelId, Surface
 from router.foresight import Foreseen, Foresight, Sight
 from router.strategy import (
     NOTHING,
@@ -39,7 +39,7 @@ from router.strategy import (
     Rung,
     eligible_of,
     expected_output_tokens,
-    is_plain_question,
+    turns_of,
 )
 
 _SUREST = 0.999
@@ -233,4 +233,6 @@ def _log_odds(share: float) -> float:
 
 def _speaks_for(ask: Ask) -> bool:
     """Tell whether records of plain questions say something of a request: one such question, answered in text."""
-    return ask.surface is Surface.CHAT and is_plain_question(ask) and not ask.wants_json and bool(ask.last_user_text)
+    is_plain = all(message.is_plain for message in ask.messages) and Capability.TOOLS not in ask.needs
+    is_one = ask.surface is Surface.CHAT and ask.choices == 1 and turns_of(ask) == 1
+    return is_one and is_plain and not ask.wants_json and bool(ask.last_user_text)

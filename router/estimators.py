@@ -31,6 +31,8 @@ Rungs: TypeAlias = NDArray[np.int64]
 
 SIZES = (8, 20, 80, 200)
 """Neighbourhoods that are looked at."""
+_WITHIN = (np.arange(SIZES[-1])[None, :] < np.array(SIZES)[:, None]).astype(np.float64)
+"""Which of the nearest belong to which neighbourhood."""
 _AVERAGED = 2
 """The neighbourhood of 80 stands for all where there are no trees."""
 _NEAREST = 10
@@ -155,24 +157,28 @@ class Neighbours:
             cosines = (block / (norms + 1e-9)) @ self.bank.T
             if own is not None:
                 cosines[np.arange(len(block)), own[here]] = -1
-            nearest = _mean_of_largest(cosines * self.lengths, min(_NEAREST, len(self.bank))) * norms[:, 0]
+            found[here], around = self._around(cosines)
+            nearest = _mean_of_largest(cosines * self.lengths, around, min(_NEAREST, len(self.bank)))
             # Centring hides how far a stranger is from everything: its similarity to the centre is added again.
-            similarities[here] = central[here] + nearest
-            found[here] = self._around(cosines)
+            similarities[here] = central[here] + nearest * norms[:, 0]
         return found, similarities
 
-    def _around(self, cosines: NDArray[np.float32]) -> Floats:
+    def _around(self, cosines: NDArray[np.float32]) -> tuple[Floats, Rungs]:
+        """Return what `predict` does of the neighbourhoods, and the places of the nearest, in no order."""
+        rows = np.arange(len(cosines))[:, None]
         count = min(SIZES[-1], cosines.shape[1])
-        nearest = np.argpartition(cosines, cosines.shape[1] - count, axis=1)[:, -count:]
-        near = np.take_along_axis(cosines, nearest, axis=1)
-        order = np.argsort(-near, axis=1)
-        nearest, near = np.take_along_axis(nearest, order, axis=1), np.take_along_axis(near, order, axis=1)
-        weights = np.exp(_SHARPNESS * near).astype(np.float64)
-        sums = np.cumsum(weights[:, :, None] * self.quality[nearest], axis=1)
-        totals, cosine_sums = np.cumsum(weights, axis=1), np.cumsum(near, axis=1)
-        ends = np.minimum(SIZES, count) - 1
-        means = sums[:, ends] / totals[:, ends, None]
-        return np.concatenate([means, (cosine_sums[:, ends] / (ends + 1))[:, :, None]], axis=2)
+        around = cosines.argpartition(cosines.shape[1] - count, axis=1)[:, -count:]
+        near = cosines[rows, around]
+        order = (-near).argsort(axis=1)
+        nearest, near = around[rows, order], near[rows, order].astype(np.float64)
+        weights = np.exp(_SHARPNESS * near)
+        told = np.concatenate(
+            [weights[:, :, None] * self.quality[nearest], weights[:, :, None], near[:, :, None]], axis=2
+        )
+        sums = _WITHIN[:, :count] @ told  # of each neighbourhood: one product in place of sums for every size
+        sums[:, :, :-2] /= sums[:, :, -2:-1]
+        sums[:, :, -1] /= np.minimum(SIZES, count)
+        return np.delete(sums, -2, axis=2), around
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -457,9 +463,16 @@ def _unit_costs(n: int, above: int) -> Floats:
     return usd
 
 
-def _mean_of_largest(rows: NDArray[np.float32], count: int) -> Floats:
-    largest = np.partition(rows, rows.shape[1] - count, axis=1)[:, -count:]
-    return np.asarray(largest.mean(axis=1), dtype=np.float64)
+def _mean_of_largest(rows: NDArray[np.float32], likely: Rungs, count: int) -> Floats:
+    """Return the mean of each row's largest; `likely` are places where many of them are, which spares a search."""
+    means = np.empty(len(rows))
+    for index, (row, places) in enumerate(zip(rows, likely, strict=True)):
+        some = row[places]
+        least = np.partition(some, some.size - count)[-count]
+        # At least `count` are as large, and hardly more.
+        largest = row[row >= least]
+        means[index] = np.partition(largest, largest.size - count)[-count:].mean(dtype=np.float64)
+    return means
 
 
 assert BUCKETS > WORDS  # noqa: S101 - `weigh` splits there

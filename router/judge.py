@@ -275,6 +275,7 @@ class Calibration:
         signal: what its windows look at.
         method: how the model was asked again, for signals that ask again; another wording is another signal.
         max_characters: the longest answer it has seen, for judges of the text.
+        turns: the longest conversation among its questions, in messages beside instructions; 1 where it has none.
     """
 
     small: str
@@ -298,6 +299,7 @@ class Calibration:
     signal: Signal = Signal.LOGPROBS
     max_characters: int = 0
     method: str = ""
+    turns: int = 1
 
     @classmethod
     def load(cls, path: Path) -> Calibration:

@@ -149,6 +149,7 @@ class Judged:
         temperature: the highest that its calibration speaks for.
         length_ratio: the baseline's output tokens over this model's, in the median.
         window_tokens: what is paid of a stream that the judge rejects.
+        turns: the longest conversation that its calibration speaks for, in messages beside instructions.
     """
 
     model: ModelId
@@ -156,6 +157,7 @@ class Judged:
     temperature: float
     length_ratio: float = 1.0
     window_tokens: int = _OUTPUT_TOKENS
+    turns: int = 1
 
 
 class Costs(Protocol):
@@ -433,7 +435,13 @@ class Cascade:
     @staticmethod
     def _form(ask: Ask, each: Judged) -> PlanReason | None:
         """Tell why the request's form is none that the calibration speaks for: one plain question, one answer."""
-        if not is_plain_question(ask, may_offer_tools=each.judge.speaks_for_tools) or ask.surface is not Surface.CHAT:
+        turns = turns_of(ask)
+        is_plain = all(message.is_plain for message in ask.messages)
+        has_tools = Capability.TOOLS in ask.needs
+        # Calibrations have seen tools in single questions only.
+        is_strange = has_tools and (turns > 1 or not each.judge.speaks_for_tools)
+        is_long = turns < 1 or turns > each.turns
+        if ask.surface is not Surface.CHAT or ask.choices != 1 or is_long or not is_plain or is_strange:
             return PlanReason.FORM
         temperature = 1.0 if ask.temperature is None else ask.temperature  # OpenAI's default
         return PlanReason.TEMPERATURE if temperature > each.temperature else None
@@ -486,11 +494,9 @@ class Tables:
         )
 
 
-def is_plain_question(ask: Ask, *, may_offer_tools: bool = False) -> bool:
-    """Tell whether a request is one question in plain text that wants one answer and, as a rule, offers no tools."""
-    turns = sum(message.role not in {"system", "developer"} for message in ask.messages)
-    is_plain = all(message.is_plain for message in ask.messages)
-    return ask.choices == 1 and turns == 1 and is_plain and (may_offer_tools or Capability.TOOLS not in ask.needs)
+def turns_of(ask: Ask) -> int:
+    """Return how many messages a request has beside its instructions."""
+    return sum(message.role not in {"system", "developer"} for message in ask.messages)
 
 
 def expected_output_tokens(ask: Ask) -> int:

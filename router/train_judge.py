@@ -71,7 +71,9 @@ CONFIDENCES = (0.8, 0.9, 0.95, 0.975, 0.99)
 FEWEST = 400
 """Fewer questions promise nothing worth stating."""
 FEWEST_OF_A_FORM = 200
-"""Likewise of those with tools, and of those without: the worse of the two bounds is the promise's."""
+"""Likewise of those with tools, of single questions and of conversations: each has a bound, and all are promised."""
+CONVERSATIONS = "conversations "
+"""Begins the name of a window's figures on conversations alone."""
 _FOLDS = 5
 _SEED = 20261121
 _TASKS = 24
@@ -103,6 +105,7 @@ class _Rows:
     Attributes:
         confidences: out-of-fold confidence by window; what JSON and ended answers get is the whole answer's.
         rejected_s: core-seconds of a small attempt that the window's judge rejects.
+        is_longer: the question is a conversation.
     """
 
     loss: Floats
@@ -114,6 +117,7 @@ class _Rows:
     tasks: NDArray[np.int64]
     is_inside: Flags
     has_tools: Flags
+    is_longer: Flags
 
 
 def pair(small: Iterable[Outcome], large: Iterable[Outcome]) -> Pairs:
@@ -122,16 +126,19 @@ def pair(small: Iterable[Outcome], large: Iterable[Outcome]) -> Pairs:
     Raises:
         TrainingError: fewer than `FEWEST` remain.
     """
-    by_prompt = {outcome.prompt: outcome for outcome in large}
-    both = [(outcome, by_prompt[outcome.prompt]) for outcome in small if outcome.prompt in by_prompt]
+    answered = {outcome.whole: outcome for outcome in large}
+    both = [(outcome, answered[outcome.whole]) for outcome in small if outcome.whole in answered]
     if len(both) < FEWEST:
         raise TrainingError(f"{len(both)} questions have both models' outcomes; at least {FEWEST} are needed: ask more")
-    calling = sum(outcome.has_tools for outcome, _ in both)
-    if calling and min(calling, len(both) - calling) < FEWEST_OF_A_FORM:
-        raise TrainingError(
-            f"{calling} of {len(both)} questions offer tools; each form is judged by itself and needs at least "
-            f"{FEWEST_OF_A_FORM}: ask more of the rarer, or none with tools"
-        )
+    for form, found in (
+        ("offer tools", [outcome.has_tools for outcome, _ in both]),
+        ("are conversations", [outcome.turns > 1 for outcome, _ in both]),
+    ):
+        if sum(found) and min(sum(found), len(both) - sum(found)) < FEWEST_OF_A_FORM:
+            raise TrainingError(
+                f"{sum(found)} of {len(both)} questions {form}; each form is judged by itself and needs at least "
+                f"{FEWEST_OF_A_FORM}: ask more of the rarer, or none of them"
+            )
     return Pairs(small=[one for one, _ in both], large=[other for _, other in both])
 
 
@@ -182,6 +189,7 @@ def fit(
         tasks=tasks,
         is_inside=is_inside,
         has_tools=has_tools,
+        is_longer=np.array([outcome.turns > 1 for outcome in pairs.small]),
     )
     ratios = [b.output_tokens / max(1, s.output_tokens) for s, b in zip(pairs.small, pairs.large, strict=True)]
     low, middle, high = (round(float(value), 3) for value in np.quantile(ratios, (0.1, 0.5, 0.9)))
@@ -207,6 +215,7 @@ def fit(
         signal=signal,
         max_characters=max(len(outcome.text) for outcome in pairs.small),
         method=pairs.small[0].method if signal.asks_again else "",
+        turns=max(outcome.turns for outcome in pairs.small),
     )
 
 
@@ -443,8 +452,23 @@ def _step(rows: _Rows, threshold: float) -> Step:
         threshold=threshold,
         keep_rates=_rounded(keep_rates),
         start_small=tuple(bool(one) for one in pays),
-        windows={name: _kept(rows, name, threshold, starts) for name in rows.confidences},
+        windows={
+            f"{form}{name}": _kept(rows, name, threshold, starts, own)
+            for name in rows.confidences
+            for form, own in _forms(rows, name).items()
+        },
     )
+
+
+def _forms(rows: _Rows, window: str) -> dict[str, Flags]:
+    """Return which rows a window is held to: those with tools, or single questions and conversations apart.
+
+    Every bound is of one form alone, and a threshold has to keep all, so that it holds for any mixture of them.
+    """
+    if window == TOOLS:
+        return {"": rows.has_tools}
+    forms = {"": ~rows.is_longer & ~rows.has_tools, CONVERSATIONS: rows.is_longer}
+    return {form: own for form, own in forms.items() if own.any()}
 
 
 def _pays(rows: _Rows, is_kept: Flags, sample: Flags) -> tuple[Floats, Flags]:
@@ -459,12 +483,11 @@ def _pays(rows: _Rows, is_kept: Flags, sample: Flags) -> tuple[Floats, Flags]:
     return keep_rates, np.asarray(sums[2] < keep_rates * sums[3])
 
 
-def _kept(rows: _Rows, window: str, threshold: float, starts: Flags) -> Kept:
-    """Return what a window does on its own rows: those with tools, or those without.
+def _kept(rows: _Rows, window: str, threshold: float, starts: Flags, own: Flags) -> Kept:
+    """Return what a window does on some of the rows, `own`.
 
-    Every bound is of one kind of request alone, so that together they hold for any mixture of the two.
+    Every bound is of one form of request alone, so that together they hold for any mixture of them.
     """
-    own = rows.has_tools if window == TOOLS else ~rows.has_tools
     is_small = (starts & (rows.confidences[window] >= threshold))[own]
     losses = np.where(is_small, rows.loss[own], 0.0)
     large_s = rows.large_s[own]

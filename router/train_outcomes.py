@@ -25,10 +25,20 @@ class TrainingError(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """A message before the last one of a conversation; `role` is `user` or `assistant`."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
     """One question.
 
     Attributes:
+        prompt: the text that is answered; of a conversation its last user text.
+        earlier: what was said before it, oldest first, each `{"role", "content"}`; empty for a single question.
         answers: accepted strings; for a `schema` the one accepted object as JSON text.
         wrong: strings that make a text wrong whatever else it says: the other choices, where the prompt names them.
         tools: what the model may call, as in a request. An answer is then the calls as JSON, a list of `{"name",
@@ -42,6 +52,12 @@ class Question:
     wrong: tuple[str, ...] = ()
     schema: JsonValue | None = None
     tools: JsonValue | None = None
+    earlier: tuple[Turn, ...] = ()
+
+    @property
+    def whole(self) -> tuple[str, ...]:
+        """Return what tells it apart from every other question: all that is said in it."""
+        return _whole(self.earlier, self.prompt)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +85,7 @@ class Reply:
 
 
 Ask: TypeAlias = Callable[[Question], Awaitable[Reply]]
-"""Answers one question: a single user turn, temperature 0, log-probabilities on, under its schema, with its tools."""
+"""Answers one question after its earlier turns: temperature 0, log-probabilities on, with its schema and tools."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +110,17 @@ class Outcome:
     method: str = ""
     again_input_tokens: int = 0
     again_output_tokens: int = 0
+    earlier: tuple[Turn, ...] = ()
+
+    @property
+    def whole(self) -> tuple[str, ...]:
+        """Return what tells its question apart from every other; see `Question.whole`."""
+        return _whole(self.earlier, self.prompt)
+
+    @property
+    def turns(self) -> int:
+        """Return how many messages its question has."""
+        return len(self.earlier) + 1
 
 
 def read_questions(path: Path) -> list[Question]:
@@ -103,9 +130,22 @@ def read_questions(path: Path) -> list[Question]:
         TrainingError: a line is not a question, or two share a key.
     """
     rows = [
-        Question(**{**row, "answers": tuple(row["answers"]), "wrong": tuple(row.get("wrong", ()))})
+        Question(
+            **{
+                **row,
+                "answers": tuple(row["answers"]),
+                "wrong": tuple(row.get("wrong", ())),
+                "earlier": _turns(row.get("earlier", ()), path),
+            }
+        )
         for row in _json_lines(path, Question)
     ]
+    for row in rows:
+        if row.tools is not None and row.earlier:
+            raise TrainingError(
+                f"{path}: question {row.key!r} has `tools` and `earlier` turns; calibrations speak for tools in single "
+                "questions only: leave one of the two out"
+            )
     if len({row.key for row in rows}) != len(rows):
         raise TrainingError(f"{path} has the same key on two questions; every question needs its own")
     return rows
@@ -123,6 +163,7 @@ def read_outcomes(path: Path) -> list[Outcome]:
                 **row,
                 "tokens": tuple(TokenLogprob(logprob, tuple(top)) for logprob, top in row["tokens"]),
                 "probe": None if row.get("probe") is None else tuple(row["probe"]),
+                "earlier": _turns(row.get("earlier", ()), path),
             }
         )
         for row in _json_lines(path, Outcome)
@@ -171,6 +212,7 @@ def outcome_of(question: Question, reply: Reply, *, model: str) -> Outcome:
         method=reply.method,
         again_input_tokens=reply.again_input_tokens,
         again_output_tokens=reply.again_output_tokens,
+        earlier=question.earlier,
     )
 
 
@@ -198,6 +240,24 @@ def is_json(text: str) -> bool:
 
 def _is_calls(text: str) -> bool:
     return text.startswith("[{") and is_json(text)
+
+
+def _whole(earlier: Sequence[Turn], prompt: str) -> tuple[str, ...]:
+    return (*(f"{turn.role}: {turn.content}" for turn in earlier), prompt)
+
+
+def _turns(rows: JsonValue, path: Path) -> tuple[Turn, ...]:
+    try:
+        turns = tuple(Turn(role=row["role"], content=row["content"]) for row in rows)
+    except (TypeError, KeyError) as error:
+        raise TrainingError(f'{path}: `earlier` is a list of {{"role", "content"}}, one for each message') from error
+    expected = ("user", "assistant") * len(turns)
+    if len(turns) % 2 or any(turn.role != role for turn, role in zip(turns, expected, strict=False)):
+        raise TrainingError(
+            f"{path}: `earlier` has the roles {', '.join(turn.role for turn in turns)}; user and assistant take turns, "
+            "and the last one is an assistant's, since the prompt follows it"
+        )
+    return turns
 
 
 def _json_lines(path: Path, row_type: type[Question] | type[Outcome]) -> Iterable[JsonValue]:

@@ -52,6 +52,8 @@ def _powers(base: int) -> NDArray[np.uint64]:
 _POWERS = _powers(_PRIME)
 _INVERSES = _powers(pow(_PRIME, -1, _WRAP))
 _MIX = np.uint64(0xD6E8FEB86659FD93)
+_DIGITS = bytes(range(48, 58))
+_CAPITALS = bytes(range(65, 91))
 _GOLDEN = np.uint64(_PRIME)
 _ONE, _SHIFT = np.uint64(1), np.uint64(29)
 _FIRST = np.zeros(1, dtype=np.int64)
@@ -82,24 +84,25 @@ def grams(text: str) -> tuple[Buckets, NDArray[np.float64]]:
 
 def shape(text: str) -> NDArray[np.float64]:
     """Return float64[len(SHAPE)]: lengths and counts of kinds of characters, each as log(1 + count)."""
-    raw = np.frombuffer(text.encode("utf-8", "replace")[:MAX_BYTES], dtype=np.uint8)
-    kinds = np.bincount(raw, minlength=256)
-    words = int(kinds[32] + kinds[10]) + 1
-    breaks = np.flatnonzero(raw == 10)
-    lines = np.diff(np.concatenate(([-1], breaks, [raw.size]))) - 1
+    raw = text.encode("utf-8", "replace")[:MAX_BYTES]
+    words = raw.count(b" ") + raw.count(b"\n") + 1
     counts = (
-        raw.size,
+        len(raw),
         words,
-        kinds[10],
-        kinds[48:58].sum(),
-        kinds[65:91].sum(),
-        kinds[36] + kinds[92],
-        kinds[63],
-        raw.size / words,
-        lines.max(),
-        kinds[[42, 43, 45, 47, 60, 61, 62, 94]].sum(),
+        raw.count(b"\n"),
+        _count(raw, _DIGITS),
+        _count(raw, _CAPITALS),
+        _count(raw, b"$\\"),
+        raw.count(b"?"),
+        len(raw) / words,
+        max(map(len, raw.split(b"\n"))),
+        _count(raw, b"*+-/<=>^"),
     )
     return np.log1p(np.array(counts, dtype=np.float64))
+
+
+def _count(raw: bytes, kinds: bytes) -> int:
+    return len(raw) - len(raw.translate(None, kinds))
 
 
 def _words(raw: NDArray[np.uint8], sums: NDArray[np.uint64]) -> NDArray[np.int32]:
