@@ -51,6 +51,7 @@ async def gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
             route("hard", "hard.json"),
             route("strange", "strange.json"),
             route("own", "own.json", quality=QUALITY),
+            route("audited", "own.json", quality={**QUALITY, "audit": {"share": 1}}),
             route("judged", "hard.json", quality={**QUALITY, "calibration": "judge.json"}),
             route("other", "other.json"),
             route("cut", "cut.json", quality={**QUALITY, "calibration": "judge.json"}),
@@ -111,6 +112,13 @@ async def test_when_the_chosen_model_fails_the_baseline_answers(gateway: Served)
 async def test_a_client_that_wants_less_loss_than_nothing_promised_gets_the_baseline(gateway: Served):
     seen = await gateway.ask("What is it now?", model="easy", headers={"x-faregate-quality": "max_loss=0.01"})
     assert seen.headers["x-faregate-path"] == "large"
+
+
+async def test_what_an_artefact_lets_through_is_audited_like_any_small_answer(gateway: Served):
+    seen = await gateway.ask("What is it again?", model="audited")
+    await gateway.opened.gateway.parts.auditor.settled()
+    rows = await gateway.rows_of(seen)
+    assert [(row["model"], row["kind"]) for row in rows.charges] == [("small", "answer"), ("large", "audit")]
 
 
 async def test_a_refused_artefact_alarms_and_its_route_goes_on(gateway: Served):
