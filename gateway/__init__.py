@@ -18,6 +18,7 @@ Rooms, in the order a request meets them:
     promises, recalibrate  how promises stand by those verdicts, and a threshold that keeps them
     content/               prompts and answers, where a policy wants them stored
     energy                 what the pools' cards draw, booked now and then
+    routers                what becomes of routes' trained artefacts: metrics, readiness, log
     journey                the record of one request that all of these write
     telemetry, log         metrics, spans, events
     stores, side_cache     which store a policy names, opened; the caches' admin pages
