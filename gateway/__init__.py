@@ -25,7 +25,7 @@ Rooms, in the order a request meets them:
     prepare, compose       from a policy to lanes and rates; opening and closing everything
     upstreams              the transports and pools of a process
     reload, source         another policy while the gateway runs; `outcome` tells what became of it
-    workers/               several processes for one gateway: a supervisor, and the workers it keeps alive
+    workers/, children     several processes for one gateway: a supervisor and its workers; starting processes
     serve, cli, check, keys_command, calibrate, demo/
                            the commands
 
