@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import math
 import signal
@@ -95,8 +96,17 @@ async def _serve(
             watching = group.create_task(reload_on(hang_ups, reloading, source, opened.gateway.parts.telemetry))
             note(outcome_of(policy), Path(policy.storage.folder))
             on_ready(url_of(listening))
+            spare_what_stays()
             await server.serve(sockets=[listening])
             watching.cancel()
+
+
+def spare_what_stays() -> None:
+    """Let no later garbage collection look at what was made until now: programs, policy, calibrations.
+
+    It stays for the process's life, and a full collection took some 55 ms with it, in which no stream moved.
+    """
+    gc.freeze()
 
 
 class Server(uvicorn.Server):

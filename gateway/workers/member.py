@@ -30,7 +30,7 @@ from gateway.limits import Admission, Limiter, expected_tokens
 from gateway.log import set_up_logging
 from gateway.prepare import PolicyUnusable
 from gateway.reload import Reloading
-from gateway.serve import Server
+from gateway.serve import Server, spare_what_stays
 from gateway.settings import environment
 from gateway.source import PolicySource
 from gateway.spending import caps_of
@@ -321,6 +321,7 @@ async def _answer(
                 ),
                 group.create_task(_change(texts, line, begin, reloading)),
             ]
+            spare_what_stays()
             await server.serve(sockets=[socket.socket(fileno=begin.listening)])
             for task in beside:
                 task.cancel()
