@@ -186,7 +186,7 @@ def keys_revoke(policy_file: Path, key_id: str) -> None:
     "--questions",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
     show_default="the shipped ones",
-    help="Questions with known answers, one JSON object a line: key, task, prompt, answers, schema; earlier for "
+    help="Questions with known answers, one JSON object a line: key, task, prompt, answers, schema, tools; earlier for "
     "conversations: the turns before the prompt, each with role and content.",
 )
 @click.option(
