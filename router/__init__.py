@@ -40,9 +40,9 @@ Decided here, other than the design to start from:
 - Which of the permitted rungs are tried is decided in dollars over all their sequences (`strategy.Tables`, by the
   calibrations' keep rates behind the seam `strategy.Estimator`, moved by what an artefact expects). A session's cached
   prefix is part of the price, also of a single judged rung: it depends on what was asked before, not on the answer.
-- Requests that offer tools are a form of their own in a calibration, with its own window and bounds: a threshold has to
-  keep the promise for them alone and for the others alone, so that it holds for any mixture of the two.
-- Asking a model again (self-check, second sample) replaces log-probabilities and is not mixed with them. By hand, of 172
-  answers of the demo's 0.5B model (2026-11-21): AUC .55 by the share of yes, .57 by the word, mean log-probability .69
-  of the same answers; two samples .76 to .78 of 26. So small a model hardly knows when it is right: try agreement first.
+- Requests that offer tools are a form of their own in a calibration, with its own window and bounds: a threshold has
+  to keep the promise for them alone and for the others alone, so that it holds for any mixture of the two.
+- Asking a model again (self-check, second sample) replaces log-probabilities and is not mixed with them. By hand, of
+  172 answers of the demo's 0.5B model (2026-11-21): AUC .55 by the share of yes, .57 by the word, mean log-probability
+  .69 of the same answers; two samples .76 to .78 of 26. So small a model hardly knows when it is right: try agreement.
 """
