@@ -1,7 +1,6 @@
 """What the caches themselves cost: processor time, waiting, memory; without a gateway around them.
 
-    OPENBLAS_NUM_THREADS=1 python -m load_tests.cache_cost [--entries N] [--many N --partitions N]
-                                                           [--valkey | --redis URL]
+    OPENBLAS_NUM_THREADS=1 python -m load_tests.cache_cost [--entries N] [--many N --partitions N] [--valkey]
 
 Prints, beside the embedding alone as the floor of this machine: an exact hit and its key; a semantic lookup as a
 request makes it (embedding, search, acceptance), one at a time and 64 at once, and how late the event loop is then; a
