@@ -78,6 +78,7 @@ class Caches:
         self._recent = Recent(store) if isinstance(store, Versioned) else None
         # A store in a server has a thread of its own: what waits for a network must not hold up embeddings.
         self._storing = worker if store.is_local else Worker(queue_limit=_REMOTE_QUEUE_LIMIT)
+        self._reading: set[bytes] = set()  # partitions that are being read in; only the store's thread looks at it
         # As many as can matter: older ones than the longest request could be forgotten, and nobody makes so many.
         self._invalidations: deque[tuple[float, Selector]] = deque(maxlen=256)
 
@@ -337,7 +338,7 @@ class Caches:
     def _search(
         self, *, partition: bytes, asked: str, vector: Vector, max_error: float, now: datetime, wants_grey: bool
     ) -> Hit | Miss:
-        return lookup_semantic(
+        found = lookup_semantic(
             self._store,
             self._acceptance(),
             partition=partition,
@@ -347,6 +348,24 @@ class Caches:
             now=now,
             wants_grey=wants_grey,
         )
+        if partition not in self._reading and self._store.is_partial(partition):
+            self._reading.add(partition)
+            self._read_on(partition)
+        return found
+
+    def _read_on(self, partition: bytes) -> None:
+        """Have more of a partition read in behind what is queued, again and again until it is whole."""
+        if not self._store.is_partial(partition) or not self._storing.put(self._read_some, partition):
+            self._reading.discard(partition)
+
+    def _read_some(self, partition: bytes) -> None:
+        try:
+            self._store.read_on(partition)
+        except FAILURES as error:
+            _log.warning("cache_store_failed", extra={"error": type(error).__name__})
+            self._reading.discard(partition)
+        else:
+            self._read_on(partition)
 
     def _fresh(self, journey: Journey, found: Hit | Miss) -> Hit | Miss:
         """Turn a hit that is older than its tier's TTL or the client's max-age into a miss."""

@@ -3,8 +3,8 @@
 Contract of `Store` (tests/contracts/test_store.py runs it against every implementation):
 - what `put` returned from is found by `get` until `expires_at`, and after a restart;
 - an entry is found only under its own key, and among neighbours only under its own partition;
-- neighbours are the nearest of those the store has in memory: it may take a large partition in bit by bit, search after
-  search, and it may miss a near one among many thousands;
+- neighbours are the nearest of those the store has read in: while a large partition `is_partial` its older ones are
+  missed, and a near one among many thousands may always be;
 - `expires_at` is absolute: reading an entry never prolongs it;
 - what `drop` returned from is found no more, by no gateway on the same store, restarted or not;
 - a store that cannot be asked raises `StoreUnavailable` (the embedded one: `sqlite3.Error`) within 20 ms, or at once;
@@ -144,6 +144,14 @@ class Store(Protocol):
 
     def neighbours(self, partition: bytes, vector: Vector, *, limit: int, now: datetime) -> Sequence[Neighbour]:
         """Return the nearest entries of a partition that have not expired, nearest first."""
+        ...
+
+    def is_partial(self, partition: bytes) -> bool:
+        """Whether a partition that was searched is not read in yet, and `read_on` should be called until it is."""
+        ...
+
+    def read_on(self, partition: bytes) -> None:
+        """Read some more of it in; takes milliseconds."""
         ...
 
     def drop(self, selector: Selector) -> int:

@@ -7,7 +7,7 @@ Several processes may share the file: each finds the others' entries at once. Wh
 triggers, so that the limits hold whoever puts and nobody counts anew.
 
 SQLite is the truth: an answer and its vector are one transaction, and what is in memory (`semantic_cache.shelf`) is
-read from it when a partition is first asked, newest first and so much a search that no search waits for all of it.
+read from it when a partition is first asked, newest first, and what is much of it between searches (`read_on`).
 What a search finds in memory is looked up in the file before it is served, and its cosine is of the whole vector.
 """
 
@@ -80,9 +80,9 @@ _EXACT = _COLUMNS.replace("vector", "NULL")
 SHELVED_ROWS: Final = 400_000
 """Vectors kept in memory over all partitions: some 220 MB at 384 dimensions, in each worker."""
 _TAKEN_ROWS: Final = 1_024
-"""Vectors that a search reads in at most: a larger partition is whole after some more searches."""
-_TAKEN_ROWS_LATER: Final = 256
-"""The same when there are cells to put them into: that is some 25 µs for each, and other searches wait."""
+"""Vectors that a search reads in at most; what a partition has more of is read between searches."""
+_TAKEN_ROWS_LATER: Final = 128
+"""The same between searches: some 25 µs for each, and a search that comes then waits."""
 _SPARE: Final = 3
 """Candidates looked up beyond those wanted, before more are: some may be gone, and int8 may order them wrongly."""
 
@@ -168,6 +168,19 @@ class SqliteStore:
         found.sort(key=lambda each: -each[0])
         return [Neighbour(entry=_entry(row), similarity=similarity) for similarity, row in found[:limit]]
 
+    def is_partial(self, partition: bytes) -> bool:
+        """Whether vectors of a partition that was searched are not in memory yet."""
+        shelf = self._shelves.get(partition)
+        return shelf is not None and shelf.oldest > 0
+
+    def read_on(self, partition: bytes) -> None:
+        """Read some more of a partial partition in."""
+        shelf = self._shelves.get(partition)
+        if shelf is not None and shelf.oldest > 0:
+            before = len(shelf)
+            self._take_older(partition, shelf, _TAKEN_ROWS_LATER)
+            self._shelved += len(shelf) - before
+
     def drop(self, selector: Selector) -> int:
         """Forget the entries that are meant; vectors of theirs that are in memory go when they are next met."""
         wanted: dict[str, object] = {
@@ -237,39 +250,36 @@ class SqliteStore:
     def _shelf(self, partition: bytes) -> Shelf:
         """Return a partition's vectors, with what has come into the file since they were last asked for."""
         shelf = self._shelves.get(partition)
+        before = 0 if shelf is None else len(shelf)
         if shelf is None:
             shelf = self._shelves[partition] = Shelf()
             top = self._writes.execute("SELECT max(id) FROM vectors WHERE partition = ?", (partition,)).fetchone()[0]
             shelf.newest, shelf.oldest = top or 0, (top or 0) + 1
+            self._take_older(partition, shelf, _TAKEN_ROWS)
         self._shelves.move_to_end(partition)
-        before = len(shelf)
-        self._take_in(partition, shelf)
+        newer = "SELECT id, packed FROM vectors WHERE partition = ? AND id > ? ORDER BY id LIMIT ?"
+        if rows := self._writes.execute(newer, (partition, shelf.newest, _TAKEN_ROWS)).fetchall():
+            shelf.newest = rows[-1][0]
+            shelf.add(np.array([row[0] for row in rows]), [row[1] for row in rows])
+        if not shelf.oldest and len(shelf) > 2 * shelf.verified + _TAKEN_ROWS:
+            # What is dropped, here or by another process, leaves the shelf when it is met; what nobody asks for would
+            # stay for ever.
+            ids = self._writes.execute("SELECT id FROM vectors WHERE partition = ?", (partition,)).fetchall()
+            shelf.keep(np.array([row[0] for row in ids], dtype=np.int64))
         self._shelved += len(shelf) - before
         while len(self._shelves) > 1 and self._shelved > self._shelved_rows:
             _, unused = self._shelves.popitem(last=False)
             self._shelved -= len(unused)
         return shelf
 
-    def _take_in(self, partition: bytes, shelf: Shelf) -> None:
-        rows_at_once = _TAKEN_ROWS if len(shelf) < _TAKEN_ROWS else _TAKEN_ROWS_LATER
-        of = "SELECT id, packed FROM vectors WHERE partition = ? AND"  # an answer without a meaning has no vector
-        newer = f"{of} id > ? ORDER BY id LIMIT ?"
-        if rows := self._writes.execute(newer, (partition, shelf.newest, rows_at_once)).fetchall():
-            shelf.newest = rows[-1][0]
+    def _take_older(self, partition: bytes, shelf: Shelf, count: int) -> None:
+        older = "SELECT id, packed FROM vectors WHERE partition = ? AND id < ? ORDER BY id DESC LIMIT ?"
+        rows = self._writes.execute(older, (partition, shelf.oldest, count)).fetchall()
+        if rows:
             shelf.add(np.array([row[0] for row in rows]), [row[1] for row in rows])
-        if shelf.oldest:
-            older = f"{of} id < ? ORDER BY id DESC LIMIT ?"
-            rows = self._writes.execute(older, (partition, shelf.oldest, rows_at_once)).fetchall()
-            if rows:
-                shelf.add(np.array([row[0] for row in rows]), [row[1] for row in rows])
-            is_whole = len(rows) < rows_at_once
-            shelf.oldest = 0 if is_whole else rows[-1][0]
-            shelf.verified = len(shelf) if is_whole else 0
-        elif len(shelf) > 2 * shelf.verified + _TAKEN_ROWS:
-            # What is dropped, here or by another process, leaves the shelf when it is met; what nobody asks for would
-            # stay for ever.
-            ids = self._writes.execute("SELECT id FROM vectors WHERE partition = ?", (partition,)).fetchall()
-            shelf.keep(np.array([row[0] for row in ids], dtype=np.int64))
+        is_whole = len(rows) < count
+        shelf.oldest = 0 if is_whole else rows[-1][0]
+        shelf.verified = len(shelf) if is_whole else 0
 
 
 def _connect(path: Path) -> sqlite3.Connection:
