@@ -27,7 +27,16 @@ import msgspec
 import numpy as np
 
 from backends.embedder import MiniLM, WordStates, known_words
-from semantic_cache.guard import Difference, Objection, Reading, canonical, difference, read, without_shared_ending
+from semantic_cache.guard import (
+    DOUBTS,
+    Difference,
+    Objection,
+    Reading,
+    canonical,
+    difference,
+    read,
+    without_shared_ending,
+)
 from semantic_cache.lexicon import STOPWORDS
 
 if TYPE_CHECKING:
@@ -245,6 +254,11 @@ class Acceptance:
         """Return the lowest score that may be served at `max_error`, None when the tier must stay silent."""
         step = self.step(max_error)
         return step.threshold if step else None
+
+
+def is_doubtful(declined: Declined) -> bool:
+    """Tell whether a model may be asked about a pair: nothing that it must not overrule speaks against it."""
+    return declined.difference is None or declined.difference.objection in DOUBTS
 
 
 def shipped_digest() -> str:

@@ -21,7 +21,7 @@ from rich.progress import track
 from backends.asks import parse_ask
 from backends.errors import FloorError
 from backends.words import Surface, TenantId
-from semantic_cache.acceptance import Accepted, Declined
+from semantic_cache.acceptance import Accepted, Declined, is_doubtful
 from semantic_cache.partition import Keys, Scope, keys_of
 
 if TYPE_CHECKING:
@@ -243,6 +243,7 @@ class Looked:
 
     Attributes:
         scores: float64[n], the acceptance's exact scores; negative where partition or guard speak against a pair.
+        doubtful: float64[n], the same, negative only where a model could not overrule what speaks against it.
         similarities: float64[n], cosines; 0 for pairs of different partitions.
         is_same: bool[n].
         groups: int64[n], the same number for pairs that share a question.
@@ -250,6 +251,7 @@ class Looked:
     """
 
     scores: NDArray[np.float64]
+    doubtful: NDArray[np.float64]
     similarities: NDArray[np.float64]
     is_same: NDArray[np.bool_]
     groups: NDArray[np.int64]
@@ -268,12 +270,14 @@ def look(
         else None
         for case, cosine in zip(cases, track(cosines, "judging", console=console, transient=True), strict=True)
     ]
-    scores = [
+    doubtful = [
         _score(acceptance, case, judgement)
         for case, judgement in zip(cases, track(judged, "scoring", console=console, transient=True), strict=True)
     ]
+    is_passed = [judgement is None or getattr(judgement, "difference", None) is None for judgement in judged]
     return Looked(
-        scores=np.array(scores),
+        scores=np.where(is_passed, doubtful, _NEVER),
+        doubtful=np.array(doubtful),
         similarities=np.array(cosines),
         is_same=np.array([case.is_same for case in cases]),
         groups=groups_of((case.asked, case.stored) for case in cases),
@@ -288,7 +292,7 @@ def _embedded(cases: Sequence[Case], embedder: Embedder, console: Console) -> Ma
 
 
 def _score(acceptance: Acceptance, case: Case, judgement: Judged | None) -> float:
-    if judgement is None or (isinstance(judgement, Declined) and judgement.difference is not None):
+    if judgement is None or (isinstance(judgement, Declined) and not is_doubtful(judgement)):
         return _NEVER
     if isinstance(judgement, Accepted):
         return judgement.score

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from semantic_cache.verifier import VerifierCalibration
 
 ALONE = 2.0
-"""Added to the scores of pairs that are served without a question, so that they stand above all that are asked of."""
+"""Added to the scores of pairs that are served without a question: they stand above all that are asked about."""
 
 
 def to_ask(cases: Sequence[Case], seen: Looked, accepted_from: float | None) -> list[tuple[str, str]]:
@@ -37,7 +37,8 @@ def to_ask(cases: Sequence[Case], seen: Looked, accepted_from: float | None) -> 
         seen: what guard and acceptance say of them.
         accepted_from: from which score on nobody is asked; None: everybody is.
     """
-    is_grey = (seen.scores >= 0) & (seen.scores < (np.inf if accepted_from is None else accepted_from))
+    is_alone = seen.scores >= (np.inf if accepted_from is None else accepted_from)
+    is_grey = (seen.doubtful >= 0) & ~is_alone
     asked = is_grey & (seen.similarities >= ASKED_FROM)
     return list(
         dict.fromkeys((case.asked, case.stored) for case, is_asked in zip(cases, asked, strict=True) if is_asked)
@@ -71,7 +72,7 @@ def evaluate_verified(
     """
     point = calibration.point(max_error)
     accepted_from = acceptance.threshold(max_error if point is None else point.max_error)
-    scores = joined(seen.scores, said, calibration, accepted_from=accepted_from)
+    scores = joined(seen, said, calibration, accepted_from=accepted_from)
     threshold = ALONE if point is None or point.threshold is None else point.threshold
     is_served = scores >= threshold
     reasons = [None if served else reason or "verifier" for served, reason in zip(is_served, seen.reasons, strict=True)]
@@ -81,22 +82,16 @@ def evaluate_verified(
 
 
 def joined(
-    accepted: NDArray[np.float64],
-    said: NDArray[np.float64],
-    calibration: VerifierCalibration,
-    *,
-    accepted_from: float | None,
+    seen: Looked, said: NDArray[np.float64], calibration: VerifierCalibration, *, accepted_from: float | None
 ) -> NDArray[np.float64]:
     """Return float64[n]: ALONE and more for what is served without a question, in [0, 1] for what was asked about.
 
     Negative is never served: the guard objects, or nobody was asked, or nothing was said.
     """
-    scores = np.full(len(accepted), -1.0)
-    for at, (score, word) in enumerate(zip(accepted.tolist(), said.tolist(), strict=True)):
-        if score < 0:
-            continue
+    scores = np.full(len(said), -1.0)
+    for at, (score, doubtful, word) in enumerate(zip(seen.scores, seen.doubtful, said, strict=True)):
         if accepted_from is not None and score >= accepted_from:
             scores[at] = ALONE + score
-        elif not np.isnan(word):
-            scores[at] = calibration.score(word, score)
+        elif doubtful >= 0 and not np.isnan(word):
+            scores[at] = calibration.score(float(word), float(doubtful))
     return scores

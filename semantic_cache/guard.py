@@ -54,6 +54,12 @@ class Objection(StrEnum):
     LENGTH = "length"
     LANGUAGE = "language"
     PASSAGE = "passage"
+    REGISTER = "register"
+    """For how learned a reader; told only where nothing else speaks against a pair."""
+
+
+DOUBTS = frozenset({Objection.REGISTER})
+"""Objections that a model may overrule: an answer in simple terms often serves who did not say what terms."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +134,11 @@ def difference(asked: str, stored: str) -> Difference | None:
         values = check(left, right)
         if values is not None:
             return Difference(objection=objection, asked=values[0], stored=values[1])
-    return _passage(asked, stored)
+    found = _passage(asked, stored)
+    register = _register(left, right)
+    if found is None and register is not None:
+        return Difference(objection=Objection.REGISTER, asked=register[0], stored=register[1])
+    return found
 
 
 def without_shared_ending(asked: str, stored: str) -> tuple[str, str]:
@@ -765,6 +775,19 @@ def _format(left: Reading, right: Reading) -> _Values:
         return _shown(asked), _shown(stored)
     task, other = (_task(reading.words) for reading in (left, right))
     return (task, other) if task and other and task != other else None
+
+
+def _register(left: Reading, right: Reading) -> _Values:
+    """Compare for how learned a reader an answer is asked for: what an answer for anybody may or may not serve."""
+    asked, stored = (
+        {_register_of(before, word) for before, word in pairwise(("", *reading.words)) if word in lex.REGISTERS}
+        for reading in (left, right)
+    )
+    return None if asked == stored else (_shown(asked), _shown(stored))
+
+
+def _register_of(before: str, word: str) -> str:
+    return "simple" if before == "non" else lex.REGISTERS[word]
 
 
 def _form(words: Sequence[str]) -> frozenset[str]:

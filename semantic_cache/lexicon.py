@@ -684,6 +684,16 @@ POINTERS = frozenset("the this that these those my your our his her their its".s
 UNSPACED_NEGATORS = ("不", "没", "未", "勿")
 """Signs that negate in Chinese. They also stand in words that negate nothing; a hit lost there is no harm."""
 
+REGISTERS: dict[str, str] = {
+    name: group.split()[0]
+    for group in (
+        "simple simply plain layman laymans eli5 beginner beginners novice",
+        "technical technically expert experts",
+    )
+    for name in group.split()
+}
+"""Words that say how learned a reader an answer is for."""
+
 LITERALLY = frozenset({"exactly", "verbatim"})
 ANSWERING = frozenset("reply respond answer output print say return".split())
 """Before one of LITERALLY they dictate the answer ("Reply exactly: yes"), whatever else the text asks."""
@@ -696,11 +706,8 @@ STYLES: dict[str, str] = {
     for group in (
         "brief briefly short shortly shorter concise concisely succinct succinctly tldr",
         "detailed detail details thorough thoroughly depth comprehensive lengthy longer",
-        "simple simply plain layman laymans eli5",
         "formal formally professional professionally businesslike official officially",
         "informal informally casual casually conversational conversationally colloquial colloquially spoken",
-        "technical technically expert experts",
-        "beginner beginners novice",
         "funny humorous joke jokes sarcastic",
         "polite politely courteous courteously",
         "only",

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Sequence
 from datetime import datetime
 
-from semantic_cache.acceptance import Acceptance, Accepted, Declined
+from semantic_cache.acceptance import Acceptance, Accepted, Declined, is_doubtful
 from semantic_cache.seam import Grey, Hit, HitReason, Miss, MissReason, Neighbour, Store, StoreUnavailable, Tier, Vector
 from semantic_cache.verifier import ASKED_FROM
 
@@ -68,7 +68,7 @@ def lookup_semantic(
                 score=judged.score,
                 reason=HitReason.ACCEPTED,
             )
-        if judged.difference is None and neighbour.similarity >= ASKED_FROM:
+        if is_doubtful(judged) and neighbour.similarity >= ASKED_FROM:
             doubtful.append(neighbour)
         first_refusal = first_refusal or str(judged.reason)
     if not neighbours:

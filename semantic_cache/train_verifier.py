@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.optimize import minimize
 from sklearn.model_selection import StratifiedGroupKFold
 
 from semantic_cache.evaluate import measure as count
@@ -35,10 +34,10 @@ from semantic_cache.train_acceptance import (
     upper_bound,
     wrong_among_served,
 )
-from semantic_cache.verifier import FORMAT, Point, VerifierCalibration, log_odds, wording_id
+from semantic_cache.verifier import FORMAT, Point, VerifierCalibration, VerifierError, log_odds, wording_id
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
     from rich.console import Console
@@ -53,6 +52,11 @@ MAX_ERRORS = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.08, 0.10, 0.15)
 RIDGE = 1.0
 """The penalty's usual strength: two weights and some hundred pairs leave little to choose."""
 
+_TINY = 1e-6  # so that pairs of one kind alone have a fit, too
+_MOST_STEPS = 50
+_LONGEST_STEP = 3.0  # far from the optimum Newton's step may overshoot
+_CLOSE = 1e-8
+
 GRID = 2
 """Thresholds are tested after every second pair that would be served more: fixed before any label is seen."""
 
@@ -64,7 +68,7 @@ class Told:
     Attributes:
         accepted: float64[n] in [0, 1], the acceptance's scores, of fits that did not see the pair.
         said: float64[n], the model's log-odds; NaN where it was not asked or did not say.
-        passed: bool[n], that the guard lets pass.
+        passed: bool[n], that the guard lets pass, so that the acceptance may serve alone.
         is_right: bool[n], that one answer serves both.
         groups: int64[n], the same number for pairs that share a question.
     """
@@ -77,8 +81,8 @@ class Told:
 
     @property
     def is_open(self) -> NDArray[np.bool_]:
-        """bool[n]: the guard lets pass and the model said something."""
-        return self.passed & ~np.isnan(self.said)
+        """bool[n]: the model was asked and said something."""
+        return ~np.isnan(self.said)
 
     @property
     def columns(self) -> NDArray[np.float64]:
@@ -102,18 +106,34 @@ class Fit:
 
 def fit(columns: NDArray[np.float64], is_right: NDArray[np.bool_]) -> Fit:
     """Return the ridge-penalised logistic fit whose weights are not negative: neither voice counts backwards."""
-    targets = np.where(is_right, 1.0, -1.0)
     padded = np.hstack([columns, np.ones((len(columns), 1))])
-    penalty = np.array([1 / RIDGE, 1 / RIDGE, 0.0])
+    weights, kept = np.zeros(3), [0, 1, 2]
+    while True:
+        found = _newton(padded[:, kept], is_right)
+        lowest = int(np.argmin(found[:-1])) if len(kept) > 1 else 0
+        if len(kept) == 1 or found[lowest] >= 0:
+            weights[kept] = found
+            return Fit(*map(float, weights))
+        del kept[lowest]
 
-    def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        margins = targets * (padded @ weights)
-        slopes = -targets / (1 + np.exp(np.clip(margins, -50, 50)))
-        value = np.logaddexp(0, -margins).sum() + 0.5 * (penalty * weights * weights).sum()
-        return float(value), padded.T @ slopes + penalty * weights
 
-    found = minimize(loss, np.zeros(3), jac=True, method="L-BFGS-B", bounds=[(0, None), (0, None), (None, None)]).x
-    return Fit(*map(float, found))
+def _newton(rows: NDArray[np.float64], is_right: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return the weights of a logistic fit, the last of them unpenalised; a hundred times faster here than L-BFGS.
+
+    Source: iteratively reweighted least squares (Hastie, Tibshirani, Friedman, "The Elements of Statistical Learning",
+    section 4.4.1), with the ridge in its Hessian.
+    """
+    weights = np.zeros(rows.shape[1])
+    penalty = np.append(np.full(rows.shape[1] - 1, 1 / RIDGE), _TINY)
+    for _ in range(_MOST_STEPS):
+        chances = 1 / (1 + np.exp(-np.clip(rows @ weights, -50, 50)))
+        slope = rows.T @ (chances - is_right) + penalty * weights
+        curvature = rows.T @ (rows * (chances * (1 - chances))[:, None]) + np.diag(penalty)
+        step = np.asarray(np.linalg.solve(curvature, slope), dtype=np.float64)
+        weights -= np.clip(step, -_LONGEST_STEP, _LONGEST_STEP)
+        if np.abs(step).max() < _CLOSE:
+            break
+    return weights
 
 
 def crossed(told: Told, splits: int = SPLITS) -> NDArray[np.float64]:
@@ -125,11 +145,23 @@ def crossed(told: Told, splits: int = SPLITS) -> NDArray[np.float64]:
     """
     columns, total = told.columns, np.zeros(len(told.said))
     for seed in range(splits):
-        folds = StratifiedGroupKFold(n_splits=FOLDS, shuffle=True, random_state=seed)
-        for train, test in folds.split(columns, told.is_right, told.groups):
+        for train, test in _folds(told, seed):
             rows = train[told.is_open[train]]
             total[test] += fit(columns[rows], told.is_right[rows]).of(columns[test])
     return np.where(told.is_open, total / splits, 0.0)
+
+
+def _folds(told: Told, seed: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Yield rows to fit on and rows to score, FOLDS times where there are enough pairs of either kind.
+
+    Raises:
+        VerifierError: there are not even two.
+    """
+    fewest = min(int(told.is_right.sum()), int((~told.is_right).sum()))
+    if fewest < 2:
+        raise VerifierError(f"{fewest} pairs of one kind cannot fix a threshold; give some hundred repeats and traps")
+    folds = StratifiedGroupKFold(n_splits=min(FOLDS, fewest), shuffle=True, random_state=seed)
+    yield from folds.split(told.columns, told.is_right, told.groups)
 
 
 def point_of(told: Told, scores: NDArray[np.float64], accepted_from: float | None, max_error: float) -> Point:
@@ -209,8 +241,7 @@ def fixed_out_of_fold(told: Told, acceptance: Acceptance, max_error: float) -> N
     accepted_from = acceptance.threshold(max_error)
     alone = told.passed & (told.accepted >= (np.inf if accepted_from is None else accepted_from))
     served = alone.copy()
-    folds = StratifiedGroupKFold(n_splits=FOLDS, shuffle=True, random_state=0)
-    for train, test in folds.split(told.columns, told.is_right, told.groups):
+    for train, test in _folds(told, 0):
         part = Told(
             accepted=told.accepted[train],
             said=told.said[train],
@@ -250,11 +281,11 @@ def told_of(seen: Looked, said: NDArray[np.float64]) -> Told:
     """Return labelled pairs as this module wants them.
 
     Args:
-        seen: what guard and acceptance say of them, out of fold (`crossed_scores`).
+        seen: what guard and acceptance say of them, out of fold (`crossed_look`).
         said: float64[n], what the model says, see `evaluate_verified.said_of`.
     """
     return Told(
-        accepted=np.maximum(seen.scores, 0.0),
+        accepted=np.maximum(seen.doubtful, 0.0),
         said=said,
         passed=seen.scores >= 0,
         is_right=seen.is_same,
@@ -262,14 +293,24 @@ def told_of(seen: Looked, said: NDArray[np.float64]) -> Told:
     )
 
 
-def crossed_scores(
-    cases: Sequence[Case], seen: Looked, accepted: Mapping[tuple[str, str], float] | None
-) -> NDArray[np.float64]:
-    """Return float64[n], the acceptance's scores out of fold where they are known; negative as in `Looked`."""
+def crossed_look(cases: Sequence[Case], seen: Looked, accepted: Mapping[tuple[str, str], float] | None) -> Looked:
+    """Return the pairs with the acceptance's out-of-fold scores where they are known.
+
+    Args:
+        cases: the pairs.
+        seen: what guard and acceptance say of them.
+        accepted: what `accepted_of` returned.
+    """
     if accepted is None:
-        return seen.scores
-    found = [accepted.get((case.asked, case.stored), score) for case, score in zip(cases, seen.scores, strict=True)]
-    return np.where(seen.scores < 0, seen.scores, np.array(found))
+        return seen
+    known = np.array(
+        [accepted.get((case.asked, case.stored), score) for case, score in zip(cases, seen.doubtful, strict=True)]
+    )
+    return replace(
+        seen,
+        scores=np.where(seen.scores < 0, seen.scores, known),
+        doubtful=np.where(seen.doubtful < 0, seen.doubtful, known),
+    )
 
 
 def evaluate_crossed(told: Told, acceptance: Acceptance, *, max_error: float, seed: int = 0) -> Report:

@@ -49,6 +49,8 @@ DIFFERENT = [
     (Objection.FORMAT, "Explain the check's result.", "Answer passed/failed for the check's result."),
     (Objection.NEGATION, "这个设置是安全的。", "这个设置不是安全的。"),
     (Objection.FORMAT, "解释这个请求是否安全。", "只回答一个词: 安全"),
+    (Objection.REGISTER, "Explain rain", "Explain rain in simple terms"),
+    (Objection.REGISTER, "Explain rain to beginners", "Explain rain to experts"),
     (Objection.FORMAT, "Explain rain briefly", "Explain rain in detail"),
     (Objection.LANGUAGE, "Explain rain in French", "Explain rain in German"),
     (Objection.LENGTH, "Explain rain in one sentence", "Explain rain in three sentences"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, TypeAlias
@@ -162,12 +162,9 @@ def _out_of_fold(asked: Asked, cases: Sequence[Case], seen: Looked, bench: Bench
     from gateway.commands.records import need_training
 
     need_training()
-    from semantic_cache.train_verifier import accepted_of, crossed_scores
+    from semantic_cache.train_verifier import accepted_of, crossed_look
 
-    return replace(
-        seen,
-        scores=crossed_scores(cases, seen, accepted_of(asked.pairs, bench.acceptance, bench.embedder, bench.console)),
-    )
+    return crossed_look(cases, seen, accepted_of(asked.pairs, bench.acceptance, bench.embedder, bench.console))
 
 
 def _answers(known_as: str, weights: str) -> Path:
