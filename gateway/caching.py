@@ -323,8 +323,8 @@ class Caches:
             partition=journey.keys.partition,
             asked=ask.last_user_text,
             vector=vector,
-            # With a verifier, both together keep the error of its point, which may be a stricter one.
-            max_error=max_error if point is None else point.max_error,
+            # With a verifier behind it the score alone is held to less: both together keep the error.
+            max_error=max_error if verifier is None or point is None else verifier.alone_error,
             now=journey.clock.now(),
             wants_grey=point is not None,
         )

@@ -123,7 +123,7 @@ def _newton(rows: NDArray[np.float64], is_right: NDArray[np.bool_]) -> NDArray[n
     Source: iteratively reweighted least squares (Hastie, Tibshirani, Friedman, "The Elements of Statistical Learning",
     section 4.4.1), with the ridge in its Hessian.
     """
-    weights = np.zeros(rows.shape[1])
+    weights: NDArray[np.float64] = np.zeros(rows.shape[1])
     penalty = np.append(np.full(rows.shape[1] - 1, 1 / RIDGE), _TINY)
     for _ in range(_MOST_STEPS):
         chances = 1 / (1 + np.exp(-np.clip(rows @ weights, -50, 50)))
@@ -170,7 +170,7 @@ def point_of(told: Told, scores: NDArray[np.float64], accepted_from: float | Non
     Args:
         told: the pairs.
         scores: float64[n], verified scores, out of fold.
-        accepted_from: the acceptance's own threshold at `max_error`; None: it serves nothing alone.
+        accepted_from: from which of the acceptance's scores on it serves alone; None: nothing.
         max_error: what is to be kept.
     """
     repeats, traps = int(told.is_right.sum()), int((~told.is_right).sum())
@@ -211,7 +211,8 @@ def calibrated(
         model: the upstream name that was asked.
         weights: what else tells its weights apart, "" where the name says it all.
     """
-    scores, rows = crossed(told), told.is_open
+    scores, rows, alone_error = crossed(told), told.is_open, strictest(acceptance)
+    accepted_from = None if alone_error is None else acceptance.threshold(alone_error)
     fitted = fit(told.columns[rows], told.is_right[rows])
     return VerifierCalibration(
         format=FORMAT,
@@ -228,8 +229,9 @@ def calibrated(
         said_weight=fitted.said,
         accepted_weight=fitted.accepted,
         intercept=fitted.intercept,
+        alone_error=MAX_ERRORS[0] if alone_error is None else alone_error,
         most=float(told.said[rows].max()),
-        points=tuple(point_of(told, scores, acceptance.threshold(error), error) for error in MAX_ERRORS),
+        points=tuple(point_of(told, scores, accepted_from, error) for error in MAX_ERRORS),
     )
 
 
@@ -238,7 +240,8 @@ def fixed_out_of_fold(told: Told, acceptance: Acceptance, max_error: float) -> N
 
     Scores are fitted and the threshold is chosen without the pair's fold; the acceptance's own is the artefact's.
     """
-    accepted_from = acceptance.threshold(max_error)
+    alone_error = strictest(acceptance)
+    accepted_from = None if alone_error is None else acceptance.threshold(alone_error)
     alone = told.passed & (told.accepted >= (np.inf if accepted_from is None else accepted_from))
     served = alone.copy()
     for train, test in _folds(told, 0):
@@ -257,12 +260,8 @@ def fixed_out_of_fold(told: Told, acceptance: Acceptance, max_error: float) -> N
 
 
 def strictest(acceptance: Acceptance) -> float | None:
-    """Return the acceptance's own threshold at the smallest stored error that it can keep; None: it can keep none.
-
-    A pair above it is served without a question at every error, so that nobody need be asked about it.
-    """
-    thresholds = (acceptance.threshold(error) for error in MAX_ERRORS)
-    return next((threshold for threshold in thresholds if threshold is not None), None)
+    """Return the smallest stored error that the acceptance can keep alone; None: it can keep none."""
+    return next((error for error in MAX_ERRORS if acceptance.threshold(error) is not None), None)
 
 
 def accepted_of(
@@ -322,8 +321,9 @@ def evaluate_crossed(told: Told, acceptance: Acceptance, *, max_error: float, se
         max_error: the route's promise.
         seed: of the bootstrap.
     """
-    accepted_from = acceptance.threshold(max_error)
-    alone = told.passed & (told.accepted >= (np.inf if accepted_from is None else accepted_from))
+    alone_error = strictest(acceptance)
+    accepted_from = np.inf if alone_error is None else acceptance.threshold(alone_error)
+    alone = told.passed & (told.accepted >= accepted_from)
     scores = np.where(alone, ALONE + told.accepted, np.where(told.is_open, crossed(told), -1.0))
     report = count(scores, told.is_right, told.groups, threshold=None, max_error=max_error, seed=seed)
     is_served = fixed_out_of_fold(told, acceptance, max_error)

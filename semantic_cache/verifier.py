@@ -76,7 +76,7 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         max_error: tolerated share of wrong answers among the semantic hits served, in (0, 1).
         threshold: lowest verified score served; None where no threshold keeps `max_error`.
-        served: pairs served, those that the acceptance serves alone at `max_error` included.
+        served: pairs served, those that the acceptance serves alone included.
         wrong: how many of those were traps.
         upper_bound: of the share of wrong among served, in the traffic of the calibration's `assumption`.
         repeats_served: share of all true repeats served, in [0, 1].
@@ -103,6 +103,8 @@ class VerifierCalibration(msgspec.Struct, frozen=True, kw_only=True):
         repeats: true repeats among the pairs; `traps` are the others.
         assumption: the traffic that the bounds are about.
         said_weight, accepted_weight, intercept: of the logistic score, see `score`.
+        alone_error: at which `max_error` the acceptance serves without a question: the strictest it can keep, so that
+            what a route may get wrong beyond it is left to the model, which knows better.
         most: the highest log-odds the model gave on the pairs: what asking can bring at best.
         points: ascending by `max_error`.
     """
@@ -121,6 +123,7 @@ class VerifierCalibration(msgspec.Struct, frozen=True, kw_only=True):
     said_weight: float
     accepted_weight: float
     intercept: float
+    alone_error: float
     most: float
     points: tuple[Point, ...]
 

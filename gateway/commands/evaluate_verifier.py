@@ -152,9 +152,10 @@ def _accepted_from(asked: Asked, acceptance: Acceptance, calibration: VerifierCa
     if calibration is None:
         from semantic_cache.train_verifier import strictest
 
-        return strictest(acceptance)
+        error = strictest(acceptance)
+        return None if error is None else acceptance.threshold(error)
     point = calibration.point(asked.max_error)
-    return acceptance.threshold(asked.max_error if point is None else point.max_error)
+    return acceptance.threshold(asked.max_error if point is None else calibration.alone_error)
 
 
 def _out_of_fold(asked: Asked, cases: Sequence[Case], seen: Looked, bench: Bench) -> Looked:

@@ -38,6 +38,7 @@ def a_calibration(**changes: JsonValue) -> VerifierCalibration:
         said_weight=1.0,
         accepted_weight=0.0,
         intercept=0.0,
+        alone_error=0.05,
         most=20.0,
         points=(point,),
     )
