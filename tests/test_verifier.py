@@ -9,7 +9,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from policies.loader import SHIPPED_VERIFIERS
 from policies.sealed import seal
+from semantic_cache.acceptance import shipped_digest
 from semantic_cache.verifier import (
     Point,
     VerifierCalibration,
@@ -118,3 +120,12 @@ def test_a_calibration_is_read_back_and_what_is_none_or_was_changed_is_refused(t
         VerifierCalibration.load(file)
     with pytest.raises(VerifierError, match="cannot be read"):
         VerifierCalibration.load(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("file", sorted(SHIPPED_VERIFIERS.glob("*.json")), ids=lambda file: file.stem)
+def test_a_shipped_calibration_is_for_the_shipped_wording_and_acceptance_and_keeps_one_percent(file: Path):
+    calibration = VerifierCalibration.load(file)
+    assert calibration.mismatch(model=file.stem, weights="", acceptance=shipped_digest()) is None
+    point = calibration.point(0.01)
+    assert point is not None
+    assert (point.wrong, point.repeats_served > 0.6) == (0, True)
