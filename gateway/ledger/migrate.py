@@ -1,11 +1,12 @@
 """Bringing a store of an earlier version up to date: every table is made anew and filled from the former one.
 
 One transaction: a crash or a full disk leaves the former version as it was. It needs as much free space again as the
-store has.
+store has, unless tables are only added.
 """
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 OLDEST_MIGRATED: Final = 1
 """The oldest version that `migrate` takes."""
+_TABLES_ALONE_SINCE: Final = 6
+"""Since this version tables were added and none was changed: nothing has to be copied."""
 
 # What columns that the former version lacks hold for its rows; every other new column is NULL.
 _FILLED: Final = {
@@ -39,11 +42,15 @@ def migrate(db: sqlite3.Connection, *, finish: Callable[[], None]) -> None:
 
     Args:
         db: in autocommit mode and with no transaction open.
-        finish: called when all is copied, within the transaction.
+        finish: called when all is copied, within the transaction; not called where nothing has to be.
 
     Raises:
         sqlite3.Error: nothing was changed.
     """
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version >= _TABLES_ALONE_SINCE:
+        _add_tables(db)
+        return
     former = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND sql IS NOT NULL")]
     try:
         db.execute("BEGIN IMMEDIATE")
@@ -75,6 +82,25 @@ def migrate(db: sqlite3.Connection, *, finish: Callable[[], None]) -> None:
         if db.in_transaction:
             db.execute("ROLLBACK")
         raise
+
+
+def _add_tables(db: sqlite3.Connection) -> None:
+    known = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    try:
+        db.execute("BEGIN IMMEDIATE")
+        for statement in _statements(SCHEMA):
+            found = _TABLE.search(statement)
+            if found is not None and found[1] not in known:
+                db.execute(statement)
+        db.execute(f"PRAGMA user_version = {VERSION}")
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
+_TABLE: Final = re.compile(r"^CREATE TABLE (\w+)", re.MULTILINE)
 
 
 def _copy(db: sqlite3.Connection, table: str) -> None:

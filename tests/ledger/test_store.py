@@ -187,6 +187,22 @@ def test_a_ledger_of_version_5_is_brought_up_to_date_and_keeps_its_chain(
     assert not {each.check for each in verify(folder).problems} & {"chain", "gapless", "rollups"}
 
 
+def test_a_ledger_of_version_6_only_gets_the_tables_it_lacks(ledger: JournaledLedger, folder: Path, reopen: Opener):
+    ledger.settle(a_charge())
+    ledger.book(a_request())
+    ledger.close()
+    with closing(sqlite3.connect(folder / "ledger.db")) as db:
+        db.executescript("DROP TABLE energy; DROP TABLE epoch_replicas; PRAGMA user_version = 6")
+        before = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'charges'").fetchone()
+
+    reopen().close()
+
+    with closing(sqlite3.connect(folder / "ledger.db")) as db:
+        assert db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'charges'").fetchone() == before
+        assert db.execute("SELECT COUNT(*) FROM energy").fetchone() == (0,)
+    assert not {each.check for each in verify(folder).problems} & {"chain", "gapless", "rollups"}
+
+
 def test_a_migration_that_fails_leaves_the_former_version(folder: Path, clock: OwnClock):
     a_ledger_of_version_1(folder)
     with closing(sqlite3.connect(folder / "ledger.db", isolation_level=None)) as connection:
