@@ -34,7 +34,7 @@ from semantic_cache.seam import Hit, Lookup, Vector
 from semantic_cache.verifier import VerifierCalibration
 
 if TYPE_CHECKING:
-    from gateway.content.keeper import Tape
+    from gateway.content.tape import Tape
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True, gc=False):

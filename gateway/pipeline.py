@@ -25,6 +25,7 @@ from gateway.audit import Auditor
 from gateway.caching import Caches
 from gateway.calls import Call, Sink
 from gateway.content.keeper import Keeper
+from gateway.content.tape import TapedSink
 from gateway.cors import CrossOrigin
 from gateway.errors import (
     FlightLost,
@@ -134,6 +135,8 @@ class Gateway:
         Cancelling this is how a client's hang-up is told: the upstream is freed and what it generated is booked.
         """
         journey = self._begin(call)
+        if journey.tape is not None:
+            sink = TapedSink(sink, journey.tape)
         self._in_flight += 1
         self.parts.telemetry.in_flight.value += 1
         try:

@@ -297,8 +297,6 @@ async def _whole(committed: Committed) -> Whole:
 async def _write(journey: Journey, sink: Sink, data: bytes) -> None:
     if journey.first_byte is None:
         journey.first_byte = journey.clock.monotonic()
-    if journey.tape is not None:
-        journey.tape.add(data)
     await sink.write(data)
 
 

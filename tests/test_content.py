@@ -172,6 +172,17 @@ async def test_redacted_prompts_and_answers_are_shown_by_their_request(tmp_path:
     assert b"eve@x" not in (served.folder / FILE_NAME).read_bytes()
 
 
+async def test_what_a_cache_answers_is_stored_too(tmp_path: Path):
+    async with asked(tmp_path, "redacted") as (served, policy):
+        seen = [await served.ask("mail", model="cached") for _ in range(3)]
+        seen.append(await served.ask("mail", model="cached", stream=True))
+
+    assert {one.headers["x-faregate-path"] for one in seen[1:]} == {"cache:exact"}
+    for one in seen:
+        (choice,) = shown(policy, one.headers["x-request-id"])["answer"]
+        assert choice["message"]["content"] == "Ask [email]."
+
+
 async def test_encrypted_prompts_need_the_key_and_are_forgotten_with_their_user(tmp_path: Path):
     pytest.importorskip("cryptography", reason="the extra content is not installed")
     async with asked(tmp_path, {"keep": "encrypted", "key": KEY, "max_bytes": 100}) as (served, policy):

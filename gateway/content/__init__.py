@@ -4,6 +4,7 @@ Rooms:
     redaction      what patterns can tell to be personal or secret, taken out of text; pure
     cipher         AES-256-GCM under a key from the environment
     store          `content.db` in the storage folder: rows that may be deleted, unlike the ledger's
+    tape           a sink that keeps what is sent of a stream
     keeper         what is taken from a journey, and the thread that stores it
 
 Rules:

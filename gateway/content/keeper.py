@@ -20,6 +20,7 @@ from backends.words import JsonValue, Surface
 from gateway.content.cipher import Cipher, ContentUnusable
 from gateway.content.redaction import redacted_json
 from gateway.content.store import FILE_NAME, ContentStore, Stored, body_of
+from gateway.content.tape import Tape
 from policies.content import Keep, key_of
 
 if TYPE_CHECKING:
@@ -39,30 +40,6 @@ _SWEEP_ROWS: Final = 256
 _PROMPT_FIELDS: Final = ("messages", "prompt", "input", "suffix")
 
 _log = logging.getLogger("faregate")
-
-
-class Tape:
-    """What was sent of a stream, up to a limit."""
-
-    __slots__ = ("_left", "_parts", "is_full")
-
-    def __init__(self, limit_bytes: int) -> None:
-        self._left = limit_bytes
-        self._parts: list[bytes] = []
-        self.is_full = False
-
-    def add(self, sent: bytes) -> None:
-        """Keep what was sent, if there is room for all of it."""
-        if len(sent) > self._left:
-            self.is_full = True
-            self._left = 0
-            return
-        self._left -= len(sent)
-        self._parts.append(sent)
-
-    def read(self) -> bytes:
-        """Return it."""
-        return b"".join(self._parts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
