@@ -369,6 +369,8 @@ class Gateway:
 
         def tell(told: Told) -> None:
             journey.body = told.body
+            if flight is not None and flight.is_orphan:
+                journey.status, journey.error_code = _CLIENT_GONE, "client_gone"  # before it is booked
             if journey.keys is None:
                 return  # no cache wants it, and nobody follows
             saved = baseline_nusd(journey)

@@ -322,7 +322,8 @@ def evaluate_crossed(told: Told, acceptance: Acceptance, *, max_error: float, se
         seed: of the bootstrap.
     """
     alone_error = strictest(acceptance)
-    accepted_from = np.inf if alone_error is None else acceptance.threshold(alone_error)
+    threshold = None if alone_error is None else acceptance.threshold(alone_error)
+    accepted_from = np.inf if threshold is None else threshold
     alone = told.passed & (told.accepted >= accepted_from)
     scores = np.where(alone, ALONE + told.accepted, np.where(told.is_open, crossed(told), -1.0))
     report = count(scores, told.is_right, told.groups, threshold=None, max_error=max_error, seed=seed)
