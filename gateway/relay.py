@@ -168,7 +168,8 @@ async def relay_hit(journey: Journey, ask: Ask, payload: bytes, usage: Usage, si
     journey.status = 200
     journey.is_answered = True
     journey.first_byte = journey.clock.monotonic()
-    cost = (b"x-faregate-cost-usd", _cost_text(journey).encode())  # a verifier may have been asked
+    # A hit costs nothing but what a verifier was asked for it.
+    cost = (b"x-faregate-cost-usd", _cost_text(journey).encode() if journey.attempts else b"0")
     if not ask.is_stream:
         body = _replayed(payload, journey, usage, ask)
         length = (b"content-length", b"%d" % len(body))

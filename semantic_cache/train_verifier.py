@@ -129,7 +129,7 @@ def _newton(rows: NDArray[np.float64], is_right: NDArray[np.bool_]) -> NDArray[n
         chances = 1 / (1 + np.exp(-np.clip(rows @ weights, -50, 50)))
         slope = rows.T @ (chances - is_right) + penalty * weights
         curvature = rows.T @ (rows * (chances * (1 - chances))[:, None]) + np.diag(penalty)
-        step = np.asarray(np.linalg.solve(curvature, slope), dtype=np.float64)
+        step = np.linalg.solve(curvature, slope)
         weights -= np.clip(step, -_LONGEST_STEP, _LONGEST_STEP)
         if np.abs(step).max() < _CLOSE:
             break
@@ -322,9 +322,8 @@ def evaluate_crossed(told: Told, acceptance: Acceptance, *, max_error: float, se
         seed: of the bootstrap.
     """
     alone_error = strictest(acceptance)
-    threshold = None if alone_error is None else acceptance.threshold(alone_error)
-    accepted_from = np.inf if threshold is None else threshold
-    alone = told.passed & (told.accepted >= accepted_from)
+    accepted_from = None if alone_error is None else acceptance.threshold(alone_error)
+    alone = told.passed & (told.accepted >= (np.inf if accepted_from is None else accepted_from))
     scores = np.where(alone, ALONE + told.accepted, np.where(told.is_open, crossed(told), -1.0))
     report = count(scores, told.is_right, told.groups, threshold=None, max_error=max_error, seed=seed)
     is_served = fixed_out_of_fold(told, acceptance, max_error)
