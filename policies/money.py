@@ -3,6 +3,7 @@
 `policies.schema` has these names too: it is where the others import them from.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -140,8 +141,21 @@ class Throughput(Part):
     cached_input_tokens_per_s: TokensPerSecond | None = None
 
 
-GpuId = Annotated[str, StringConstraints(pattern=r"^(GPU|MIG)-[0-9a-fA-F-]{8,64}$")]
-Gpu = Annotated[int, Field(ge=0, le=1_023)] | GpuId
+_GPU_ID: Final = re.compile(r"(GPU|MIG)-[0-9a-fA-F-]{8,64}")
+_MOST_GPUS: Final = 1_024
+
+
+def _gpu(value: JsonValue) -> JsonValue:
+    is_number = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST_GPUS
+    if is_number or (isinstance(value, str) and _GPU_ID.fullmatch(value)):
+        return value
+    raise ValueError(
+        "expected a card's number such as 0, or its id such as GPU-8c5f6a3e-… (`nvidia-smi -L` lists them)"
+    )
+
+
+Gpu = Annotated[int | str, BeforeValidator(_gpu)]
+"""A card of this machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -255,6 +255,11 @@ def test_the_error_reads_as_file_line_column_path_and_message():
             "replicas[0].gpus[2]: gpu 0 is http://gpu-a:8000/v1's already",
         ),
         (
+            "    usd_per_hour: 0.60",
+            "    usd_per_hour: 0.60\n    replicas: [{endpoint: http://gpu-a:8000/v1, gpus: [-1]}]",
+            "replicas[0].gpus[0]: expected a card's number such as 0, or its id such as GPU-8c5f6a3e",
+        ),
+        (
             "limits:",
             "timeouts: {connect_s: 700}\nlimits:",
             "timeouts.connect_s: connect_s (700) is longer than total_s",
