@@ -15,6 +15,7 @@ Rooms, in the order a request meets them:
     relay                  the way after the first event
     settlement, ledger/    holds, charges, request rows; the journal and the store under them
     audit, agreement       asks the baseline afterwards how good some answers were; `verdicts` keeps what it says
+    verifying, measuring   asks a model about pairs the semantic cache's score leaves open; the same of labelled pairs
     promises, recalibrate  how promises stand by those verdicts, and a threshold that keeps them
     content/               prompts and answers, where a policy wants them stored
     energy                 what the pools' cards draw, booked now and then

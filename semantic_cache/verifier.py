@@ -6,7 +6,8 @@ calibrated score, whose thresholds belong to one model, one quantisation, one wo
 kept with all four (`VerifierCalibration`), and `mismatch` tells of any other.
 
 Rules:
-- The guard comes first: what it objects to (numbers, names, requested format, language or length) is never asked.
+- The guard comes first: what it objects to (numbers, names, requested format, language or length) is never asked, but
+  for its `DOUBTS`.
 - Only pairs with a cosine of ASKED_FROM or more are asked: below it hardly any is a repeat.
 - The two questions stand last, so that everything before them is read from the model's prompt cache.
 - No answer, or one without both words among its likeliest tokens, is None: the caller takes it for a miss.
@@ -34,7 +35,10 @@ if TYPE_CHECKING:
     from backends.words import JsonValue
 
 ASKED_FROM = 0.5
-"""Lowest cosine asked about; asking costs a 1.5B model about a second of a core."""
+"""Lowest cosine asked about; asking costs a 1.5B model about a second of a core.
+
+From 0.6 on 3 to 5 of 100 repeats fewer could be served; below 0.5 a neighbour in real traffic is hardly ever a repeat.
+"""
 
 TOP_LOGPROBS = 20
 """As many as vLLM gives: "yes" and "Yes" may both be wanted, with "no" far behind."""
