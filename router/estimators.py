@@ -183,15 +183,13 @@ class Neighbours:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trees:
-    """Boosted regression trees, all heads in one table: float64[trees, nodes], short trees padded.
+    """Averaged regression trees in one table: float64[trees, nodes], short trees padded.
 
     Attributes:
         feature: int64, the column that a node asks about.
         left: int64, the node for values up to the threshold; a leaf names itself.
         right: int64, the node for values above.
-        value: what a leaf adds.
-        head: int64[trees], the model whose quality the tree adds to.
-        base: float64[models], what the sum starts from.
+        value: float64[trees, nodes, models], what a leaf adds to each model's quality.
         depth: steps from the root to the deepest leaf.
     """
 
@@ -200,13 +198,10 @@ class Trees:
     left: Rungs
     right: Rungs
     value: Floats
-    head: Rungs
-    base: Floats
     depth: int
 
     def predict(self, features: Floats) -> Floats:
         """Return float64[n, models]."""
-        heads = np.eye(len(self.base))[self.head]
         # All trees are one table, in which a node is found by its tree's beginning and its own number.
         begins = np.arange(len(self.feature)) * self.feature.shape[1]
         rows = np.arange(len(features))[:, None] * features.shape[1]
@@ -216,7 +211,8 @@ class Trees:
         for _ in range(self.depth):
             goes_left = columns.take(rows + self.feature.take(places)) <= self.threshold.take(places)
             places = begins + np.where(goes_left, self.left.take(places), self.right.take(places))
-        return np.asarray(self.value.take(places) @ heads + self.base)
+        values = self.value.reshape(-1, self.value.shape[2])
+        return np.asarray(values.take(places, axis=0).sum(axis=1))
 
 
 def tree_features(projected: Floats, shapes: Floats, around: Floats) -> Floats:
