@@ -19,7 +19,7 @@ import logging
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -183,7 +183,7 @@ class Verifying:
         self._count(pair.lane.route.name, f"{how}_{'yes' if is_served else 'unclear' if said is None else 'no'}")
         if not is_served:
             return None
-        hit = replace(_hit(pair.grey), score=score, reason=HitReason.VERIFIED)
+        hit = msgspec.structs.replace(_hit(pair.grey), score=score, reason=HitReason.VERIFIED)
         journey.lookups["semantic"] = hit
         return hit
 

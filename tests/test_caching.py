@@ -31,7 +31,7 @@ DEADLINE_S = 0.5
 
 
 def a_journey(lane: Lane) -> Journey:
-    clock, call = SystemClock(), Call(surface=Surface.CHAT, body=BODY.encode(), secret=None)
+    clock, call = SystemClock(), Call(surface=Surface.CHAT, body=BODY.encode(), digest=None)
     journey = Journey(
         request_id=RequestId("r"), call=call, clock=clock, started_at=clock.now(), started=clock.monotonic()
     )

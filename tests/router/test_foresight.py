@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from router.sealed import seal
 
+from policies.sealed import seal
 from router.artefact import SHIPPED, Artefact, ArtefactError
 from router.estimators import Mode
 from router.foresight import Foresight
