@@ -252,10 +252,7 @@ async def open_way(
     draw: Callable[[], float] | None = None,
     is_metering: bool = True,
 ) -> AsyncIterator[Opened]:
-    """Open what every worker has of its own: caches' connections, upstreams, telemetry; see `open_gateway`.
-
-    One of several workers is the one that reads the cards' meters (`is_metering`).
-    """
+    """Open what every worker has of its own, see `open_gateway`; one of several reads the meters (`is_metering`)."""
     async with AsyncExitStack() as stack:
         seeing = _open_seeing(policy, stack, embedder=embedder, acceptance=acceptance)
         verdicts = Verdicts.open(Path(policy.storage.folder))
@@ -314,39 +311,25 @@ def show(opened: Opened) -> None:
 @asynccontextmanager
 async def open_generation(policy: Policy, prepared: Prepared, purse: Purse, commons: Commons) -> AsyncIterator[Opened]:
     """Open a gateway on a policy: the first one, or one that follows another when the policy was changed."""
+    ready = prepared.lanes.values()
+    warnings = (*(warning for lane in ready for warning in lane.warnings), *purse.warnings)
+    async with AsyncExitStack() as stack:
+        parts = _parts(policy, prepared, purse, commons, stack)
+        parts.caches.warm_up(is_needed=any(_embeds(lane) for lane in parts.lanes.values()))
+        await stack.enter_async_context(parts.auditor.running())
+        if any(lane.verifier is not None for lane in parts.lanes.values()):
+            await stack.enter_async_context(parts.verifying.running())
+        yield Opened(gateway=Gateway(parts), ledger=purse.ledger, warnings=warnings, purse=purse, commons=commons)
+
+
+def _parts(policy: Policy, prepared: Prepared, purse: Purse, commons: Commons, stack: AsyncExitStack) -> Parts:
+    """Make what a gateway works with; the stack closes what is one gateway's alone."""
     book, telemetry, seeing = prepared.book, commons.telemetry, commons.seeing
     served = {name: lane.lane for name, lane in prepared.lanes.items()}
     catalog = open_catalog(policy, commons.upstreams, commons.clock, book.schedules)
     spending = Spending(caps=purse.caps, budgets=purse.budgets, notice=telemetry.note_budget, pseudonym=purse.known_as)
     cashier = Cashier(ledger=purse.ledger, prices=book, policy_digest=policy.digest, spending=spending)
-    auditor = Auditor(
-        policy=policy,
-        lanes=served,
-        catalog=catalog,
-        candidates=candidates(policy),
-        cashier=cashier,
-        verdicts=commons.verdicts,
-        embedder=seeing.embedder,
-        worker=seeing.worker,
-        acceptance=seeing.acceptance,
-        likeliest=seeing.caches.likeliest,
-        clock=commons.clock,
-        draw=commons.draw,
-        observe=telemetry.observe_audit,
-        count=telemetry.count_audit,
-    )
-    asks = any(lane.verifier is not None for lane in served.values())
-    money = Verdicts.open(Path(policy.storage.folder)) if asks else commons.verdicts  # used from threads of its own
-    verifying = Verifying(
-        catalog=catalog,
-        caches=seeing.caches,
-        cashier=cashier,
-        money=money,
-        clock=commons.clock,
-        observe=telemetry.observe_audit,
-        count=telemetry.count_verifier,
-    )
-    parts = Parts(
+    return Parts(
         policy=policy,
         tenants=frozenset(policy.tenant_ids),
         clock=commons.clock,
@@ -364,21 +347,62 @@ async def open_generation(policy: Policy, prepared: Prepared, purse: Purse, comm
         ),
         limiter=purse.limits,
         telemetry=telemetry,
-        auditor=auditor,
-        verifying=verifying,
+        auditor=_auditor(policy, served, catalog, cashier, commons),
+        verifying=_verifying(policy, served, catalog, cashier, commons=commons, stack=stack),
         leads=purse.leads if seeing.leads is None else seeing.leads,
         keeper=commons.keeper,
         room=commons.room,
     )
-    ready = prepared.lanes.values()
-    warnings = (*(warning for lane in ready for warning in lane.warnings), *purse.warnings)
-    seeing.caches.warm_up(is_needed=any(_embeds(lane.lane) for lane in ready))
-    async with AsyncExitStack() as stack:
-        await stack.enter_async_context(auditor.running())
-        if asks:
-            stack.callback(money.close)
-            await stack.enter_async_context(verifying.running())
-        yield Opened(gateway=Gateway(parts), ledger=purse.ledger, warnings=warnings, purse=purse, commons=commons)
+
+
+def _auditor(
+    policy: Policy,
+    lanes: Mapping[str, Lane],
+    catalog: Mapping[ModelId, CatalogModel],
+    cashier: Cashier,
+    commons: Commons,
+) -> Auditor:
+    telemetry, seeing = commons.telemetry, commons.seeing
+    return Auditor(
+        policy=policy,
+        lanes=lanes,
+        catalog=catalog,
+        candidates=candidates(policy),
+        cashier=cashier,
+        verdicts=commons.verdicts,
+        embedder=seeing.embedder,
+        worker=seeing.worker,
+        acceptance=seeing.acceptance,
+        likeliest=seeing.caches.likeliest,
+        clock=commons.clock,
+        draw=commons.draw,
+        observe=telemetry.observe_audit,
+        count=telemetry.count_audit,
+    )
+
+
+def _verifying(
+    policy: Policy,
+    lanes: Mapping[str, Lane],
+    catalog: Mapping[ModelId, CatalogModel],
+    cashier: Cashier,
+    *,
+    commons: Commons,
+    stack: AsyncExitStack,
+) -> Verifying:
+    money = commons.verdicts
+    if any(lane.verifier is not None for lane in lanes.values()):
+        money = Verdicts.open(Path(policy.storage.folder))  # another connection: used from threads of its own
+        stack.callback(money.close)
+    return Verifying(
+        catalog=catalog,
+        caches=commons.seeing.caches,
+        cashier=cashier,
+        money=money,
+        clock=commons.clock,
+        observe=commons.telemetry.observe_audit,
+        count=commons.telemetry.count_verifier,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
