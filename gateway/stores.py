@@ -32,7 +32,7 @@ def open_store(policy: Policy) -> SqliteStore | ScaledStore:
     file = Path(policy.storage.folder) / CACHE_FILE
     try:
         return SqliteStore(file, max_entries=settings.max_entries, max_bytes=settings.max_bytes)
-    except sqlite3.Error as error:
+    except (sqlite3.Error, OSError) as error:
         raise FolderUnusable(
             f"{file} cannot be used ({error}); delete it: it holds nothing but cached answers"
         ) from error

@@ -283,6 +283,7 @@ class SqliteStore:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
+    path.touch(mode=0o600)  # it holds prompts and answers; SQLite's own files beside it take its mode
     connection = sqlite3.connect(path, timeout=_OPENING_S, check_same_thread=False)
     connection.execute("PRAGMA journal_mode = WAL")
     # A cache may lose its last entries in a power cut; it may not stall a request for an fsync.

@@ -63,6 +63,12 @@ def test_a_damaged_file_is_told_at_the_start(tmp_path: Path):
         a_store(tmp_path)
 
 
+def test_nobody_else_may_read_what_is_stored(tmp_path: Path):
+    with_entries = a_store(tmp_path)
+    with_entries.put(entry("a"))
+    assert {path.stat().st_mode & 0o077 for path in tmp_path.iterdir()} == {0}
+
+
 def test_an_exact_hit_brings_its_entry(tmp_path: Path):
     store = a_store(tmp_path)
     stored = entry("a")
