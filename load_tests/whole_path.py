@@ -34,6 +34,8 @@ from backends.clock import SystemClock
 from backends.wire_connection import Connection as Upstream
 from gateway.compose import Opened, open_gateway
 from gateway.connection import protocol_of
+from gateway.ledger.store_process import StoreProcess
+from gateway.settings import environment
 from policies.keys import KeyStore
 from policies.loader import load_policy
 
@@ -171,7 +173,8 @@ async def _measure(folder: Path, options: argparse.Namespace) -> None:
     policy, clock = load_policy(file, {}), SystemClock()
     _, secret = KeyStore(policy.storage.folder, clock=clock).create("bench", tenants=["bench"])
     loop = asyncio.get_running_loop()
-    async with open_gateway(policy, environ={}, clock=clock) as opened:
+    store = StoreProcess.hatched(environment())  # folds beside, as it does when serving
+    async with open_gateway(policy, environ={}, clock=clock, store=store) as opened:
         kept = _upstreams(opened, loop)
         config = uvicorn.Config(_nothing, interface="asgi3", http=_protocol(opened), ws="none", log_config=None)
         config.load()

@@ -11,10 +11,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.errors import KeysError, KeyStoreBrokenError, UnknownKeyError, UnknownTenantError
-from policies.keys import Identity, KeyRing, KeyStore, Refusal
+from policies.keys import LOOK_S, Identity, KeyRing, KeyStore, Refusal
 
 TENANTS = ("shop", "support")
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
+
+
+class Time:
+    """Moves when it is told to."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def wait(self, seconds: float) -> None:
+        self.seconds += seconds
 
 
 class StoppedClock:
@@ -26,8 +39,13 @@ class StoppedClock:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> KeyStore:
-    return KeyStore(tmp_path / "data", clock=StoppedClock())
+def time() -> Time:
+    return Time()
+
+
+@pytest.fixture
+def store(tmp_path: Path, time: Time) -> KeyStore:
+    return KeyStore(tmp_path / "data", clock=StoppedClock(), wait=time.wait)
 
 
 def test_a_new_key_identifies_its_tenant(store: KeyStore):
@@ -47,10 +65,11 @@ def test_a_secret_is_long_random_and_kept_nowhere(store: KeyStore):
     assert secret.removeprefix("sk-fg-") not in store.file.read_text()
 
 
-def test_a_tenant_has_several_keys_so_that_they_rotate(store: KeyStore):
+def test_a_tenant_has_several_keys_so_that_they_rotate(store: KeyStore, time: Time):
     old, old_secret = store.create("shop", tenants=TENANTS)
     new, new_secret = store.create("shop", tenants=TENANTS)
-    ring = KeyRing(store.file)
+    ring = KeyRing(store.file, monotonic=time.monotonic)
+    ring.identify(old_secret)
 
     store.revoke(old.id)
 
@@ -117,23 +136,47 @@ def test_a_ring_sees_the_first_key_of_a_store_made_after_it(store: KeyStore):
     assert ring.reload_failures == 0
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"version": 2, "keys": []}', '{"version": 1, "keys": [{"id": 4}]}'])
-def test_a_broken_file_leaves_the_last_good_keys_and_is_counted_once(store: KeyStore, content: str):
+def test_a_new_key_works_at_once_beside_keys_that_are_known(store: KeyStore, time: Time):
+    _, known = store.create("shop", tenants=TENANTS)
+    ring = KeyRing(store.file, monotonic=time.monotonic)
+    ring.identify(known)
+
     _, secret = store.create("shop", tenants=TENANTS)
-    ring = KeyRing(store.file)
+
+    assert isinstance(ring.identify(secret), Identity)
+
+
+def test_a_file_that_is_edited_by_hand_is_seen_within_the_looks_time(store: KeyStore, time: Time):
+    record, secret = store.create("shop", tenants=TENANTS)
+    ring = KeyRing(store.file, monotonic=time.monotonic)
+    store.file.write_text(store.file.read_text().replace('"revoked_at": null', '"revoked_at": "2026-11-21T12:00:00Z"'))
+
+    early = ring.identify(secret)
+    time.wait(LOOK_S)
+
+    assert early == Identity(key_id=record.id, tenant=record.tenant)
+    assert ring.identify(secret) is Refusal.REVOKED
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"version": 2, "keys": []}', '{"version": 1, "keys": [{"id": 4}]}'])
+def test_a_broken_file_leaves_the_last_good_keys_and_is_counted_once(store: KeyStore, time: Time, content: str):
+    _, secret = store.create("shop", tenants=TENANTS)
+    ring = KeyRing(store.file, monotonic=time.monotonic)
 
     store.file.write_text(content)
+    time.wait(LOOK_S)
 
     assert isinstance(ring.identify(secret), Identity)
     assert isinstance(ring.identify(secret), Identity)
     assert ring.reload_failures == 1
 
 
-def test_a_deleted_file_leaves_the_last_good_keys_and_is_counted(store: KeyStore):
+def test_a_deleted_file_leaves_the_last_good_keys_and_is_counted(store: KeyStore, time: Time):
     _, secret = store.create("shop", tenants=TENANTS)
-    ring = KeyRing(store.file)
+    ring = KeyRing(store.file, monotonic=time.monotonic)
 
     store.file.unlink()
+    time.wait(LOOK_S)
 
     assert isinstance(ring.identify(secret), Identity)
     assert ring.reload_failures == 1
