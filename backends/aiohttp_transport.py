@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from weakref import WeakKeyDictionary
 
@@ -125,6 +125,9 @@ class AiohttpResponse:
         """Return what has arrived without waiting."""
         # The public way raises a break of the connection before it gives what had come: tokens would be lost.
         return self._content._read_nowait(-1) if self._content.total_bytes else b""
+
+    def tap(self, take: Callable[[bytes], bool]) -> None:
+        """Leave everything to `read`: aiohttp's buffer tells nobody what comes."""
 
     def close(self) -> None:
         """Let the connection go."""

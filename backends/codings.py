@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from backends.errors import ReplyMalformed, StreamCut
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from backends.transport import Response
 
 _PIECE_BYTES = 2**18
@@ -70,6 +72,9 @@ class _Unpacked:
         if not self._waiting:
             self._waiting = self._packed.read_now()
         return self._unpack()
+
+    def tap(self, take: Callable[[bytes], bool]) -> None:
+        """Leave everything to `read`, which unpacks it."""
 
     def close(self) -> None:
         self._packed.close()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from io import BytesIO
 from typing import TYPE_CHECKING, NoReturn, Self
@@ -316,6 +316,18 @@ class HttpReply:
             raise
         return events
 
+    def tap(self, take: Callable[[Run], bool]) -> None:
+        """Let `take` have reads that are one run, while `batch` waits; see `Reply.tap`."""
+
+        def pass_on(received: bytes) -> bool:
+            run = self._run(received)
+            if run is None or run.raw is not received or not take(run):
+                return False
+            self._silence.prolong()
+            return True
+
+        self._response.tap(pass_on)
+
     async def aclose(self) -> None:
         """Close the connection, unless the answer was read to its end: then it may be used again."""
         if self._is_closed:
@@ -396,13 +408,12 @@ class HttpReply:
         """Return the events in what was read, those that differ in their text alone as runs; as `_parse`."""
         events: list[Event | Run] = []
         for _ in range(_RUNS_A_READ):
-            if self._template.is_known and self._decoder.is_between_events:
-                run = self._template.find(received)
-                if run is not None and self._blot.json(run.raw) is run.raw:
-                    events.append(run)
-                    if run.raw is received:
-                        return events
-                    received = received[len(run.raw) :]
+            run = self._run(received)
+            if run is not None:
+                events.append(run)
+                if run.raw is received:
+                    return events
+                received = received[len(run.raw) :]
             end = received.find(b"\n\n") + 2
             if end < 2 or end == len(received):
                 break
@@ -413,6 +424,13 @@ class HttpReply:
         if received or not events:
             events += self._learned(self._parse(received))
         return events
+
+    def _run(self, received: bytes) -> Run | None:
+        """Return the run that what was read begins with, if it begins with one."""
+        if not self._template.is_known or not self._decoder.is_between_events:
+            return None
+        run = self._template.find(received)
+        return run if run is not None and self._blot.json(run.raw) is run.raw else None
 
     def _learned(self, events: list[Event]) -> list[Event]:
         if not self._template.is_known:

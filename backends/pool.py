@@ -418,6 +418,9 @@ class _PooledReply:
             self._blame(error)
             raise
 
+    def tap(self, take: Callable[[Run], bool]) -> None:
+        self._reply.tap(take)
+
     async def aclose(self) -> None:
         if self._member is not None:
             self._member.in_flight -= 1

@@ -10,7 +10,7 @@ Contract (tests/contracts/test_backend.py runs it against every implementation):
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -70,6 +70,14 @@ class Reply(Protocol):
         """Return all that one read of the upstream brought; nothing at the end.
 
         For whoever only relays: events that differ in their text alone may come as one `Run`. Raises as `__anext__`.
+        """
+        ...
+
+    def tap(self, take: Callable[[Run], bool]) -> None:
+        """Let `take` have, in the turn of the loop in which they come, runs that `batch` would wake its caller for.
+
+        It need not have any of them; it has none but while `batch` waits, so that the order stays. What it does not
+        take, which it tells by False, `batch` returns.
         """
         ...
 

@@ -14,7 +14,7 @@ Contract (tests/contracts/test_transport.py runs it against every implementation
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 MAX_HEADER_BYTES = 64 * 2**10
@@ -48,6 +48,13 @@ class Response(Protocol):
 
     def read_now(self) -> bytes:
         """Return what has arrived without waiting; b"" when there is nothing."""
+        ...
+
+    def tap(self, take: Callable[[bytes], bool]) -> None:
+        """Let `take` have, as it comes, what a waiting `read` would be woken for; False: it is left to `read`.
+
+        A transport may leave everything to `read`.
+        """
         ...
 
     def close(self) -> None:

@@ -41,7 +41,18 @@ class _NotHttp(Exception):
 class WireResponse:
     """Implements `Response`."""
 
-    __slots__ = ("_connection", "_failure", "_headers", "_loop", "_parts", "_waiter", "is_delimited", "size", "status")
+    __slots__ = (
+        "_connection",
+        "_failure",
+        "_headers",
+        "_loop",
+        "_parts",
+        "_tap",
+        "_waiter",
+        "is_delimited",
+        "size",
+        "status",
+    )
 
     def __init__(self, connection: Connection, loop: asyncio.AbstractEventLoop) -> None:
         self.status = 0
@@ -53,6 +64,7 @@ class WireResponse:
         self._parts: list[bytes] = []
         self._failure: BackendError | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._tap: Callable[[bytes], bool] | None = None
 
     def header(self, name: str) -> str | None:
         """Return the first value of a header; `name` in lower case."""
@@ -87,6 +99,10 @@ class WireResponse:
             connection.resume()
         return received
 
+    def tap(self, take: Callable[[bytes], bool]) -> None:
+        """Let `take` have what a waiting `read` would be woken for; see `Response.tap`."""
+        self._tap = take
+
     def close(self) -> None:
         """Let the connection go: it is kept already if the response is complete, else it is closed at once."""
         if self._connection is not None:
@@ -110,6 +126,11 @@ class WireResponse:
 
     def push(self, received: bytes) -> None:
         """Take some of the body."""
+        waiter = self._waiter
+        # Only past a reader that waits: one that is woken, or busy with what came before, shall have this after it.
+        is_tapped = self._tap is not None and waiter is not None and not waiter.done()
+        if is_tapped and self._tap is not None and self._tap(received):
+            return
         self._parts.append(received)
         self.size += len(received)
         self._wake()

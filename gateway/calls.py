@@ -66,6 +66,11 @@ class Sink(Protocol):
     on_gone: Callable[[], bool] | None
     """Asked when the client hangs up: True when the answer goes on for others, and shall not be cancelled."""
 
+    @property
+    def is_slow(self) -> bool:
+        """Whether too much waits for the client to read it: whoever goes on had better `write`, and wait."""
+        ...
+
     async def start(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
         """Send status and headers; they may leave with the first of the body."""
         ...

@@ -573,6 +573,11 @@ class Exchange:
             self._parts.clear()
         return self._size
 
+    @property
+    def is_slow(self) -> bool:
+        """Whether too much waits for the client to read it."""
+        return bool(self._connection.flow.write_paused)
+
     def attach(self, task: asyncio.Task[None]) -> None:
         """Name the task that answers; the connection cancels it when the client hangs up."""
         self._task = task

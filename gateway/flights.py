@@ -265,6 +265,11 @@ class LeaderSink:
         self.on_gone: Callable[[], bool] | None = None
         self.is_started = False
 
+    @property
+    def is_slow(self) -> bool:
+        """Whether too much waits for the client to read it: then `write` sees who waits for whom."""
+        return self._sink.is_slow
+
     async def start(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
         """Begin; see `Sink.start`."""
         self.is_started = True

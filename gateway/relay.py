@@ -17,7 +17,7 @@ from backends.sse import DONE, encode_comment, encode_event
 from backends.words import Ask, Event, JsonValue, Provenance, Run, Surface, Usage, Whole
 from gateway.calls import Sink
 from gateway.explain import explanation
-from gateway.journey import Journey, tells
+from gateway.journey import Attempt, Journey, tells
 from gateway.ladder import Committed
 from gateway.ledger.rows import ChargeKind
 from gateway.settlement import Cashier, usage_of
@@ -129,6 +129,7 @@ async def relay_stream(
         await sink.start(200, [STREAM_TYPE, (b"cache-control", b"no-cache"), *answer_headers(journey)])
         if held:
             await _write(journey, sink, held)
+        reply.tap(_passing_on(journey, attempt, editor, sink))
         while True:
             begun = monotonic()
             try:
@@ -160,6 +161,27 @@ async def relay_stream(
     end = _stream_end(journey, ask, told.last_payload, told.usage_payload, usage)
     cashier.book(journey)
     await sink.finish(end)
+
+
+def _passing_on(journey: Journey, attempt: Attempt, editor: _Editor, sink: Sink) -> Callable[[Run], bool]:
+    """Return what sends a run of tokens that comes alone, as tokens of a slow stream do, and wakes nobody for it.
+
+    A client that does not keep up is left to the relay, which waits for it.
+    """
+    monotonic = journey.clock.monotonic
+
+    def take(run: Run) -> bool:
+        if sink.is_slow:
+            return False
+        begun = monotonic()
+        attempt.note(run)
+        sink.offer(editor.edit(run))
+        if journey.first_byte is None:
+            journey.first_byte = begun
+        journey.waited_s -= monotonic() - begun  # of the relay's wait, in which this comes
+        return True
+
+    return take
 
 
 async def relay_hit(journey: Journey, ask: Ask, payload: bytes, usage: Usage, sink: Sink) -> None:

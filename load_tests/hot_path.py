@@ -97,6 +97,7 @@ class Nothing:
 
     is_started = False
     on_gone: Callable[[], bool] | None = None
+    is_slow = False
 
     async def start(self, status: int, _headers: Sequence[tuple[bytes, bytes]]) -> None:
         """Check that it went well."""
@@ -141,6 +142,9 @@ class Canned:
     def read_now(self) -> bytes:
         """Return nothing more."""
         return b""
+
+    def tap(self, take: Callable[[bytes], bool]) -> None:
+        """Leave everything to `read`."""
 
     def close(self) -> None:
         """Do nothing."""

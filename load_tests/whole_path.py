@@ -35,6 +35,7 @@ from backends.wire_connection import Connection as Upstream
 from gateway.compose import Opened, open_gateway
 from gateway.connection import protocol_of
 from gateway.ledger.store_process import StoreProcess
+from gateway.serve import spare_what_stays
 from gateway.settings import environment
 from policies.keys import KeyStore
 from policies.loader import load_policy
@@ -175,6 +176,7 @@ async def _measure(folder: Path, options: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     store = StoreProcess.hatched(environment())  # folds beside, as it does when serving
     async with open_gateway(policy, environ={}, clock=clock, store=store) as opened:
+        spare_what_stays()
         kept = _upstreams(opened, loop)
         config = uvicorn.Config(_nothing, interface="asgi3", http=_protocol(opened), ws="none", log_config=None)
         config.load()

@@ -113,6 +113,7 @@ class Client:
 
     is_started = False
     on_gone = None
+    is_slow = False
 
     def __init__(self) -> None:
         self.got = bytearray()

@@ -59,6 +59,11 @@ class TapedSink:
     def on_gone(self, value: Callable[[], bool] | None) -> None:
         self._sink.on_gone = value
 
+    @property
+    def is_slow(self) -> bool:
+        """Whether too much waits for the client to read it."""
+        return self._sink.is_slow
+
     async def start(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
         """Send status and headers."""
         await self._sink.start(status, headers)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from backends.errors import BackendError
 from backends.seam import Outbound, Reply
-from backends.words import Chunk, Event, RequestId, Surface
+from backends.words import Chunk, Event, RequestId, Run, Surface
 
 OUT = Outbound(surface=Surface.CHAT, body=b"{}", is_stream=True, request_id=RequestId("req-1"))
 NOON = datetime(2026, 11, 2, 12, 0, tzinfo=UTC)
@@ -97,6 +97,9 @@ class FakeReply:
             raise self._breaks
         events, self._events = self._events, []
         return events
+
+    def tap(self, take: Callable[[Run], bool]) -> None:
+        pass
 
     async def aclose(self) -> None:
         self._events = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import zlib
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -35,6 +36,9 @@ class Pieces:
 
     def read_now(self) -> bytes:
         return self._pieces.pop(0) if self._pieces else b""
+
+    def tap(self, take: Callable[[bytes], bool]) -> None:
+        pass
 
     def close(self) -> None:
         self.is_closed = True

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from backends.deadlines import Deadlines
+from backends.deadlines import Deadline, Deadlines
 
 
 async def test_a_block_that_takes_too_long_times_out():
@@ -73,3 +73,22 @@ async def test_the_inner_of_two_times_out_alone():
         with pytest.raises(TimeoutError), Deadlines(0.01).begin():
             await asyncio.Event().wait()
         await asyncio.sleep(0)
+
+
+async def test_one_that_is_prolonged_ends_after_those_that_began_since():
+    deadlines, ended = Deadlines(0.01), list[str]()
+    first = deadlines.begin()
+
+    async def wait(name: str, deadline: Deadline) -> None:
+        try:
+            with deadline:
+                await asyncio.Event().wait()
+        except TimeoutError:
+            ended.append(name)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(wait("first", first))
+        group.create_task(wait("second", deadlines.begin()))
+        await asyncio.sleep(0)
+        first.prolong()
+    assert ended == ["second", "first"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import given
@@ -39,6 +39,9 @@ class Reads:
 
     def read_now(self) -> bytes:
         return b""
+
+    def tap(self, take: Callable[[bytes], bool]) -> None:
+        pass
 
     def close(self) -> None:
         pass
