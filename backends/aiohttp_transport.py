@@ -26,7 +26,7 @@ from typing_extensions import override
 
 from backends.connecting import MOST_AT_ONCE, Patience
 from backends.errors import EndpointTimeout, EndpointUnreachable, ReplyMalformed, StreamCut
-from backends.transport import MAX_HEADER_BYTES
+from backends.transport import MAX_HEADER_BYTES, NONE_OWN
 
 _KEEP_ALIVE_S = 4
 """vLLM's uvicorn and llama.cpp close idle connections after 5 s: a request sent at that moment would be lost."""
@@ -52,8 +52,11 @@ class AiohttpTransport:
         self._fresh = _open_session(connect_s, is_kept=False)
         self._losses = _Losses()
 
-    async def post(self, url: str, *, headers: Mapping[str, str], body: bytes) -> AiohttpResponse:
+    async def post(
+        self, url: str, *, headers: Mapping[str, str], body: bytes, own: Mapping[str, str] = NONE_OWN
+    ) -> AiohttpResponse:
         """Send a request; see `Transport.post`."""
+        headers = {**headers, **own}
         sending = _Sending()
         try:
             response = await _send(self._kept, url, headers, body, sending)

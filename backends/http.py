@@ -116,8 +116,9 @@ class HttpBackend:
             with limit:
                 response = await self._transport.post(
                     self._urls[outbound.surface],
-                    headers={**self._headers, "x-request-id": outbound.request_id},
+                    headers=self._headers,
                     body=outbound.body,
+                    own={"x-request-id": outbound.request_id},
                 )
                 if response.status != 200:
                     await self._refuse(response)
@@ -205,7 +206,7 @@ class Blot:
         return payload
 
 
-_NEVER_FED, _NEVER_LEARNING = EventDecoder(), Template()
+_NEVER_FED, _NEVER_LEARNING, _NEVER_SILENT = EventDecoder(), Template(), Deadlines(0).begin()
 """A whole answer's: it has no events."""
 
 
@@ -231,7 +232,8 @@ class HttpReply:
         self._response = response
         self._is_stream = outbound.is_stream
         self._idle = idle
-        self._silence = idle.begin()  # entered for each read, one after another
+        # Entered for each read, one after another.
+        self._silence = idle.begin() if outbound.is_stream else _NEVER_SILENT
         self._blot = blot
         self._decoder = EventDecoder(limit_bytes=sizes.event_bytes) if outbound.is_stream else _NEVER_FED
         self._template = Template() if outbound.is_stream else _NEVER_LEARNING

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from fractions import Fraction
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
@@ -647,6 +648,7 @@ def usd(nusd: int) -> Decimal:
     return Decimal(f"{nusd}E-9")  # read from text: arithmetic would round to the context's 28 digits
 
 
+@lru_cache(maxsize=256)  # an answer tells its cost three times
 def dollars(nusd: int) -> str:
     """Return what `usd` holds as text, such as "0.000012500"; it is written on every answer."""
     whole, rest = divmod(abs(nusd), NANO_PER_USD)

@@ -15,10 +15,13 @@ Contract (tests/contracts/test_transport.py runs it against every implementation
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Protocol
 
 MAX_HEADER_BYTES = 64 * 2**10
 """The largest header section that is read; nginx takes 8 kB a line, Node 16 kB in all, aiohttp 64 kB by our setting."""
+
+NONE_OWN: Mapping[str, str] = MappingProxyType({})
 
 
 class Response(Protocol):
@@ -65,13 +68,17 @@ class Response(Protocol):
 class Transport(Protocol):
     """Sends requests over connections that it keeps."""
 
-    async def post(self, url: str, *, headers: Mapping[str, str], body: bytes) -> Response:
+    async def post(
+        self, url: str, *, headers: Mapping[str, str], body: bytes, own: Mapping[str, str] = NONE_OWN
+    ) -> Response:
         """Send a request and return its response once the headers are there.
 
         Args:
             url: absolute, http or https.
-            headers: what is sent besides Host and Content-Length; names in lower case.
+            headers: what is sent besides Host and Content-Length; names in lower case. What is made of them may be kept
+                and used again for the same object, so it is not changed any more.
             body: the whole body.
+            own: headers that this request alone has.
 
         Raises:
             EndpointUnreachable: no connection, or it broke before the headers.

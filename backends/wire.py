@@ -12,7 +12,6 @@ import ssl
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import cast
 from urllib.parse import urlsplit
@@ -21,6 +20,7 @@ import aiohappyeyeballs
 
 from backends.connecting import MOST_AT_ONCE, Patience
 from backends.errors import EndpointTimeout, EndpointUnreachable
+from backends.transport import NONE_OWN
 from backends.wire_connection import Connection, WireResponse
 
 _KEEP_ALIVE_S = 4.0
@@ -34,10 +34,6 @@ _NEXT_ADDRESS_S = 0.25
 
 _MAX_TARGETS = 4096
 """Addresses whose parsed form is remembered; a policy has a handful."""
-
-
-_LINES_KEPT = 256
-"""Header lines remembered, the latest used: all of a request's but its id are the same each time."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -54,6 +50,15 @@ class _Origin:
     turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOST_AT_ONCE))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Target:
+    """Where a URL leads, and how requests for it with these headers begin."""
+
+    origin: _Origin
+    headers: Mapping[str, str]
+    start: bytes
+
+
 class WireTransport:
     """Implements `Transport`. Made inside a running event loop.
 
@@ -67,17 +72,23 @@ class WireTransport:
         self._trusted_ca = trusted_ca
         self._loop = asyncio.get_running_loop()
         self._tls: ssl.SSLContext | None = None
-        self._targets: dict[str, tuple[_Origin, bytes]] = {}
+        self._targets: dict[str, _Target] = {}
         self._origins: dict[tuple[str, int, bool], _Origin] = {}
         self._open: set[Connection] = set()
         self._sweep: asyncio.TimerHandle | None = None
         self._emptied: asyncio.Future[None] | None = None
         self._is_closed = False
 
-    async def post(self, url: str, *, headers: Mapping[str, str], body: bytes) -> WireResponse:
+    async def post(
+        self, url: str, *, headers: Mapping[str, str], body: bytes, own: Mapping[str, str] = NONE_OWN
+    ) -> WireResponse:
         """Send a request; see `Transport.post`."""
-        origin, start = self._targets.get(url) or self._target(url)
-        head = _encode_head(start, headers, len(body))
+        target = self._targets.get(url)
+        if target is None or target.headers is not headers:
+            target = self._target(url, headers)
+        origin = target.origin
+        lines = b"".join([_line(name, value) for name, value in own.items()])
+        head = b"%b%bcontent-length: %d\r\n\r\n" % (target.start, lines, len(body))
         connection = self._take(origin)
         if connection is not None and (response := await connection.ask(head, body)) is not None:
             return response
@@ -100,8 +111,12 @@ class WireTransport:
             self._emptied = self._emptied or self._loop.create_future()
             await asyncio.shield(self._emptied)
 
-    def _target(self, url: str) -> tuple[_Origin, bytes]:
-        """Return where a URL leads and how a request for it begins."""
+    def _target(self, url: str, headers: Mapping[str, str]) -> _Target:
+        """Return where a URL leads and how a request for it begins.
+
+        Raises:
+            ValueError: a header would be read as something else.
+        """
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname or "@" in parts.netloc or not _is_plain(url):
             raise ValueError("expected an absolute address (http or https) of visible ASCII, without a user")
@@ -109,7 +124,9 @@ class WireTransport:
         place = (parts.hostname, parts.port or (443 if is_tls else 80), is_tls)
         origin = self._origins.setdefault(place, _Origin(host=place[0], port=place[1], is_tls=is_tls))
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        target = origin, f"POST {path} HTTP/1.1\r\nhost: {parts.netloc}\r\n".encode("ascii")
+        start = f"POST {path} HTTP/1.1\r\nhost: {parts.netloc}\r\n".encode("ascii")
+        lines = b"".join([_line(name, value) for name, value in headers.items()])
+        target = _Target(origin=origin, headers=headers, start=start + lines)
         if len(self._targets) >= _MAX_TARGETS:
             self._targets.clear()
         self._targets[url] = target
@@ -202,17 +219,6 @@ class WireTransport:
             self._sweep = self._loop.call_later(_KEEP_ALIVE_S / 4, self._close_idle)
 
 
-def _encode_head(start: bytes, headers: Mapping[str, str], length: int) -> bytes:
-    """Return the request's head.
-
-    Raises:
-        ValueError: a header would be read as something else.
-    """
-    lines = b"".join([_line(name, value) for name, value in headers.items()])
-    return b"%b%bcontent-length: %d\r\n\r\n" % (start, lines, length)
-
-
-@lru_cache(maxsize=_LINES_KEPT)
 def _line(name: str, value: str) -> bytes:
     # `isprintable` leaves no line end, no NUL and, with ASCII, nothing that two readers could read differently.
     if not (value.isascii() and value.isprintable() and name.isascii() and name.replace("-", "").isalnum()):

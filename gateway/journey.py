@@ -309,6 +309,8 @@ class Journey(msgspec.Struct, kw_only=True, eq=False):
         """
         if self.hit is not None:
             return f"cache:{self.hit.tier}"
+        if len(self.path_models) == 1 and self.stood_in_for is None:
+            return self.path_models[0]
         models: list[str] = list(self.path_models)
         if models and self.stood_in_for is not None:
             models[-1] = f"{self.stood_in_for}~{models[-1]}"

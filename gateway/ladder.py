@@ -133,9 +133,10 @@ class Ladder:
         for index, (rung, model) in enumerate(queue):
             if model in asked or rung == done:
                 continue
-            later = {other for _, other in queue[index + 1 :]} - asked - {model}
-            if later and self._is_passed_over(model, later):
-                continue
+            if index + 1 < len(queue):
+                later = {other for _, other in queue[index + 1 :]} - asked - {model}
+                if later and self._is_passed_over(model, later):
+                    continue
             asked.add(model)
             outcome = await self._ask(journey, ask, rung, model, spare=spare)
             if isinstance(outcome, Committed):

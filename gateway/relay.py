@@ -340,13 +340,17 @@ def _with_cost(
     payload: bytes, stated: bytes, journey: Journey, usage: Usage, ask: Ask
 ) -> tuple[bytes | memoryview, ...]:
     """Return an answer, in parts, with its cost in its usage; the rest stays as it came, byte for byte."""
-    field = b'"usage":' + stated
-    place = payload.rfind(field) if stated and payload.count(b'"usage"') == 1 else -1
-    if place < 0:  # none, or written in an unusual way
-        return (_encode_with_cost(_fields.decode(payload), journey, usage, ask),)
-    whole = memoryview(payload)  # an answer may be large: it is not copied
-    annotated = _annotated(msgspec.Raw(stated), journey, usage)
-    return (whole[:place], b'"usage":', bytes(annotated), whole[place + len(field) :])
+    for name in _USAGE_NAMES if stated and payload.count(b'"usage"') == 1 else ():
+        place = payload.rfind(name + stated)
+        if place >= 0:
+            whole = memoryview(payload)  # an answer may be large: it is not copied
+            annotated = _annotated(msgspec.Raw(stated), journey, usage)
+            return (whole[: place + len(name)], bytes(annotated), whole[place + len(name) + len(stated) :])
+    return (_encode_with_cost(_fields.decode(payload), journey, usage, ask),)
+
+
+_USAGE_NAMES = (b'"usage":', b'"usage": ')
+"""As servers write it; whoever writes it otherwise has the whole answer written anew."""
 
 
 def _encode_with_cost(fields: dict[str, msgspec.Raw], journey: Journey, usage: Usage, ask: Ask) -> bytes:
@@ -395,10 +399,25 @@ def _pieces(payload: bytes, usage: Usage, path: str, *, wants_usage: bool) -> tu
     return tuple(joined)
 
 
+class _Paid(msgspec.Struct, gc=False):
+    """What an attempt cost, as clients read it."""
+
+    model: str
+    kind: ChargeKind
+    cost: msgspec.Raw | None
+
+
+class _Own(msgspec.Struct, gc=False):
+    """What the gateway adds to a usage beside the cost."""
+
+    path: str
+    attempts: list[_Paid]
+
+
 def _annotated(given: msgspec.Raw | None, journey: Journey, usage: Usage) -> msgspec.Raw:
     """Return the committed answer's usage with the cost of all attempts; what is booked stands where none was told."""
     attempts = [
-        {"model": a.model.id, "kind": a.kind, "cost": None if a.is_cost_unknown else _dollars(a.cost_nusd)}
+        _Paid(a.model.id, a.kind, None if a.is_cost_unknown else _dollars(a.cost_nusd))
         for a in journey.attempts
         if a.kind is not None
     ]
@@ -413,15 +432,15 @@ def _annotate(
     *,
     cost: msgspec.Raw | None,
     path: str,
-    attempts: list[dict[str, JsonValue]],
+    attempts: list[_Paid],
 ) -> msgspec.Raw:
-    own = {"path": path, "attempts": attempts}
+    own = _Own(path, attempts)
     is_told = usage.input_provenance is usage.output_provenance is Provenance.PROVIDER
     stated = bytes(given) if given is not None else b""
     if is_told and stated.startswith(b'{"') and b'"cost"' not in stated and b'"faregate"' not in stated:
         return msgspec.Raw(b'%b,"cost":%b,"faregate":%b}' % (stated[:-1], _encode(cost), _encode(own)))
     told = _told_usage(given) or {}
-    known: dict[str, JsonValue] = told if told and is_told else told | openai_usage(usage)
+    known: dict[str, JsonValue | _Own] = {**told} if told and is_told else {**told, **openai_usage(usage)}
     known["cost"] = cost
     known["faregate"] = own
     return msgspec.Raw(_encode(known))

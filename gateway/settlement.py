@@ -313,7 +313,13 @@ def _unseen_input(journey: Journey) -> int:
 
 def _has_media(ask: Ask) -> bool:
     """Tell whether sound or pictures can go in or come out."""
-    return not ask.fields.keys().isdisjoint(("modalities", "audio")) or any(not m.is_plain for m in ask.messages)
+    for message in ask.messages:
+        if not message.is_plain:
+            return True
+    return not ask.fields.keys().isdisjoint(_MEDIA)
+
+
+_MEDIA = ("modalities", "audio")
 
 
 def baseline_nusd(journey: Journey) -> tuple[int, int, int]:

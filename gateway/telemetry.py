@@ -18,7 +18,7 @@ from typing_extensions import override
 from backends.breaker import Standing
 from backends.pool import Pool
 from backends.prices import NANO_PER_USD, usd
-from backends.words import Surface
+from backends.words import Surface, Usage
 from gateway.journey import Attempt, Journey
 from gateway.ledger.budgets import Cap
 from gateway.ledger.rows import RequestRow
@@ -244,17 +244,24 @@ class Telemetry:
         if attempt.kind is None:
             return
         usage, model = usage_of(journey, attempt), attempt.model.id
-        self._cost.labels(model, attempt.kind).inc(attempt.cost_nusd / NANO_PER_USD)
+        self._cost.labels(model, attempt.kind).value += attempt.cost_nusd / NANO_PER_USD
         if attempt.is_cost_unknown:
             self._unknown.labels(model, attempt.kind).inc()
+        if usage.input_tokens:
+            self._tokens.labels(model, "input").value += usage.input_tokens
+        if usage.output_tokens:
+            self._tokens.labels(model, "output").value += usage.output_tokens
+        if usage.total_input_tokens + usage.total_output_tokens != usage.input_tokens + usage.output_tokens:
+            self._count_rare(model, usage)
+
+    def _count_rare(self, model: str, usage: Usage) -> None:
+        """Count the classes of tokens that few answers have."""
         for name, tokens in (
-            ("input", usage.input_tokens),
             ("cached_input", usage.cached_input_tokens),
             ("cache_write", usage.cache_write_tokens),
             ("cache_write_1h", usage.cache_write_1h_tokens),
             ("audio_input", usage.audio_input_tokens),
             ("image_input", usage.image_input_tokens),
-            ("output", usage.output_tokens),
             ("reasoning", usage.reasoning_tokens),
             ("audio_output", usage.audio_output_tokens),
             ("image_output", usage.image_output_tokens),

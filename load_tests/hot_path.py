@@ -153,7 +153,14 @@ class Canned:
 class Instant:
     """A transport without a wire: it answers with JSON, or with a stream where that was asked for."""
 
-    async def post(self, _url: str, *, headers: Mapping[str, str], body: bytes) -> Canned:  # noqa: ARG002
+    async def post(
+        self,
+        _url: str,
+        *,
+        headers: Mapping[str, str],  # noqa: ARG002
+        body: bytes,
+        own: Mapping[str, str] | None = None,  # noqa: ARG002
+    ) -> Canned:
         """Return the response."""
         return Canned("text/event-stream", STREAM) if b'"stream":true' in body else Canned("application/json", [ANSWER])
 

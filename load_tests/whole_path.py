@@ -127,7 +127,8 @@ def _upstreams(opened: Opened, loop: asyncio.AbstractEventLoop) -> list[socket.s
     backends.wire._KEEP_ALIVE_S = 1e9  # type: ignore[misc]
     [member] = next(iter(opened.gateway.parts.catalog.values())).backend._members
     client = member.backend._transport  # type: ignore[attr-defined]
-    origin, _ = client._target("http://127.0.0.1:9/v1/chat/completions")
+    place = ("127.0.0.1", 9, False)
+    origin = client._origins.setdefault(place, backends.wire._Origin(host=place[0], port=place[1], is_tls=place[2]))
     kept = []
 
     def connect() -> None:

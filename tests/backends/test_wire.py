@@ -132,6 +132,8 @@ async def test_a_header_that_would_be_read_as_two_is_never_sent(transport: WireT
     async with PlayServer(lambda _: [whole(b"{}")]) as server:
         with pytest.raises(ValueError, match="header"):
             await transport.post(server.url, headers=headers, body=b"")
+        with pytest.raises(ValueError, match="header"):
+            await transport.post(server.url, headers={}, body=b"", own=headers)
     assert server.connections == []
 
 
