@@ -40,8 +40,10 @@ Decided here:
   files put back from a copy after that would be booked again: what was archived is no longer known by its id.
 
 Left out on purpose:
-- Hours as rollups (see `rollups`): by day, week or month of another zone than UTC, reports read the rows, and so do
-  sessions, users and tasks: seconds a million requests, not a second for all.
+- Hours as rollups (see `rollups`): by day of another zone than UTC, reports take the UTC days' sums and read the rows
+  of the hours between the midnights (`reports.ragged`). Sessions, users and tasks are read from rows: seconds a million
+  requests, not a second for all.
+- Archived days in another zone: only their UTC days' sums are left, so each counts whole, where its noon lies.
 - Meters of other machines' cards: NVML tells of its own machine; elsewhere joules are `watts` x busy time, `estimated`.
 - Whether a replica was there: it is billed while a policy names it, unless the cloud's own hours say otherwise.
 """

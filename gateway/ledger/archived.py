@@ -176,6 +176,6 @@ def archived_note(db: sqlite3.Connection, since_us: int, until_us: int, tenant: 
     days = [datetime.fromtimestamp(day * 86_400, UTC).date().isoformat() for day in (first, last)]
     files = sorted({file.name for one in tombstones(db).values() for file in one.files.values()})
     return (
-        f"{requests} requests of {days[0]} to {days[1]} are archived ({', '.join(files)}): sums by whole UTC days hold "
-        "them, single rows, sessions, users, tasks and parts of days do not"
+        f"{requests} requests of {days[0]} to {days[1]} are archived ({', '.join(files)}): sums hold them, "
+        "each UTC day whole and where its noon lies; single rows, sessions, users and tasks do not"
     )

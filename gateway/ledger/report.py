@@ -1,7 +1,7 @@
 """The bill: what was spent, on what, what the baseline would have cost, and what the pools cost while they idled.
 
 Rules:
-- every number is summed in integers, from the daily rollups and, for hours around whole days, from the rows;
+- every number is summed in integers, from the daily rollups and, for hours beside whole days, from the rows;
   Σ charges = the report, to the nano-dollar;
 - a charge belongs to the period in which its request began, so that a request's money is never split;
 - the pools' lines go by the clock instead: a charge counts in the period in which its attempt began;
@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from gateway.ledger.archived import archived_note
-from gateway.ledger.derived import DAY_US, savings_sql
+from gateway.ledger.derived import DAY_US, SAVINGS_KEYS, SAVINGS_SUMS, savings_sql
 from gateway.ledger.errors import LedgerMissing, PeriodInvalid
 from gateway.ledger.journal import JOURNAL_FOLDER, segments
 from gateway.ledger.pools import PoolFacts, PoolLine, pool_lines
@@ -34,18 +34,19 @@ if TYPE_CHECKING:
 _FOR_EVER: Final = (datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC))
 _EPOCH_START: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
-# By cause; the hours around the whole days from the rows.
+# By cause; the hours that rollups get wrong from the rows.
 _SAVINGS: Final = """
 SELECT cause, SUM(gain_nusd), SUM(waste_nusd), SUM(audit_nusd), SUM(router_nusd) FROM (
   SELECT * FROM daily_savings
   WHERE day >= :first_day AND day < :last_day AND (:tenant IS NULL OR tenant = :tenant)
-  UNION ALL {rows}
+  {rows}
 ) GROUP BY cause
 """
+_ROWS_SAVINGS: Final = f"""
+  UNION ALL SELECT * FROM (
+    WITH named({", ".join((*SAVINGS_KEYS, *SAVINGS_SUMS))}) AS ({{rows}})
+    SELECT {", ".join(SAVINGS_KEYS)}, {", ".join(f"{{sign}}{name}" for name in SAVINGS_SUMS)} FROM named)"""  # noqa: S608 - constants
 _OWN: Final = "(:tenant IS NULL OR requests.tenant = :tenant)"
-_BEFORE: Final = ":since", f":first_day * {DAY_US}"
-_AFTER: Final = f":last_day * {DAY_US}", ":until"
-_ALL: Final = ":since", ":until"
 # The first and the last day on which anything was booked, and the day after.
 _SPAN: Final = f"""
 SELECT MIN(day), MAX(day) + 1 FROM (
@@ -393,16 +394,13 @@ def _grouped(db: sqlite3.Connection, question: Question, by: Dimension) -> tuple
 
 def _savings(db: sqlite3.Connection, question: Question) -> Savings:
     parameters = question.parameters
-    is_rolled_up = question.first_day < question.last_day
-    if not is_rolled_up:
-        parameters |= {"first_day": 0, "last_day": 0}
-    around = (_BEFORE, _AFTER) if is_rolled_up else (_ALL,)
-    rows = " UNION ALL ".join(
-        savings_sql(
-            f"requests.started_at_us >= {since} AND requests.started_at_us < {until} AND {_OWN}", _of(since, until)
-        )
-        for since, until in around
-    )
+    rows = ""
+    for hours in question.hours:
+        window = f"requests.started_at_us >= {hours.from_us} AND requests.started_at_us < {hours.until_us}"
+        their = f"charges.request_id IN (SELECT request_id FROM requests WHERE {window})"  # noqa: S608 - numbers
+        found = savings_sql(f"{window} AND {_OWN}", their)
+        # Taken from the day that its rollup counts it on, or added where no rollup has it: by cause all is one line.
+        rows += _ROWS_SAVINGS.format(rows=found, sign="" if hours.is_in else "-")
     gained = dict.fromkeys(("exact", "semantic", "small", "other"), 0)
     waste = audit = router = 0
     for cause, gain_nusd, waste_nusd, audit_nusd, router_nusd in db.execute(_SAVINGS.format(rows=rows), parameters):
@@ -419,14 +417,6 @@ def _savings(db: sqlite3.Connection, question: Question) -> Savings:
         other_nusd=gained["other"],
         audit_nusd=audit,
         router_nusd=router,
-    )
-
-
-def _of(since: str, until: str) -> str:
-    """Return the condition on charges of requests that began in a window, so that only theirs are added up."""
-    return (
-        "charges.request_id IN (SELECT request_id FROM requests "  # noqa: S608 - this module's own
-        f"WHERE started_at_us >= {since} AND started_at_us < {until})"
     )
 
 

@@ -10,8 +10,9 @@ Rules:
   the rollup is still proven equal to the rows and what is archived;
 - an unknown cost is counted in `unknown_charges` and adds nothing to `cost_nusd`.
 
-Days are UTC's. Hours would serve every time zone, but by key, feature and path there are nearly as many sums of hours
-as rows (measured: 0.3 million sums of 0.3 million charges), and reading them took as long.
+Days are UTC's; what a zone's days need beside them is read from rows (`reports.ragged`). Hours would serve every time
+zone, but by key, feature and path there are nearly as many sums of hours as rows (measured: 0.3 million sums of 0.3
+million charges), and reading them took as long.
 """
 
 from __future__ import annotations

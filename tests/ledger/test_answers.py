@@ -54,8 +54,12 @@ questions = st.builds(
     Question,
     since=st.integers(-72, 0).map(lambda hours: NOON + timedelta(hours=hours)),
     until=st.integers(1, 72).map(lambda hours: NOON + timedelta(hours=hours)),
-    by=st.sampled_from(["tenant,model", "day", "pool,kind", "route,feature,path", "month,key", "week"]).map(dimensions),
-    zone=st.sampled_from(["UTC", "Europe/Berlin", "Asia/Kolkata", "America/New_York"]),
+    by=st.sampled_from(
+        ["tenant,model", "day", "pool,kind", "route,feature,path", "month,key", "week", "model,path,day", "day,month"]
+    ).map(dimensions),
+    zone=st.sampled_from(
+        ["UTC", "Europe/Berlin", "Asia/Kolkata", "America/New_York", "Pacific/Kiritimati", "Etc/GMT+12"]
+    ),
 )
 
 

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final
 
 from backends.prices import FEMTO_PER_NANO, Rates, round_half_even
-from gateway.ledger.derived import DAY_US
 from gateway.ledger.rows import TOKENS
 
 if TYPE_CHECKING:
@@ -47,9 +46,7 @@ FROM (
   SELECT path, baseline_nusd, baseline_low_nusd, baseline_high_nusd FROM archived_daily_requests WHERE {days}
 )
 """
-_WHOLE_DAYS: Final = (
-    f"day * {DAY_US} >= :since AND (day + 1) * {DAY_US} <= :until AND (:tenant IS NULL OR tenant = :tenant)"
-)
+_WHOLE_DAYS: Final = "day >= :first_day AND day < :last_day AND (:tenant IS NULL OR tenant = :tenant)"
 _ARCHIVED: Final = f"""
 SELECT attempts, {", ".join(TOKENS)} FROM archived_daily_charges
 WHERE {_WHOLE_DAYS} AND (kind = 'answer' OR kind = 'cancelled' AND path <> '')

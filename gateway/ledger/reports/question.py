@@ -14,13 +14,14 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from gateway.ledger.derived import DAY_US
 from gateway.ledger.errors import PeriodInvalid, QuestionInvalid
+from gateway.ledger.reports.ragged import NOON_S, Hours, ragged, rolled_days
 from gateway.ledger.rollups import CHARGE_SUMS, FEATURE, REQUEST_SUMS
 from gateway.ledger.store import microseconds
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from datetime import date
 
 _DAY_S: Final = 86_400
 _STEP: Final = timedelta(days=1)  # no zone changes its offset twice within a day
@@ -52,6 +53,12 @@ _TIMES: Final = {
     Dimension.WEEK: "date({}, 'unixepoch', 'weekday 0', '-6 days')",  # its Monday
     Dimension.MONTH: "strftime('%Y-%m', {}, 'unixepoch')",
 }
+# The same of a local day, as far as two days are on one line.
+_DAYS_OF: Final[dict[Dimension, Callable[[date], object]]] = {
+    Dimension.DAY: lambda day: day,
+    Dimension.WEEK: lambda day: (day.toordinal() - 1) // 7,
+    Dimension.MONTH: lambda day: (day.year, day.month),
+}
 # The rollups' primary keys, in their order: grouped by a prefix of it they are read in one pass, without sorting.
 _ROLLED: Final = {
     "daily_charges": ("day", "tenant", "key_id", "route", "feature", "path", "model", "pool", "kind"),
@@ -62,9 +69,7 @@ _DROPPED: Final = frozenset({"day", "key_id"})
 _OF_ATTEMPTS: Final = frozenset({Dimension.POOL, Dimension.KIND})
 _NOT_ROLLED_UP: Final = frozenset({Dimension.SESSION, Dimension.USER, Dimension.TASK})
 # The last name of "small>large"; a cached answer and a refusal were no model's.
-_SERVED_BY: Final = (
-    "CASE WHEN {0}path LIKE 'cache:%' THEN '' ELSE replace({0}path, rtrim({0}path, replace({0}path, '>', '')), '') END"
-)
+_SERVED_BY: Final = "CASE WHEN {0} LIKE 'cache:%' THEN '' ELSE replace({0}, rtrim({0}, replace({0}, '>', '')), '') END"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +84,7 @@ class _Source:
 
 _SOURCES: Final = {
     Dimension.TENANT: _Source("requests.tenant", "charges.tenant", "charges.tenant", "tenant"),
-    Dimension.MODEL: _Source(_SERVED_BY.format("requests."), "charges.model", "charges.model", "model"),
+    Dimension.MODEL: _Source(_SERVED_BY.format("requests.path"), "charges.model", "charges.model", "model"),
     Dimension.ROUTE: _Source("COALESCE(requests.route, '')", "charges.route", "charges.route", "route"),
     Dimension.FEATURE: _Source(FEATURE.format("requests"), FEATURE.format("requests"), "''", "feature"),
     Dimension.KEY: _Source("requests.key_id", "charges.key_id", "charges.key_id", "key_id"),
@@ -91,6 +96,9 @@ _SOURCES: Final = {
     Dimension.KIND: _Source("", "charges.kind", "charges.kind", "kind"),
 }
 
+
+_SERVED: Final = (Dimension.MODEL, "requests")
+_SPAN: Final = "from_us, noon_s, is_in, is_rolled"
 
 _POSTED: Final = """
   SELECT amount_nusd AS nusd, unixepoch(period || '-01') * 1000000 AS at_us, tenant, model, request_id, attempt
@@ -142,23 +150,25 @@ class Question:
 
     @property
     def is_rolled_up(self) -> bool:
-        """Tell whether the daily rollups answer for the whole UTC days; hours around them come from the rows."""
-        return (
-            not self.from_rows
-            and not _NOT_ROLLED_UP.intersection(self.by)
-            and self.first_day < self.last_day
-            and (not set(_TIMES).intersection(self.by) or self._offsets() == [(0, 0)])
-        )
+        """Tell whether the daily rollups answer; the `hours` that they get wrong come from the rows."""
+        return not self.from_rows and not _NOT_ROLLED_UP.intersection(self.by) and self.first_day < self.last_day
 
     @property
     def first_day(self) -> int:
-        """The first whole UTC day of the period, counted from 1970."""
-        return -(-microseconds(self.since) // DAY_US)
+        """The first UTC day whose noon lies in the period, counted from 1970."""
+        return rolled_days(microseconds(self.since), microseconds(self.until)).start
 
     @property
     def last_day(self) -> int:
-        """The day after its last whole one; not above `first_day` when it has none."""
-        return microseconds(self.until) // DAY_US
+        """The day after the last one; not above `first_day` when there is none."""
+        return rolled_days(microseconds(self.since), microseconds(self.until)).stop
+
+    @property
+    def hours(self) -> tuple[Hours, ...]:
+        """Return what the rollups of these days get wrong, and rows put right."""
+        times = [_DAYS_OF[dimension] for dimension in self.by if dimension in _TIMES]
+        label = (lambda day: [of(day) for of in times]) if times else None
+        return tuple(ragged(microseconds(self.since), microseconds(self.until), offsets=self._offsets(), label=label))
 
     @property
     def parameters(self) -> dict[str, int | str | None]:
@@ -196,16 +206,23 @@ class Question:
         Args:
             condensed: the name of the period's temporary tables, where they are there (`condense`).
         """
-        parts = self._rolled(condensed) if self.is_rolled_up else self._rows(_WHOLE)
+        hours = self.hours if self.is_rolled_up else ()
+        parts = self._rolled(condensed, moved=bool(hours)) if self.is_rolled_up else self._rows(_WHOLE)
         names = ", ".join((*(dimension.value for dimension in self.by), *self._sums()))
         sums = ", ".join(f"COALESCE(SUM({name}), 0) AS {name}" for name in self._sums())
         keys = ", ".join(dimension.value for dimension in self.by)
         body = "\n  UNION ALL\n".join(f"  {part}" for part in parts)
-        head = f"WITH facts({names}) AS (\n{body}\n)\n"
+        head = f"WITH {self._moved(hours)}facts({names}) AS (\n{body}\n)\n"
         if not keys:
             return f"{head}SELECT {sums}\nFROM facts"
         order = "attempts DESC" if "cost_nusd" not in self._sums() else "cost_nusd DESC"
-        return f"{head}SELECT {keys}, {sums}\nFROM facts GROUP BY {keys} ORDER BY {order}, {keys}"
+        # A line may have been moved away altogether.
+        having = " HAVING " + " OR ".join(
+            f"SUM({name}) <> 0" for name in ("requests", "attempts")[-self.has_requests - 1 :]
+        )
+        return (
+            f"{head}SELECT {keys}, {sums}\nFROM facts GROUP BY {keys}{having if hours else ''} ORDER BY {order}, {keys}"
+        )
 
     def sessions_sql(self) -> str:
         """Return the query of the sessions: the dimensions, how many there are, and their requests' booked cost."""
@@ -255,19 +272,57 @@ class Question:
     def _sums(self) -> tuple[str, ...]:
         return (*(REQUEST_SUMS if self.has_requests else ()), *CHARGE_SUMS)
 
-    def _rolled(self, condensed: str | None) -> tuple[str, ...]:
+    def _rolled(self, condensed: str | None, *, moved: bool) -> tuple[str, ...]:
         parts = [f"SELECT {self._keys('rolled')}{self._none(REQUEST_SUMS)}{self._summed('daily_charges', condensed)}"]
         if self.has_requests:
             keys, zeros = self._keys("daily_requests"), self._zeros(CHARGE_SUMS)
             parts.append(f"SELECT {keys}{self._summed('daily_requests', condensed, then=f', {zeros}')}")
-        before, after = self.first_day * DAY_US, self.last_day * DAY_US
-        ragged = []
-        if microseconds(self.since) < before:
-            ragged.append(f"{{0}}.started_at_us >= :since AND {{0}}.started_at_us < :first_day * {DAY_US}")
-        if after < microseconds(self.until):
-            ragged.append(f"{{0}}.started_at_us >= :last_day * {DAY_US} AND {{0}}.started_at_us < :until")
-        around = [part for hours in ragged for part in self._rows(hours)[:-1]]
-        return (*parts, *around, self._waiting())
+        return (*parts, *(self._put_right() if moved else ()), self._waiting())
+
+    def _put_right(self) -> Iterator[str]:
+        """Yield the parts that count what was `_moved` where it lies, and no longer where its day's noon lies."""
+        for table in ("charges", "requests") if self.has_requests else ("charges",):
+            for moment, sign, which in (("from_us / 1000000", "", "is_in"), ("noon_s", "-", "is_rolled")):
+                asked, charged = (
+                    ", ".join(f"{sign}{name}" for name in sums) if table == whose else self._zeros(sums)
+                    for whose, sums in (("requests", REQUEST_SUMS), ("charges", CHARGE_SUMS))
+                )
+                keys = "".join(f"{self._moved_key(dimension, table, moment)}, " for dimension in self.by)
+                counted = f"{asked}, {charged}" if self.has_requests else charged
+                yield f"SELECT {keys}{counted} FROM moved_{table} WHERE {which}"
+
+    def _moved_key(self, dimension: Dimension, table: str, moment: str) -> str:
+        if dimension in _TIMES:
+            return _TIMES[dimension].format(self._local(moment))
+        return _SERVED_BY.format("path") if (dimension, table) == _SERVED else dimension.value
+
+    def _moved(self, hours: Sequence[Hours]) -> str:
+        """Return the sums of the hours that rollups get wrong, by what else the lines are broken down by."""
+        if not hours:
+            return ""
+        spans = ", ".join(
+            f"({each.from_us}, {each.until_us}, {each.noon_s}, {each.is_in:d}, {each.is_rolled:d})" for each in hours
+        )
+        found = f"moved(from_us, until_us, noon_s, is_in, is_rolled) AS (VALUES {spans}),\n"
+        others = [dimension for dimension in self.by if dimension not in _TIMES]
+        for rows, sums in (("charges", CHARGE_SUMS), ("requests", REQUEST_SUMS))[: 1 + self.has_requests]:
+            # A request's model is told from its path once a group and not once a row.
+            read = {
+                "path" if (each, rows) == _SERVED else each.value: "requests.path"
+                if (each, rows) == _SERVED
+                else self._key(each, rows)
+                for each in others
+            }
+            summed = ", ".join(f"SUM({value.format(rows)})" for value in sums.values())
+            joined = " CROSS JOIN charges USING (request_id)" if rows == "charges" else ""
+            grouped = ", ".join(str(number + 1) for number in range(4 + len(read)))
+            found += (
+                f"moved_{rows}({', '.join((_SPAN, *read, *sums))}) AS MATERIALIZED (\n"
+                f"  SELECT {', '.join((_SPAN, *read.values()))}, {summed}\n  FROM moved CROSS JOIN requests{joined}\n"
+                "  WHERE requests.started_at_us >= from_us AND requests.started_at_us < until_us"
+                f" AND (:tenant IS NULL OR requests.tenant = :tenant) GROUP BY {grouped}\n),\n"
+            )
+        return found
 
     def _summed(self, table: str, condensed: str | None, *, then: str = "") -> str:
         """Return the sums of a rollup by what its lines are broken down by here, and where they come from."""
@@ -326,11 +381,11 @@ class Question:
                 "requests": "requests.started_at_us / 1000000",
                 "charges": "requests.started_at_us / 1000000",
                 "waiting": "charges.started_at_us / 1000000",
-            }.get(place, f"day * {_DAY_S}")
+            }.get(place, f"day * {_DAY_S} + {NOON_S}")
             return _TIMES[dimension].format(self._local(moment))
         source = _SOURCES[dimension]
         if place == "daily_requests":
-            return _SERVED_BY.format("") if dimension is Dimension.MODEL else source.rolled
+            return _SERVED_BY.format("path") if dimension is Dimension.MODEL else source.rolled
         return {
             "requests": source.requests,
             "charges": source.charges,
