@@ -192,13 +192,15 @@ class Verdicts:
         """
         path = folder / FILE_NAME
         try:
+            if not path.exists():
+                path.touch(mode=0o600)  # SQLite's own files beside it take its mode
             db = sqlite3.connect(path, timeout=5.0, check_same_thread=False, isolation_level=None)
             try:
                 _prepare(db, path)
             except BaseException:
                 db.close()
                 raise
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise VerdictsUnusable(f"{path} cannot be used ({error}); make it readable and writable") from error
         return cls(db)
 

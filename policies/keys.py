@@ -186,7 +186,7 @@ class KeyStore:
     def _locked(self) -> Iterator[None]:
         """Let one writer at a time read, change and replace. The lock's file is never the one that is replaced."""
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             descriptor = os.open(self._folder / f"{FILE_NAME}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise KeysError(f"{self._folder} cannot be written ({error.strerror}); check `storage.folder`") from error

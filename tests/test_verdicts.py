@@ -79,6 +79,13 @@ def test_verdicts_of_another_setup_say_nothing(verdicts: Verdicts):
     assert verdicts.state(PromiseId("r", Subject.ROUTE, "other models")) is State.PRIOR
 
 
+def test_nobody_else_may_read_verdicts(tmp_path: Path):
+    opened = Verdicts.open(tmp_path)
+
+    assert {path.stat().st_mode & 0o077 for path in tmp_path.iterdir()} == {0}
+    opened.close()
+
+
 def test_a_recalibration_ends_a_breach_and_begins_anew(verdicts: Verdicts):
     verdicts.add(a_verdict(loss=1.0))
     verdicts.note(Event(promise=ROUTE, event=State.BREACHED, detail="", at=NOON))

@@ -179,7 +179,7 @@ class _Leaving:
     def write(self, out: Path) -> dict[str, File]:
         """Write the files; they are on the disk when it returns."""
         try:
-            out.mkdir(parents=True, exist_ok=True)
+            out.mkdir(parents=True, exist_ok=True, mode=0o700)
             return {what: self._write(out, what) for what in COLUMNS}
         except OSError as error:
             raise ArchiveUnusable(
@@ -203,6 +203,7 @@ class _Leaving:
         )
         partial = file.with_name(f"{file.name}.part")
         try:
+            partial.touch(mode=0o600)
             count = write(partial, rows)
             _sync(partial)
             digest = sha256_of(partial)

@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from gateway.ledger.errors import FolderInUse, FolderUnusable
+from gateway.ledger.journal import JOURNAL_FOLDER
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,6 +20,16 @@ STORE_LOCK: Final = "store.lock"
 """Held by whoever folds: where that is a process of its own, it outlives a gateway that is killed by a moment."""
 _LAST_MOMENT_S: Final = 10.0
 _LOOK_S: Final = 0.01
+
+
+def make_folder(folder: Path) -> None:
+    """Make a ledger's folder and its journal's where they are missing; both are their owner's alone.
+
+    Raises:
+        OSError: they cannot be made.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # each by itself: the mode is not the parents'
+    (folder / JOURNAL_FOLDER).mkdir(exist_ok=True, mode=0o700)
 
 
 def slot_folder(folder: Path, slot: int) -> Path:

@@ -19,7 +19,7 @@ from gateway.ledger.epochs import next_epoch
 from gateway.ledger.errors import FolderUnusable, JournalCorrupt
 from gateway.ledger.fold import CHUNK_BYTES, Fold
 from gateway.ledger.journal import JOURNAL_FOLDER
-from gateway.ledger.lock import FolderLock, lock_store, refuse_live_worker, worker_slots
+from gateway.ledger.lock import FolderLock, lock_store, make_folder, refuse_live_worker, worker_slots
 from gateway.ledger.roots import ROOTS_FILE, append_roots, last_number
 from gateway.ledger.store import Store
 
@@ -95,7 +95,7 @@ class FoldService:
         estimated = 0
         with ExitStack() as owned:
             try:
-                (folder / JOURNAL_FOLDER).mkdir(parents=True, exist_ok=True, mode=0o700)
+                make_folder(folder)
                 if not is_locked:
                     owned.callback(FolderLock(folder).close)
                 owned.callback(lock_store(folder).close)

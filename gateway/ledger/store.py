@@ -122,9 +122,15 @@ class Store:
         self._links: list[tuple[int, int, str, int, bytes]] = []  # and what it will add to `chain`
         self._sealed_until_us = 0
         try:
+            if not self.path.exists():
+                self.path.touch(mode=0o600)  # SQLite's own files beside it take its mode
             self._db = sqlite3.connect(
                 self.path, timeout=_LOCK_WAIT_S, isolation_level=None, check_same_thread=False, cached_statements=64
             )
+        except OSError as error:
+            raise FolderUnusable(
+                f"cannot make {self.path}: {error.strerror}; give the gateway a data folder that it may write"
+            ) from error
         except sqlite3.Error as error:
             raise _unusable(self.path, error) from error
         try:

@@ -24,7 +24,7 @@ from msgspec.structs import replace
 from gateway.children import start_child
 from gateway.ledger.errors import FolderInUse, FolderUnusable, JournalCorrupt, LedgerError, SchemaMismatch
 from gateway.ledger.journal import JOURNAL_FOLDER, Position, Segment, segments
-from gateway.ledger.lock import FolderLock
+from gateway.ledger.lock import FolderLock, make_folder
 from gateway.ledger.store_line import (
     Bury,
     Close,
@@ -131,7 +131,7 @@ class StoreProcess:
         """
         self._folder = folder
         try:
-            (folder / JOURNAL_FOLDER).mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_folder(folder)
         except OSError as error:
             raise FolderUnusable(
                 f"the ledger in {folder} cannot be opened: {error}; "

@@ -83,6 +83,7 @@ def test_old_requests_go_with_their_charges_and_those_the_books_name_stay(folder
     assert (done.requests, done.charges, done.tombstone.cost_nusd) == (3, 3, 2 * COST)
     assert left(folder) == ["req_2", "req_5", "req_6"]
     assert [file.suffix for file in done.files] == [".parquet", ".parquet"]
+    assert {path.stat().st_mode & 0o077 for path in (*done.files, done.files[0].parent)} == {0}
 
 
 def test_the_chain_is_whole_without_the_files_and_through_them(folder: Path):

@@ -203,6 +203,14 @@ def test_a_ledger_of_version_6_only_gets_the_tables_it_lacks(ledger: JournaledLe
     assert not {each.check for each in verify(folder).problems} & {"chain", "gapless", "rollups"}
 
 
+def test_nobody_else_may_read_what_a_ledger_keeps(folder: Path, ledger: JournaledLedger):
+    ledger.book(a_request())
+    assert ledger.flush(5)
+
+    found = [folder, *folder.rglob("*")]
+    assert {path.name for path in found if path.stat().st_mode & 0o077} == {"roots.jsonl"}  # hashes, for whoever audits
+
+
 def test_a_migration_that_fails_leaves_the_former_version(folder: Path, clock: OwnClock):
     a_ledger_of_version_1(folder)
     with closing(sqlite3.connect(folder / "ledger.db", isolation_level=None)) as connection:
