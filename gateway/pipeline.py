@@ -117,7 +117,7 @@ class Gateway:
         self._most_in_flight = parts.policy.limits.max_in_flight
         self._selections: dict[tuple[TenantId, str], Selection] = {}
         self._in_flight = 0
-        self._ids = RequestIds()
+        self._ids = RequestIds(parts.clock)
         self._deadlines = Deadlines(parts.policy.timeouts.total_s)
         self._flights = Flights()
         self._sessions = Sessions()
