@@ -73,8 +73,8 @@ async def buy(aside: Aside, cashier: Cashier, *, kind: ChargeKind) -> Whole:
     await _reserve(aside, cashier)
     try:
         await cashier.secured()
-    except LedgerUnavailable:
-        attempt.end(None, clock.monotonic())
+    except BaseException:
+        attempt.end(None, clock.monotonic())  # the upstream was never asked
         raise
     try:
         reply = await attempt.model.backend.open(_outbound(aside))

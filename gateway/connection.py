@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import select
 from collections.abc import Callable, Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
@@ -59,6 +60,9 @@ _LINGER_S: Final = 2.0
 """How long a connection that is being closed may take to be read: closing on a client that still sends resets its
 connection, and our answer with it; a client that does not read must not keep its connection for ever."""
 
+_LOOK_S: Final = 0.05
+"""How often a client is looked for whose next requests wait unread: its end would wait behind them."""
+
 _HEADERS_LIMIT: Final = 128
 _TARGET_LIMIT_BYTES: Final = 8 * 2**10
 
@@ -92,6 +96,7 @@ class Connection(HttpToolsProtocol):
         self._take_over(self.gateway)
         self._answering: Exchange | None = None  # whose turn it is
         self._deadline: asyncio.TimerHandle | None = None
+        self._looking: asyncio.TimerHandle | None = None
         self._is_receiving = self._is_in_head = False
         self._head_bytes = 0
         self._surface: Surface | None = None
@@ -122,6 +127,8 @@ class Connection(HttpToolsProtocol):
     @override
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_deadline()
+        if self._looking is not None:
+            self._looking.cancel()
         if self._answering is not None:
             self._answering.hang_up()
         if isinstance(self.cycle, Exchange):
@@ -202,6 +209,8 @@ class Connection(HttpToolsProtocol):
                 self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         else:
             self.flow.pause_reading()
+            if self._looking is None:
+                self._looking = self.loop.call_later(_LOOK_S, self._look)
             self.pipeline.appendleft((cast("RequestResponseCycle", exchange), cast("ASGI3Application", self.app)))
 
     @override
@@ -437,6 +446,18 @@ class Connection(HttpToolsProtocol):
         running.keep_alive = False
         if not isinstance(running, Exchange):  # it may wait for the rest of a body that will not come
             self.loop.call_later(_LINGER_S, self.transport.abort)
+
+    def _look(self) -> None:
+        """Close if the client is gone: while it is not read, nobody else would tell."""
+        self._looking = None
+        if not self.flow.read_paused or self.transport.is_closing():
+            return
+        look = select.poll()
+        look.register(self.transport.get_extra_info("socket").fileno(), getattr(select, "POLLRDHUP", 0))  # Linux
+        if look.poll(0):
+            self.transport.abort()
+        else:
+            self._looking = self.loop.call_later(_LOOK_S, self._look)
 
     def _drop_waiting(self) -> None:
         """Forget the requests that wait for an earlier one's answer."""

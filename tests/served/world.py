@@ -10,8 +10,8 @@ import asyncio
 import base64
 import json
 import sqlite3
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cache
@@ -22,7 +22,7 @@ import numpy as np
 from typing_extensions import override
 
 from backends.clock import Clock, SystemClock
-from backends.embedder import EMBEDDER_ID
+from backends.embedder import EMBEDDER_ID, Embedder
 from backends.words import JsonValue, ModelId
 from gateway.compose import LazyEmbedder, Opened, open_gateway
 from gateway.ledger.journal import Files
@@ -30,6 +30,7 @@ from gateway.reload import Reloading
 from gateway.serve import Server, listen
 from policies.keys import KeyStore
 from policies.loader import load_policy
+from policies.schema import Policy
 from router.judge import FEATURES as JUDGED
 from router.judge import Calibration as JudgeCalibration
 from router.judge import Group, Kept, Quantiles, Rates, Window
@@ -361,17 +362,23 @@ async def serving(
     files: Files | None = None,
     clock: Clock | None = None,
     acceptance: Acceptance | None = None,
+    embedder: Embedder = EMBEDDER,
+    opening: Callable[[Policy], AbstractAsyncContextManager[Opened]] | None = None,
 ) -> AsyncIterator[Served]:
-    """Serve a policy out of a folder on a free port, with a key for each of its tenants, until the block ends."""
+    """Serve a policy out of a folder on a free port, with a key for each of its tenants, until the block ends.
+
+    `opening` opens the gateway in another way than `open_gateway`; what is given beside it is not looked at then.
+    """
     clock = clock or SystemClock()
     loaded = load_policy(write_policy(place, {**policy, "server": SERVED | policy.get("server", {})}), {})
     keys = KeyStore(loaded.storage.folder, clock=clock)
     secrets = {t: keys.create(t, tenants=loaded.tenant_ids)[1] for t in loaded.tenant_ids}
     secrets["admin"] = keys.create(None, tenants=loaded.tenant_ids, is_admin=True)[1]
+    given = acceptance or an_acceptance()
     async with (
-        open_gateway(
-            loaded, environ={}, clock=clock, embedder=EMBEDDER, acceptance=acceptance or an_acceptance(), files=files
-        ) as opened,
+        opening(loaded)
+        if opening is not None
+        else open_gateway(loaded, environ={}, clock=clock, embedder=embedder, acceptance=given, files=files) as opened,
         asyncio.TaskGroup() as group,
         Reloading(opened, server := Server(opened)) as reloading,
     ):
