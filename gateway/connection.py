@@ -30,6 +30,7 @@ from backends.words import RequestId, Surface
 from gateway.calls import HeaderInvalid, read_call
 from gateway.cors import is_preflight
 from gateway.errors import (
+    BodyCoded,
     BodyTooLarge,
     HeadTooLarge,
     KeyRefused,
@@ -365,6 +366,13 @@ class Connection(HttpToolsProtocol):
                 self._stop(BodyTooLarge(self._body_limit))
         if names.count(b"host") != 1 and version == "1.1":
             self._stop(RequestMalformed("the request needs one Host header"))
+        if b"content-encoding" in names:
+            self._check_coding()
+
+    def _check_coding(self) -> None:
+        coding = b", ".join(value for name, value in self.headers if name == b"content-encoding").strip()
+        if coding.lower() not in {b"", b"identity"}:
+            self._stop(BodyCoded(coding.decode("latin-1")))
 
     def _hand_over(self) -> None:
         """Let uvicorn serve this request by ASGI."""
@@ -417,13 +425,13 @@ class Connection(HttpToolsProtocol):
             return
         if isinstance(self.cycle, Exchange):
             self.cycle.let_go()
-        headers: tuple[tuple[bytes, bytes], ...] = ((b"connection", b"close"),)
-        problem = problem_of(refusal)
         if self._surface is not None:
             request_id, problem = self.gateway.turn_away(self._surface, refusal)
-            headers = (*headers, (b"x-request-id", request_id.encode()))
+        else:
+            request_id, problem = self.gateway.ids.next(), problem_of(refusal)
         body = problem.body()
-        headers = (*headers, *_json(body), *problem.headers)
+        told = ((b"connection", b"close"), (b"x-request-id", request_id.encode()))
+        headers = (*told, *_json(body), *problem.headers)
         if self.cors is not None and self._surface is not None:
             headers = (*headers, *self.cors.granted(self.headers, headers))
         # Who asks by HEAD would read a body as the next answer (RFC 9110, section 9.3.2).

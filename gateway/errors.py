@@ -104,6 +104,16 @@ class RequestMalformed(Refused):
         super().__init__(message)
 
 
+class BodyCoded(Refused):
+    """The body is compressed, or coded in another way."""
+
+    def __init__(self, coding: str) -> None:
+        super().__init__(
+            f"the request's body has the content-encoding {coding[:64]!r}; bodies are read as they are only: send it "
+            "uncoded, without that header"
+        )
+
+
 class RequestTooSlow(Refused):
     """The request did not become whole in time."""
 
@@ -285,6 +295,16 @@ def _refusal(  # noqa: C901, PLR0911, PLR0912 - as above
             return Problem(status=503, message=text, kind="server_error", code="stopping", headers=_RETRY_SOON)
         case RequestMalformed():
             return Problem(status=400, message=text, kind="invalid_request_error", code="malformed_request")
+        case BodyCoded():
+            # Accept-Encoding in an answer says what would have been read (RFC 9110, section 12.5.3).
+            accepted = ((b"accept-encoding", b"identity"),)
+            return Problem(
+                status=415,
+                message=text,
+                kind="invalid_request_error",
+                code="unsupported_content_encoding",
+                headers=accepted,
+            )
         case RequestTooSlow():
             return Problem(status=408, message=text, kind="invalid_request_error", code="request_timeout")
         case HeadTooLarge():

@@ -117,7 +117,7 @@ class Gateway:
         self._most_in_flight = parts.policy.limits.max_in_flight
         self._selections: dict[tuple[TenantId, str], Selection] = {}
         self._in_flight = 0
-        self._ids = RequestIds(parts.clock)
+        self.ids = RequestIds(parts.clock)
         self._deadlines = Deadlines(parts.policy.timeouts.total_s)
         self._flights = Flights()
         self._sessions = Sessions()
@@ -182,7 +182,7 @@ class Gateway:
     def _begin(self, call: Call) -> Journey:
         clock = self.parts.clock
         return Journey(
-            request_id=self._ids.next(),
+            request_id=self.ids.next(),
             call=call,
             clock=clock,
             started_at=clock.now(),

@@ -28,7 +28,7 @@ from gateway.source import PolicySource
 from policies.schema import Policy
 
 if TYPE_CHECKING:
-    from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, Scope
+    from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, Scope
 
     from gateway.ledger.store_process import StoreProcess
 
@@ -175,13 +175,13 @@ class Server(uvicorn.Server):
 
     async def _aside(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         """Serve what is no data path, by the present policy."""
-        side, cors = self._side, self._gateway.cors
+        side, cors, request_id = self._side, self._gateway.cors, self._gateway.ids.next().encode()
 
         async def go_on(send: ASGISendCallable) -> None:
-            await side(scope, receive, send)  # type: ignore[arg-type]  # Starlette's types of the same things
+            await side(scope, receive, _named(send, request_id))  # type: ignore[arg-type]  # Starlette's types of the same
 
         if cors is not None and scope["type"] == "http" and scope["path"].startswith("/v1/"):
-            await cors.serve(scope, send, go_on)
+            await cors.serve(scope, _named(send, request_id), go_on)
         else:
             await go_on(send)
 
@@ -231,3 +231,16 @@ class Server(uvicorn.Server):
     def _drop_connections(self) -> None:
         for connection in list(self.server_state.connections):
             connection.transport.abort()
+
+
+def _named(send: ASGISendCallable, request_id: bytes) -> ASGISendCallable:
+    """Return where an answer goes that gets this id unless it has one."""
+
+    async def tell(event: ASGISendEvent) -> None:
+        if event["type"] == "http.response.start":
+            headers = list(event.get("headers", ()))
+            if not any(name == b"x-request-id" for name, _ in headers):
+                event["headers"] = [*headers, (b"x-request-id", request_id)]
+        await send(event)
+
+    return tell

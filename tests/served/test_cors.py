@@ -50,6 +50,7 @@ async def preflight(gateway: Served, path: str, changes: Mapping[str, str] | Non
 @pytest.mark.parametrize("path", [CHAT, "/v1/embeddings", "/v1/models"])
 async def test_a_page_that_may_ask_is_told_what_it_may_send(gateway: Served, path: str):
     seen = await preflight(gateway, path)
+    assert seen.headers["x-request-id"].startswith("req-")
     assert (seen.status, seen.body) == (204, b"")
     assert seen.headers["access-control-allow-origin"] == PAGE
     assert seen.headers["access-control-allow-headers"] == PREFLIGHT["access-control-request-headers"]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import json
+import re
 import socket
 import struct
 from collections.abc import AsyncIterator
@@ -273,6 +275,45 @@ async def test_a_head_without_measure_is_refused(gateway: Served, sent: bytes, s
     answer = await exchange(gateway, sent)
     assert answer.startswith(b"HTTP/1.1 %d " % status)
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == code
+
+
+@pytest.mark.parametrize("coding", [b"gzip", b"identity, br"])
+async def test_a_coded_body_is_refused_and_nothing_is_bought(gateway: Served, upstream: Upstream, coding: bytes):
+    asked = len(upstream.requests)
+    answer = await exchange(gateway, whole(gateway, b"Content-Encoding: " + coding, body=gzip.compress(BODY)))
+    told, _, body = answer.partition(b"\r\n\r\n")
+    assert told.startswith(b"HTTP/1.1 415 ")
+    assert b"\r\naccept-encoding: identity" in told
+    assert json.loads(body)["error"]["code"] == "unsupported_content_encoding"
+    assert len(upstream.requests) == asked
+
+
+async def test_a_body_that_says_it_is_not_coded_is_served(gateway: Served):
+    answer = await exchange(gateway, whole(gateway, b"content-encoding: identity", b"connection: close"))
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(
+    ("status", "sent"),
+    [
+        (200, b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"),
+        (200, b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"),
+        (401, b"GET /v1/models HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"),
+        (401, b"GET /admin/status HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"),
+        (404, b"GET /nowhere HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"),
+        (400, b"rubbish\r\n\r\n"),
+        (400, b"GET /health HTTP/1.1\r\nhost: x\r\nhost: y\r\n\r\n"),
+        (405, b"GET /v1/embeddings HTTP/1.1\r\nhost: x\r\n\r\n"),
+        (408, b"POST /v1/models HTTP/1.1\r\nhost: x\r\n"),
+        (413, b"POST /v1/models HTTP/1.1\r\nhost: x\r\ncontent-length: 999999999\r\n\r\n"),
+        (431, b"GET /health HTTP/1.1\r\nhost: x\r\na: " + b"x" * 70_000),
+    ],
+)
+async def test_every_answer_has_an_id(hasty: Served, status: int, sent: bytes):
+    answers = [await exchange(hasty, sent) for _ in range(2)]
+    ids = {re.findall(rb"\r\nx-request-id: (req-[0-9a-f]{32})\r\n", answer)[0] for answer in answers}
+    assert {answer.split(b" ")[1] for answer in answers} == {b"%d" % status}
+    assert len(ids) == 2
 
 
 async def test_a_large_body_beside_a_small_head_is_no_large_head(gateway: Served):
