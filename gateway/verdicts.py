@@ -21,11 +21,15 @@ from typing import Final
 
 import numpy as np
 
+from backends.wal import enter_wal
 from backends.words import ModelId, RequestId, TenantId
 from gateway.ledger.errors import LedgerError
 from policies.sequence import ProxyError, Sample, Series, State, proxy_error
 
 FILE_NAME: Final = "verdicts.db"
+
+_OPENING_S: Final = 5.0
+"""How long it waits for another process's lock, and for others that make the file at the same time."""
 
 _VERSION: Final = 1
 _SCHEMA: Final = """
@@ -194,7 +198,7 @@ class Verdicts:
         try:
             if not path.exists():
                 path.touch(mode=0o600)  # SQLite's own files beside it take its mode
-            db = sqlite3.connect(path, timeout=5.0, check_same_thread=False, isolation_level=None)
+            db = sqlite3.connect(path, timeout=_OPENING_S, check_same_thread=False, isolation_level=None)
             try:
                 _prepare(db, path)
             except BaseException:
@@ -382,7 +386,7 @@ def microseconds(moment: datetime) -> int:
 
 
 def _prepare(db: sqlite3.Connection, path: Path) -> None:
-    db.execute("PRAGMA journal_mode = WAL")
+    enter_wal(db, wait_s=_OPENING_S)
     db.execute("PRAGMA synchronous = NORMAL")
     db.execute("BEGIN IMMEDIATE")
     (version,) = db.execute("PRAGMA user_version").fetchone()

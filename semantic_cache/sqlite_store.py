@@ -23,6 +23,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 import numpy as np
 
+from backends.wal import enter_wal
 from backends.words import ModelId, TenantId, Usage
 from semantic_cache.seam import Entry, Neighbour, Selector, Stock, Vector
 from semantic_cache.shelf import INDEX_KIND, Shelf, packed
@@ -285,7 +286,7 @@ class SqliteStore:
 def _connect(path: Path) -> sqlite3.Connection:
     path.touch(mode=0o600)  # it holds prompts and answers; SQLite's own files beside it take its mode
     connection = sqlite3.connect(path, timeout=_OPENING_S, check_same_thread=False)
-    connection.execute("PRAGMA journal_mode = WAL")
+    enter_wal(connection, wait_s=_OPENING_S)
     # A cache may lose its last entries in a power cut; it may not stall a request for an fsync.
     connection.execute("PRAGMA synchronous = OFF")
     connection.execute(f"PRAGMA busy_timeout = {round(_BUSY_S * 1e3)}")

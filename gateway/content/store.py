@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from backends.wal import enter_wal
 from gateway.content.cipher import ContentUnusable
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from gateway.content.cipher import Cipher
 
 FILE_NAME: Final = "content.db"
+
+_OPENING_S: Final = 5.0
+"""How long it waits for another process's lock, and for others that make the file at the same time."""
 
 _VERSION: Final = 1
 _SCHEMA: Final = """
@@ -87,7 +91,7 @@ class ContentStore:
         path = folder / FILE_NAME
         try:
             path.touch(mode=0o600)
-            db = sqlite3.connect(path, timeout=5.0, check_same_thread=False, isolation_level=None)
+            db = sqlite3.connect(path, timeout=_OPENING_S, check_same_thread=False, isolation_level=None)
             try:
                 _prepare(db, path)
             except BaseException:
@@ -184,7 +188,7 @@ def body_of(prompt: JsonValue, answer: JsonValue) -> bytes:
 
 def _prepare(db: sqlite3.Connection, path: Path) -> None:
     db.execute("PRAGMA secure_delete = ON").fetchall()
-    db.execute("PRAGMA journal_mode = WAL")
+    enter_wal(db, wait_s=_OPENING_S)
     db.execute("PRAGMA synchronous = NORMAL")
     (version,) = db.execute("PRAGMA user_version").fetchone()
     if version == 0:
