@@ -68,9 +68,10 @@ from router.by_prompt import ByPrompt
 from router.calls import told_of
 from router.evidence import Answering
 from router.foresight import Foreseen, Foresight
-from router.judge import Evidence
+from router.judge import Evidence, Signal
 from router.probe import probe_ask, read_probe, wants_logprobs
 from router.strategy import NOTHING, Cached, Candidate, Cascade, NoEligibleModel, Pinned, Plan, PlanReason, Strategy
+from router.weighing import weigh
 from semantic_cache.acceptance import Acceptance, AcceptanceError
 from semantic_cache.seam import Hit, Miss, MissReason, Tier
 
@@ -427,13 +428,16 @@ class Auditor:
         """Answer a request whose baseline was served by its first rung, too, and judge that as if it were served."""
         lane, ask = job.desk.prepared, job.ask
         vector = (await self._worker.run(self._embedder.embed, [ask.last_user_text]))[0]
-        rung = lane.strategy.plan(ask, vector).rungs[0]
+        foresight = lane.strategy.foresight(ask)
+        foreseen = None if foresight is None else await self._worker.run(foresight, ask.last_user_text, vector)
+        rung = lane.strategy.plan(ask, vector, NOTHING, foreseen).rungs[0]
         judge = lane.judges.get(rung.model)
         if not rung.is_judged or judge is None:
             # Nothing small would have been tried: nothing is lost at any threshold.
             return self._row(job, Agreement(loss=0.0, how=How.NOT_TRIED), served=lane.baseline, score=None)
         model = self._catalog[rung.model]
-        whole = await self._ask(job, _unstreamed(ask), model, top_logprobs=None if judge.reads_whole else TOP_LOGPROBS)
+        top_logprobs = TOP_LOGPROBS if judge.signal is Signal.LOGPROBS else None
+        whole = await self._ask(job, _unstreamed(ask), model, top_logprobs=top_logprobs)
         evidence = as_served(ask, whole, lane.route.stream.holdback_tokens, is_whole=judge.reads_whole)
         if judge.wants_probe(evidence):
             has_logprobs = Capability.LOGPROBS in model.capabilities
@@ -442,8 +446,8 @@ class Auditor:
             reply = await self._ask(job, again, model, top_logprobs=TOP_LOGPROBS if wants else None)
             probe = await read_probe(judge.signal, evidence.text, reply, has_logprobs=has_logprobs, embed=self._embed)
             evidence = replace(evidence, probe=probe)
-        verdict = judge.weigh(evidence, task=rung.task)
-        if verdict.window == "none":
+        verdict = weigh(judge, evidence, task=rung.task, told=None if foreseen is None else foreseen.told)
+        if verdict.window == "none" or verdict.is_barred:
             found = Agreement(loss=0.0, how=How.NOT_TRIED)  # it would not be kept at any threshold
         else:
             found = await self._compare(job, served=told_of(whole.payload) or whole.content, baseline=job.text)

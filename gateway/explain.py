@@ -109,7 +109,7 @@ def _verdicts(journey: Journey) -> JsonValue:
 
 
 def _verdict(verdict: Verdict, cost: Judging) -> JsonValue:
-    return {
+    story: dict[str, JsonValue] = {
         "confidence": round(verdict.confidence, 4),
         "kept": verdict.is_kept,
         "window": verdict.window,
@@ -119,6 +119,14 @@ def _verdict(verdict: Verdict, cost: Judging) -> JsonValue:
         "weighed_ms": round(cost.weighed_ms, 3),
         "dropped_tokens": cost.dropped_tokens,
     }
+    if verdict.goes_to is not None:
+        story["goes_to"] = verdict.goes_to
+    if verdict.ways:
+        # Dollars as the records' prices had them, which is what the threshold was certified with.
+        story["ways"] = [
+            {"model": way.model, "quality": _short(way.quality), "usd": float(f"{way.usd:.3g}")} for way in verdict.ways
+        ]
+    return story
 
 
 def _short(value: JsonValue) -> JsonValue:

@@ -27,8 +27,9 @@ from gateway.limits import Admission
 from gateway.repeats import Repeat
 from policies.schema import DEFAULT_MAX_OUTPUT_TOKENS, DEFAULT_WEB_SEARCHES, BackendKind, Route, Stated
 from router.foresight import Foreseen, Sight
-from router.judge import Judge, Verdict
+from router.judge import Verdict
 from router.strategy import Cached, Plan, Strategy
+from router.weighing import AnswerJudge
 from semantic_cache.partition import Keys
 from semantic_cache.seam import Hit, Lookup, Vector
 from semantic_cache.verifier import VerifierCalibration
@@ -127,7 +128,7 @@ class Lane:
     baseline: ModelId
     baseline_rates: Schedule
     answers: tuple[str, ...]
-    judges: Mapping[ModelId, Judge] = field(default_factory=dict)
+    judges: Mapping[ModelId, AnswerJudge] = field(default_factory=dict)
     output_ratios: Mapping[ModelId, OutputRatio] = field(default_factory=dict)
     verifier: VerifierCalibration | None = None
     sight: Sight | None = None

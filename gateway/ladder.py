@@ -27,8 +27,9 @@ from gateway.prober import Prober
 from gateway.settlement import Cashier
 from policies.schema import AtLimit, Stream
 from router.evidence import Answering
-from router.judge import Judge, Signal
+from router.judge import Signal, Verdict
 from router.strategy import PlanReason, Rung
+from router.weighing import AnswerJudge, weigh
 
 _USAGE_WAIT_S = 0.1
 """vLLM and llama.cpp send usage in the same millisecond as the end of the answer."""
@@ -129,9 +130,10 @@ class Ladder:
         last: BackendError = ReplyMalformed("the plan has no rung")
         asked: set[ModelId] = set()
         done: Rung | None = None
+        passed: tuple[Rung, ...] = ()
         queue = [(rung, model) for rung in rungs for model in self._models(rung, ask)]
         for index, (rung, model) in enumerate(queue):
-            if model in asked or rung == done:
+            if model in asked or rung == done or rung in passed:
                 continue
             if index + 1 < len(queue):
                 later = {other for _, other in queue[index + 1 :]} - asked - {model}
@@ -144,6 +146,8 @@ class Ladder:
             last = outcome or last
             if outcome is None or blame_of(outcome) is Blame.CONTENT:
                 done = rung  # an equivalent would not do better
+            if outcome is None and journey.verdict is not None:
+                passed = _passed(rungs, rung, journey.verdict)
         raise last
 
     def _is_passed_over(self, model: ModelId, later: Set[ModelId]) -> bool:
@@ -293,7 +297,7 @@ class Ladder:
         attempt: Attempt,
         answering: Answering,
         *,
-        judge: Judge,
+        judge: AnswerJudge,
         opened: float,
     ) -> bool:
         """Tell whether an answer is kept, and note on the journey why, and what it cost to know."""
@@ -306,7 +310,9 @@ class Ladder:
             evidence = replace(evidence, probe=probe)
             asked_s = journey.clock.monotonic() - before
         before = journey.clock.monotonic()
-        journey.verdict = verdict = judge.weigh(evidence, task=rung.task)
+        foreseen = journey.plan.foreseen if journey.plan is not None else None
+        seen = foreseen.told if foreseen is not None else None
+        journey.verdict = verdict = weigh(judge, evidence, task=rung.task, told=seen)
         now = journey.clock.monotonic()
         journey.verdicts.append((rung.model, verdict))
         told = attempt.usage.total_output_tokens if attempt.usage is not None else 0
@@ -337,6 +343,15 @@ def _outbound(journey: Journey, ask: Ask, model: CatalogModel, quote: Quote, *, 
         request_id=journey.request_id,
         model=model.name,
     )
+
+
+def _passed(rungs: tuple[Rung, ...], rung: Rung, verdict: Verdict) -> tuple[Rung, ...]:
+    """Return the rungs between a rejected answer's and the one that its judge wants to go to; the last is none."""
+    above = rungs[rungs.index(rung) + 1 :]
+    if verdict.goes_to is None:
+        return ()
+    names = [other.model for other in above]
+    return above[: names.index(verdict.goes_to)] if verdict.goes_to in names else above[:-1]
 
 
 def _wants_logprobs(journey: Journey, rung: Rung) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -31,12 +31,14 @@ from backends.words import Capability, JsonValue, ModelId
 from gateway.journey import Lane, OutputRatio
 from policies.promise import shared_confidence
 from policies.schema import DEFAULT_LEAST_GAIN, Model, Policy, Pool, Price, Route, Stated
+from policies.signals import Signal
 from router.artefact import ArtefactError
 from router.by_prompt import ByPrompt, Foretold
 from router.foresight import Foresight, Sight
 from router.judge import Calibration, CalibrationError, Judge
 from router.probe import method_of
 from router.strategy import Candidate, Cascade, Costs, Judged, Tables
+from router.weighing import AnswerJudge
 from semantic_cache.acceptance import shipped_digest
 from semantic_cache.verifier import VerifierCalibration, VerifierError
 
@@ -233,7 +235,7 @@ def _lane(
         baseline_rates=book.of(baseline),
         # What an artefact let through is no answer for a route that has another, or none.
         answers=answers if chosen.sight is None else (*answers, f"artefact={chosen.sight.foresight.digest[:16]}"),
-        judges={each.model: each.judge for each in judged},
+        judges=chosen.judges or {each.model: each.judge for each in judged},
         output_ratios={rung.judged.model: rung.ratio for rung in verdict.rungs},
         verifier=verifier,
         sight=chosen.sight,
@@ -278,10 +280,39 @@ def _seen(policy: Policy, route: Route) -> _Seen:
         return _Seen()
     ladder = tuple(policy.models[model].variant for model in route.ladder)
     try:
-        return _Seen(sight=Sight(Foresight.load(file, name=name, ladder=ladder)))
+        foresight = Foresight.load(file, name=name, ladder=ladder)
+        _check_judging(policy, route, foresight)
+        return _Seen(sight=Sight(foresight))
     except ArtefactError as error:
         said = f"route {route.name} runs on its static ladder, since its artefact is refused: {error}"
         return _Seen(refused=str(error), warnings=(said,))
+
+
+def _check_judging(policy: Policy, route: Route, foresight: Foresight) -> None:
+    """Refuse an artefact that judges answers on a route whose answers it cannot judge.
+
+    Raises:
+        ArtefactError: a model tells no log-probabilities, or the policy wants another signal or no judge.
+    """
+    if not foresight.judges_answers or (route.quality is not None and route.quality.artefacts):
+        return  # beside calibrations it only chooses
+    if route.router.least_gain is not None:
+        raise ArtefactError(
+            "it judges answers by its own threshold, and `least_gain` is for artefacts of `faregate train --mode"
+            " route`; delete `least_gain`, or name such a one"
+        )
+    for model in route.ladder[:-1]:
+        if Capability.LOGPROBS not in policy.models[model].capabilities:
+            raise ArtefactError(
+                f"it weighs the mean log-probability of {model}'s answers, and models.{model} is not said to tell "
+                "log-probabilities; add `logprobs` to its capabilities if it does, or train with --mode route"
+            )
+        wanted = route.quality.signals.get(model, Signal.LOGPROBS) if route.quality is not None else Signal.LOGPROBS
+        if wanted is not Signal.LOGPROBS:
+            raise ArtefactError(
+                f"it weighs {model}'s answers by their log-probabilities, and the policy by {wanted}; delete "
+                f"{model} from `quality.signals`, or name a calibration made with {wanted}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,11 +320,14 @@ class _Choosing:
     """What an artefact may choose on a route.
 
     Attributes:
-        is_by_prompt: it chooses which rung answers, unjudged; else only whether a judged rung is tried.
+        is_by_prompt: it chooses where a question starts, and which rung answers; else only whether a judged rung is
+            tried.
         promise: None where the artefact changes nothing of the route's.
+        judges: it decides itself about the answers of these; empty: nothing judges what it lets through.
     """
 
     sight: Sight | None = None
+    judges: Mapping[ModelId, AnswerJudge] = field(default_factory=dict)
     is_by_prompt: bool = False
     promise: str | None = None
     warnings: tuple[str, ...] = ()
@@ -311,9 +345,15 @@ def _choosing(route: Route, seen: _Seen, verdict: _Verdict) -> _Choosing:
             f"{{artefact: none}}` for {route.ladder[-1]} alone"
         )
         promise = f"none (artefact {sight.foresight.name})"
-        return _Choosing(sight=sight, is_by_prompt=True, promise=promise, warnings=(said,))
+        judges = sight.foresight.judges(route.ladder)
+        return _Choosing(sight=sight, is_by_prompt=True, promise=promise, judges=judges, warnings=(said,))
     if verdict.rungs:
-        return _Choosing(sight=sight)
+        said = (
+            f"route {route.name}: its calibrations judge, by bounds for any part of the answers; of its artefact only "
+            "what it expects of prompts is used, and neither its judge nor its threshold. Delete `quality."
+            "calibration(s)` to have them decide"
+        )
+        return _Choosing(sight=sight, warnings=(said,) if sight.foresight.judges_answers else ())
     own = sight.foresight.promise
     if stated.artefacts or own is None or own.max_loss > stated.max_loss or own.confidence < stated.confidence:
         holds = "none" if own is None else f"one for a loss of {own.max_loss:g} at {own.confidence:.0%}"
@@ -326,7 +366,7 @@ def _choosing(route: Route, seen: _Seen, verdict: _Verdict) -> _Choosing:
             said = f"route {route.name}: its artefact chooses nothing, since no calibration of the route can be used"
         return _Choosing(warnings=(said,))
     promise = f"loss ≤ {stated.max_loss:g} at {stated.confidence:.0%} (prior, n={own.n}, artefact)"
-    return _Choosing(sight=sight, is_by_prompt=True, promise=promise)
+    return _Choosing(sight=sight, is_by_prompt=True, promise=promise, judges=sight.foresight.judges(route.ladder))
 
 
 def _verifier(policy: Policy, route: Route) -> tuple[VerifierCalibration | None, str | None]:

@@ -386,16 +386,17 @@ DEFAULT_ARTEFACT: Final = "default"
 
 
 class Router(Part):
-    """Which trained artefact chooses, before any call, the rung a question starts at.
+    """Which trained artefact chooses the rung a question starts at, and which answers are kept where it judges them.
 
     Attributes:
         artefact: `default` (it ships, for ladders of two), `none`, or a path (with a "/" or ending in ".json") relative
-            to the policy file, of a file made by `faregate train --mode route`. Left out: `default` on ladders of two
-            rungs without `quality`, else `none`. On a route with `quality` it needs a threshold of its own that keeps
-            `max_loss` (`faregate train --max-loss`), or beside it calibrations, whose judges then keep what they keep
-            by bounds that hold whatever the artefact chooses.
+            to the policy file, of a file made by `faregate train`. Left out: `default` on ladders of two rungs without
+            `quality`, else `none`. On a route with `quality` it needs a threshold of its own that keeps `max_loss`
+            (`faregate train --max-loss`); one of mode `cascade` or `combined` always does, and judges whole answers by
+            their log-probabilities. Beside calibrations it only chooses: their judges keep what they keep, by bounds
+            that hold whatever it chooses.
         least_gain: quality points, in (0, 1), that the baseline has to be expected to gain for its full price, else a
-            cheaper rung answers; for artefacts without a threshold of their own on routes without `quality`.
+            cheaper rung answers; for artefacts of mode `route` on routes without `quality`.
     """
 
     artefact: CalibrationName | None = None

@@ -12,6 +12,7 @@ Rooms:
     artefact               the file that holds such estimators and the threshold that keeps a promise
     foresight              such a file made ready to serve: what it expects of a prompt, and when it steps aside
     by_prompt              plans by it: which rung answers, or which of the judged rungs are tried
+    weighing               judges answers by it: keep one, or go to the rung that is worth most
     train_records, train_vectors, train_estimators, train_replay, train_metrics, train_certify, train_artefact,
     train_report           `faregate train` and `faregate evaluate`: outcome records to artefact, figures and plot
     train_promise          counts how often promises break, on populations whose true loss is known
@@ -24,6 +25,10 @@ Decided here, other than the design to start from:
   these do not speak for goes to the baseline at once, and the request's row says why.
 - A route of two rungs that promises nothing is chosen for by the artefact that ships, prompt by prompt: whoever lists a
   small model wants it used, and states `quality` where the loss must be bounded. It says so in `faregate check`.
+- An artefact that judges answers (mode "cascade" or "combined") promises what its own threshold was certified for, on
+  its records: its state is `prior` until audits of the route certify it. It reads answers whole, since records
+  tell nothing of their beginning: a stream waits for its small answer's end. Its plan and its judge are those of the
+  replay, so live prices and sessions are not looked at. Where a route has calibrations too, these alone judge.
 - An artefact beside calibrations only chooses which questions the judges see. Their bounds are then those of the harm,
   which hold for any part of the answers, however chosen: no artefact can weaken a promise, and a judge that keeps it
   alone but not so answers nothing.

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from backends.words import JsonValue
 from policies.sealed import read_sealed, seal
+from policies.signals import Signal
 from router.estimators import Estimators
 from router.judge import CalibrationError
 
@@ -65,6 +66,24 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """What the answers were that the judges were fitted on: a served one is weighed only where it is such a one.
+
+    Attributes:
+        signal: what the records' signal is: LOGPROBS, the mean log-probability of an answer's tokens; None for anything
+            else, which nobody can take of a served answer.
+        lowest: least signal of each rung below the last.
+        highest: greatest signal of each.
+        most_tokens: of the longest answer of each; 0 where records tell no lengths, which are then not looked at.
+    """
+
+    signal: Signal | None
+    lowest: tuple[float, ...]
+    highest: tuple[float, ...]
+    most_tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Artefact:
     """What `faregate train` writes.
 
@@ -76,6 +95,7 @@ class Artefact:
         questions: how many rows it rests on.
         qualities: mean quality of each model alone.
         promise: None where no loss was asked for: the threshold is then the user's to choose.
+        answers: what is judged; None in mode "route", and in artefacts of before 2026-11-22, which serve no judge.
     """
 
     format: str
@@ -87,6 +107,7 @@ class Artefact:
     qualities: tuple[float, ...]
     estimators: Estimators
     promise: Stored | None
+    answers: Answers | None = None
 
     @classmethod
     def load(cls, path: Path) -> Artefact:

@@ -6,6 +6,8 @@ How a rung is chosen:
   another promise.
 - One without (the default that ships) promises nothing: it goes to the rung with the greatest
   quality - least_gain * cost / cost of the baseline, at live prices, a session's cached prefix included.
+- One that judges answers too (mode "cascade" or "combined") chooses where to start; every rung below the baseline is
+  then judged by it (`router.weighing`), and what it says of an answer may pass rungs.
 - What it does not speak for (other forms of request, prompts unlike its training, a route that is mostly such) goes the
   static way: `Cascade`'s, by calibrations, and to the baseline without any.
 - The baseline follows as a rung of its own, for when the model that was chosen fails.
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import takewhile
 from math import exp, log
 
 import numpy as np
@@ -85,12 +88,12 @@ class ByPrompt:
             return self
         return self._static.tightened(max_loss)
 
-    def at_least(self, threshold: float) -> Cascade:
-        """Return the static plan with judges that keep nothing of a confidence below `threshold`.
+    def at_least(self, threshold: float) -> ByPrompt | Cascade:
+        """Return the plan whose judges keep nothing of a confidence below `threshold`.
 
-        What an artefact lets through has no confidence of its own, so none of it is sure enough.
+        What an artefact lets through without a judge has no confidence of its own, so none of it is sure enough.
         """
-        return self._static.at_least(threshold)
+        return self if self._sight.foresight.judges_answers else self._static.at_least(threshold)
 
     def needs_vector(self, ask: Ask) -> bool:
         """Tell whether the embedding will be looked at."""
@@ -154,9 +157,8 @@ class ByPrompt:
         if ways[start].models[0] not in able:
             start = last
         reason = PlanReason.FORESEEN if start < last else PlanReason.FORESEEN_HIGH
-        chosen = [self._ladder[start]] if start == last else [self._ladder[start], self._ladder[last]]
         return Plan(
-            rungs=tuple(Rung(model=one.model, is_judged=False) for one in chosen),
+            rungs=self._rungs(start, able),
             reason=reason,
             looks=tuple(self._look(index, reason, foreseen) for index in range(last)),
             alternatives=tuple(sorted(ways, key=lambda way: (way.cost_nusd is None, way.cost_nusd or 0.0))),
@@ -165,6 +167,14 @@ class ByPrompt:
             artefact=self._sight.foresight.name,
             foreseen=foreseen,
         )
+
+    def _rungs(self, start: int, able: set[ModelId]) -> tuple[Rung, ...]:
+        """Return the rungs to try: the one to start at and the baseline, with judges all those between as well."""
+        *below, top = self._ladder[start:]
+        is_judged = self._sight.foresight.judges_answers
+        # Above a rung that cannot answer nobody knows what the judges would have come to: only the baseline is left.
+        tried = takewhile(lambda one: one.model in able, below) if is_judged else below[:1]
+        return (*(Rung(model=one.model, is_judged=is_judged) for one in tried), Rung(model=top.model, is_judged=False))
 
     def _best(self, ways: Sequence[Alternative], able: set[ModelId]) -> int:
         """Return the rung that is worth most at live prices; the baseline where prices are not known."""

@@ -38,7 +38,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.words import Capability, TokenLogprob
+from backends.words import Capability, ModelId, TokenLogprob
 from policies.promise import fixed_sequence
 from policies.sealed import read_sealed, seal
 from policies.signals import Signal as Signal  # noqa: PLC0414 - a judge's word too
@@ -72,6 +72,10 @@ class Reason(StrEnum):
     TOOLS = "tools_outside_calibration"
     NO_PROBE = "not_asked_again"
     """The model was to be asked again, and gave no usable reply, or could not be asked."""
+    UNSEEN_SIGNAL = "signal_outside_training"
+    """The answer's mean log-probability is beyond those of an artefact's records."""
+    UNFORESEEN = "not_foreseen"
+    """An artefact's judge goes on from its forecast of the prompt, and there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,13 +100,31 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """A rung that an answer could be left for, or its own: expected quality, and dollars that are not spent yet."""
+
+    model: ModelId
+    quality: float
+    usd: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """Keep or climb. `window` names what was looked at, "none" when nothing could be."""
+    """Keep or climb. `window` names what was looked at, "none" when nothing could be.
+
+    Attributes:
+        goes_to: the rung to climb to, passing those between; None: the next.
+        ways: what an artefact weighed against each other.
+        is_barred: no threshold of the confidence would have the answer kept.
+    """
 
     confidence: float
     is_kept: bool
     window: str
     reason: Reason
+    goes_to: ModelId | None = None
+    ways: tuple[Way, ...] = ()
+    is_barred: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

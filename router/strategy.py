@@ -53,7 +53,7 @@ class PlanReason(StrEnum):
     SESSION = "session_keeps_its_model"
     """The baseline's prompt cache makes it cheaper than starting below it."""
     FORESEEN = "artefact_expects_enough"
-    """A trained artefact expects a rung below the baseline to do well enough; nothing judges its answer."""
+    """A trained artefact expects a rung below the baseline to do well enough, or to be worth a try where it judges."""
     FORESEEN_HIGH = "artefact_expects_baseline_to_gain"
     UNLIKE_TRAINING = "prompt_unlike_artefact"
     STEPPED_ASIDE = "artefact_steps_aside"

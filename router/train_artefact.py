@@ -10,14 +10,20 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from backends.embedder import EMBEDDER_ID
-from router.artefact import FORMAT, Artefact
+from policies.signals import Signal
+from router.artefact import FORMAT, Answers, Artefact
 from router.estimators import Mode, Vectors
 from router.train_certify import Uncertified, certify
 from router.train_estimators import fit
 from router.train_outcomes import TrainingError
 from router.train_records import Outcomes, check_trainable
 from router.train_replay import Show, cross_fit, reference
+
+_ROUNDING = 1e-3
+"""A log-probability that was reckoned in single precision may come out a little above 0."""
 
 
 def make(
@@ -29,6 +35,7 @@ def make(
     confidence: float,
     made: str,
     source: str,
+    is_logprob: bool | None = None,
     show: Show = iter,
 ) -> Artefact:
     """Fit and certify.
@@ -41,6 +48,8 @@ def make(
         confidence: of the promise, in (0, 1).
         made: ISO date.
         source: what was trained on, see `sources`.
+        is_logprob: whether column `signal` is the answers' mean log-probability, which a gateway can take of its own
+            answers; None: as it looks (`looks_like_logprobs`).
         show: wraps the fits (one of all rows, then one a fold), for a progress bar.
 
     Raises:
@@ -71,12 +80,36 @@ def make(
         qualities=tuple(round(float(one), 4) for one in outcomes.quality.mean(axis=0)),
         estimators=estimators,
         promise=promise,
+        answers=None if mode is Mode.ROUTE else _answers(outcomes, is_logprob),
     )
+
+
+def looks_like_logprobs(outcomes: Outcomes) -> bool:
+    """Tell whether no signal of a judged rung is above 0, as of log-probabilities."""
+    return bool((outcomes.signal[:, :-1] <= _ROUNDING).all())
 
 
 def sources(files: Sequence[Path]) -> str:
     """Return the files' names with the beginning of their digests."""
     return ", ".join(f"{file.name} (sha256 {hashlib.sha256(file.read_bytes()).hexdigest()[:16]})" for file in files)
+
+
+def _answers(outcomes: Outcomes, is_logprob: bool | None) -> Answers:
+    judged = outcomes.signal[:, :-1]
+    if is_logprob is None:
+        is_logprob = looks_like_logprobs(outcomes)
+    elif is_logprob and not looks_like_logprobs(outcomes):
+        raise TrainingError(
+            f"column signal has values up to {judged.max():g}, and no mean log-probability is above 0; say"
+            " --signal other (the artefact can be evaluated, and not served), or fill it with mean log-probabilities"
+        )
+    lengths = outcomes.output_tokens[:, :-1]
+    return Answers(
+        signal=Signal.LOGPROBS if is_logprob else None,
+        lowest=tuple(judged.min(axis=0).tolist()),
+        highest=tuple(judged.max(axis=0).tolist()),
+        most_tokens=tuple(0 if np.isnan(column).any() else int(column.max()) for column in lengths.T),
+    )
 
 
 def _paired(steps: Iterable[int], folds: Iterable[int]) -> Iterable[int]:

@@ -81,6 +81,7 @@ _HIGH_MARGIN = 0.02
 Without it the combined mode lost a point of area where small answers cost next to nothing; .05 would forgo most of the
 gain elsewhere.
 """
+_FLAT = 1e-9
 _LOOSE_USD = 1e15
 """A price at which nothing is worth a dollar."""
 
@@ -263,7 +264,7 @@ def _table(tree: _Tree, share: float) -> _Table:
 
 
 def _costs_of_opening(raw: Floats, outcomes: Outcomes) -> Opening:
-    centre, scale = raw.mean(axis=0), raw.std(axis=0) + 1e-9
+    centre, scale = raw.mean(axis=0), _scale(raw)
     costs, means = _ridge((raw - centre) / scale, _log_usd(outcomes.usd))
     empty = np.zeros((raw.shape[1], 0, 0))
     return Opening(
@@ -278,10 +279,16 @@ def _costs_of_opening(raw: Floats, outcomes: Outcomes) -> Opening:
     )
 
 
+def _scale(raw: Floats) -> Floats:
+    """Return the columns' spreads; 1 for one that never varied, so that a new value of it moves nothing far."""
+    spread = raw.std(axis=0)
+    return np.asarray(np.where(spread > _FLAT, spread, 1.0))
+
+
 def _judging(look: Look, outcomes: Outcomes, rung: int, space: Space) -> Judging:
     signals = outcomes.signal[:, rung]
     raw = answer_features(look, signals, outcomes.output_tokens[:, rung], len(space.clusters))
-    centre, scale = raw.mean(axis=0), raw.std(axis=0) + 1e-9
+    centre, scale = raw.mean(axis=0), _scale(raw)
     features = (raw - centre) / scale
     quality = outcomes.quality[:, rung:]
     heads = [_logistic(features, quality[:, head]) for head in range(quality.shape[1])]

@@ -44,7 +44,7 @@ class Outcomes:
         usd: float64[n, models], dollars of the whole call.
         signal: float64[n, models], raw confidence about the model's own answer, higher is surer, at least SIGNAL_FLOOR.
         input_tokens: float64[n, models].
-        output_tokens: float64[n, models].
+        output_tokens: float64[n, models]; all of a model's are known, or none.
     """
 
     models: tuple[str, ...]
@@ -195,8 +195,17 @@ def _assemble(questions: Mapping[str, Mapping[str, Record]], ladder: tuple[str, 
         usd=table("cost_usd"),
         signal=np.maximum(table("signal"), SIGNAL_FLOOR),
         input_tokens=table("input_tokens"),
-        output_tokens=table("output_tokens"),
+        output_tokens=_known_columns(table("output_tokens")),
     )
+
+
+def _known_columns(tokens: Floats) -> Floats:
+    """Return lengths, those of a model unknown where some of them are.
+
+    Estimators take an unknown length for none; a model's that are told for a part of the questions would teach them
+    which part that is.
+    """
+    return np.where(np.isnan(tokens).any(axis=0), np.nan, tokens)
 
 
 def _records(file: Path) -> Iterator[Record]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gateway.commands.records import embedded, fail, ladder, mode, need_training, outcome_files, vectors_file
+from gateway.commands.records import embedded, fail, ladder, mode, need_training, outcome_files, signal, vectors_file
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="How sure the promise is.",
 )
+@signal
 @vectors_file
 @click.option(
     "--any-ladder",
@@ -46,6 +47,7 @@ def train(  # noqa: PLR0917 - click passes options by name
     mode: str | None,
     max_loss: float | None,
     confidence: float,
+    signal: str | None,
     vectors: Path | None,
     any_ladder: bool,
     out: Path,
@@ -67,7 +69,8 @@ def train(  # noqa: PLR0917 - click passes options by name
 
     console = Console(stderr=True)
     try:
-        artefact = _fitted(console, outcomes, ladder, mode=mode, vectors=vectors, promise=(max_loss, confidence))
+        promise = max_loss, confidence
+        artefact = _fitted(console, outcomes, ladder, mode=mode, vectors=vectors, promise=promise, signal=signal)
         artefact = replace(artefact, ladder=ANY_LADDER) if any_ladder else artefact
         out.write_text(artefact.dump(), encoding="utf-8")
     except TrainingError as error:
@@ -85,6 +88,7 @@ def _fitted(
     mode: str | None,
     vectors: Path | None,
     promise: tuple[float | None, float],
+    signal: str | None,
 ) -> Artefact:
     from rich.progress import track
 
@@ -104,6 +108,7 @@ def _fitted(
         confidence=promise[1],
         made=SystemClock().now().date().isoformat(),
         source=sources(files),
+        is_logprob=None if signal is None else signal == "mean_logprob",
         show=lambda folds: track(folds, description="fitting", console=console, total=6),
     )
 
@@ -111,6 +116,12 @@ def _fitted(
 def _tell(artefact: Artefact, out: Path) -> None:
     size = out.stat().st_size / 1e6
     click.echo(f"wrote {out} ({size:.1f} MB): {artefact.questions} questions, mode {artefact.estimators.mode.value}")
+    if artefact.answers is not None:
+        click.echo(
+            "column signal counts as the answers' mean log-probability (see --signal): a gateway weighs its own by it"
+            if artefact.answers.signal is not None
+            else "column signal is no mean log-probability: no gateway can judge its own answers by this artefact"
+        )
     kept = artefact.promise
     if kept is None:
         click.echo("no promise was asked for (--max-loss), so it holds no threshold")

@@ -63,6 +63,15 @@ vectors_file = click.option(
 )
 
 
+signal = click.option(
+    "--signal",
+    type=click.Choice(["mean_logprob", "other"]),
+    help="What column signal holds, for artefacts that judge answers: the mean log-probability of the answer's tokens,"
+    " which a gateway can take of its own answers, or something else, so that the artefact can be evaluated and not"
+    " served.  [default: mean_logprob where no value is above 0]",
+)
+
+
 def embedded(prompts: Sequence[str], file: Path | None, console: Console) -> Vectors:
     """Return the prompts' embeddings, with a progress bar.
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
 
 from backends.embedder import EMBEDDER_ID
-from router.artefact import FORMAT, Artefact, Stored
-from router.estimators import Estimators, Mode, Neighbours, Setting, Space
+from policies.signals import Signal
+from router.artefact import FORMAT, Answers, Artefact, Stored
+from router.estimators import Estimators, Judging, Mode, Neighbours, Setting, Space
 from router.foresight import Foreseen, Foresight, Sight
 
 INSIDE, OUTSIDE = 0.9, 0.1
@@ -23,6 +24,7 @@ class Told:
     digest: str = "d"
     means: tuple[float, ...] = (0.6, 0.9)
     promise: Stored | None = None
+    judges_answers: bool = False
 
 
 def a_sight(*, means: tuple[float, ...] = (0.6, 0.9), promise: Stored | None = None) -> Sight:
@@ -92,4 +94,52 @@ def an_artefact(
         qualities=means or qualities,
         estimators=estimators,
         promise=promise,
+    )
+
+
+def a_judging_artefact(
+    ladder: tuple[str, ...],
+    *,
+    promise: Stored | None,
+    worth_of_next: float = -1.0,
+    signal: Signal | None = Signal.LOGPROBS,
+) -> Artefact:
+    """Return an artefact that keeps answers of a mean log-probability above -0.8 at setting 1, and none at setting 0.
+
+    What it rejects goes to the last rung, unless the rungs between are worth more than .55 (`worth_of_next`).
+    """
+    rungs = len(ladder)
+    plain = an_artefact(*(0.9,) * rungs, ladder=ladder, promise=promise)
+    judges = tuple(_signal_judge(rungs - rung, worth_of_next) for rung in range(rungs - 1))
+    below = rungs - 1
+    return replace(
+        plain,
+        estimators=replace(
+            plain.estimators,
+            mode=Mode.CASCADE,
+            judges=judges,
+            settings=(Setting(price=1e-9, bonus=2.0), Setting(price=0.2, bonus=0.0)),
+        ),
+        answers=Answers(signal=signal, lowest=(-5.0,) * below, highest=(0.0,) * below, most_tokens=(50,) * below),
+    )
+
+
+def _signal_judge(heads: int, worth_of_next: float) -> Judging:
+    """Return a judge that reads the signal off a line from 0 at -2 to 1 at 0; all else tells nothing."""
+    columns = 5 + 4 + 4 + 4
+    curves = np.full((4, 2, heads), 0.9)
+    curves[:, :, 0] = [0.0, 1.0]
+    between = heads - 2
+    return Judging(
+        grid=np.array([-2.0, 0.0]),
+        curves=curves,
+        weights=np.zeros((columns, heads)),
+        intercept=np.zeros(heads),
+        means=np.full(heads, 0.9),
+        centre=np.zeros(columns),
+        scale=np.ones(columns),
+        values=np.zeros((columns, between, 2)),
+        value_means=np.full((between, 2), worth_of_next),
+        costs=np.zeros((columns, heads - 1)),
+        cost_means=np.zeros(heads - 1),
     )

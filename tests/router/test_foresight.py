@@ -106,13 +106,6 @@ def test_what_is_damaged_or_made_for_something_else_is_refused(
         Foresight.load(file, name="bad.json", ladder=LADDER)
 
 
-def test_what_weighs_answers_is_not_served(folder: Path, artefact: Artefact):
-    other = replace(artefact, estimators=replace(artefact.estimators, mode=Mode.CASCADE))
-    (folder / "c.json").write_text(other.dump())
-    with pytest.raises(ArtefactError, match='of mode "cascade", and only "route" is served'):
-        Foresight.load(folder / "c.json", name="c.json", ladder=LADDER)
-
-
 def test_the_one_that_ships_is_ready_for_any_two_models():
     foresight = Foresight.load(SHIPPED, name="default", ladder=("mine", "yours"))
     told = foresight("What is the sum of 2 and 3?", np.full(384, 384**-0.5, dtype=np.float32))

@@ -12,8 +12,9 @@ import pytest
 
 from backends.words import JsonValue
 from gateway.verdicts import FILE_NAME, RECALIBRATED, Event, Verdicts
+from tests.router.foreseeing import a_judging_artefact, a_promise
 from tests.served.test_budgets import metric
-from tests.served.world import Served, a_policy, an_acceptance, read_rows, serving
+from tests.served.world import LARGE_NAME, SMALL_NAME, Served, a_policy, an_acceptance, read_rows, serving
 from tests.upstream import UNSURE, Act, Received, Upstream, says
 
 pytestmark = pytest.mark.asyncio
@@ -196,6 +197,23 @@ async def test_a_breached_route_tries_its_first_rung_unseen_until_a_threshold_ke
     assert healed == ["small", "small>large"]
     assert 0.88 < threshold < 0.99
     assert 1 <= len(trials) <= tried.count("large") + broken.count("large")
+
+
+async def test_a_breached_route_whose_artefact_judges_is_tried_unseen_and_healed_likewise(tmp_path: Path):
+    ladder, promise = (SMALL_NAME, LARGE_NAME), a_promise(max_loss=0.25, setting=1)
+    (tmp_path / "own.json").write_text(a_judging_artefact(ladder, promise=promise).dump())
+    hard = [f"What is the hard {n}?" for n in range(20)]
+    async with Upstream(doubted) as small, Upstream({"": says("it is certainly 8")}) as large:
+        policy = audited(large, small, max_loss=0.25)
+        del policy["routes"][2]["quality"]["calibration"]
+        policy["routes"][2]["router"] = {"artefact": "own.json"}
+        async with serving(tmp_path, policy) as gateway:
+            broken = await asked(gateway, *hard[:12])
+            tried = await asked(gateway, *(f"And {n}?" for n in range(16)))
+            healed = await asked(gateway, "Now easy?", hard[-1])
+    trials = [row for row in audit_charges(tmp_path / "data") if row[0] == "small"]
+    assert (broken[:8], tried[0], healed) == (["small"] * 8, "large", ["small", "small>large"])
+    assert trials
 
 
 async def test_what_a_laxer_threshold_kept_is_not_served_from_the_cache_by_a_stricter_one(tmp_path: Path):
