@@ -200,9 +200,21 @@ def keys_revoke(policy_file: Path, key_id: str) -> None:
 @click.option("--check", is_flag=True, help="Fit nothing: hold the route's present calibration against --questions.")
 @click.option("--rung", help="Whose judge to fit or check, for ladders with several; the first rung's when left out.")
 @click.option("--source", help="Where your questions come from, with their licence; needed with --questions.")
+@click.option(
+    "--outcomes",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    multiple=True,
+    help="Ask nobody: choose the threshold of the route's artefact by these records of its models (see `faregate "
+    "evaluate --help`), its whole plan replayed; without an artefact, train one.",
+)
+@click.option(
+    "--vectors", type=click.Path(path_type=Path, dir_okay=False), help="With --outcomes: keep the embeddings here."
+)
 @click.option("--from-ledger", is_flag=True, help="Ask nobody: raise the threshold by the verdicts of live audits.")
-@click.option("--max-loss", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="With --from-ledger.")
-@click.option("--confidence", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="With --from-ledger.")
+@click.option(
+    "--max-loss", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="With --from-ledger or --outcomes."
+)
+@click.option("--confidence", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="Likewise.")
 @click.option(
     "--subject",
     type=click.Choice(["route", "semantic"]),
@@ -220,6 +232,8 @@ def calibrate(  # noqa: PLR0917 - as above
     check: bool,
     rung: str | None,
     source: str | None,
+    outcomes: tuple[Path, ...],
+    vectors: Path | None,
     from_ledger: bool,
     max_loss: float | None,
     confidence: float | None,
@@ -232,6 +246,9 @@ def calibrate(  # noqa: PLR0917 - as above
     grades the answers, and writes the calibration that `quality.calibration` names (--out FILE), or tells what the
     present one does on questions it has not seen (--check). The shipped 850 questions take about 40 minutes for two
     small models on two cores.
+
+    With --outcomes nobody is asked: the route's artefact is certified by records of its models, with its choice of
+    where to start and its judges in, and written with the threshold that keeps the promise (--out).
 
     With --from-ledger nobody is asked: the threshold is raised until the promise holds by the verdicts of live audits,
     which ends a breach, or it is said that no threshold keeps it.
@@ -248,8 +265,15 @@ def calibrate(  # noqa: PLR0917 - as above
                 policy, route_name, max_loss=max_loss, confidence=confidence, subject_name=subject, tenant=tenant
             )
         )
+    if outcomes:
+        from gateway.commands.certify import Asked, certify_route
+
+        asked = Asked(files=outcomes, max_loss=max_loss, confidence=confidence, vectors=vectors, out=out)
+        sys.exit(certify_route(policy, route, asked))
     if max_loss is not None or confidence is not None:
-        raise click.UsageError("--max-loss and --confidence go with --from-ledger; the artefact has them all")
+        raise click.UsageError(
+            "--max-loss and --confidence go with --from-ledger and --outcomes; the artefact has them all"
+        )
     import asyncio
 
     from rich.console import Console

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,12 @@ from backends.embedder import EMBEDDER_ID
 from policies.signals import Signal
 from router.artefact import FORMAT, Answers, Artefact
 from router.estimators import Mode, Vectors
+from router.foresight import STEPS_ASIDE
 from router.train_certify import Uncertified, certify
 from router.train_estimators import fit
 from router.train_outcomes import TrainingError
 from router.train_records import Outcomes, check_trainable
-from router.train_replay import Show, cross_fit, reference
+from router.train_replay import Show, cross_fit, reference, replay
 
 _ROUNDING = 1e-3
 """A log-probability that was reckoned in single precision may come out a little above 0."""
@@ -81,6 +83,76 @@ def make(
         estimators=estimators,
         promise=promise,
         answers=None if mode is Mode.ROUTE else _answers(outcomes, is_logprob),
+    )
+
+
+def certified(
+    artefact: Artefact,
+    outcomes: Outcomes,
+    vectors: Vectors,
+    *,
+    max_loss: float,
+    confidence: float,
+    made: str,
+    source: str,
+) -> Artefact:
+    """Return an artefact with the threshold that keeps a promise on other rows than it was trained on.
+
+    Its whole plan is replayed on them: where it starts, what its judges keep, and what it leaves to the last rung.
+
+    Args:
+        artefact: whose estimators decide; they stay as they are.
+        outcomes: one ladder's; the artefact's from then on, if it spoke of any.
+        vectors: the prompts' embeddings, in the rows' order.
+        max_loss: what the promise allows to be lost.
+        confidence: of the promise, in (0, 1).
+        made: ISO date.
+        source: what the rows are, see `sources`.
+
+    Raises:
+        TrainingError: the artefact steps aside for such rows, cannot judge them, or no threshold keeps the promise.
+    """
+    judges = artefact.estimators.judges
+    check_trainable(outcomes, needs_signal=bool(judges))
+    done = replay(artefact.estimators, outcomes, vectors)
+    outside = float(done.is_outside.mean())
+    if outside > STEPS_ASIDE:
+        raise TrainingError(
+            f"{outside:.0%} of these questions are unlike those that the artefact was trained on, and beyond"
+            f" {STEPS_ASIDE:.0%} it steps aside for all; train one on questions like these with `faregate train`"
+        )
+    chosen = certify(done, reference(outcomes), max_loss=max_loss, confidence=confidence)
+    if isinstance(chosen, Uncertified):
+        raise TrainingError(chosen.reason)
+    return replace(
+        artefact,
+        ladder=outcomes.models,
+        made=made,
+        source=f"{artefact.source}; threshold by {source}",
+        promise=chosen,
+        answers=_widened(artefact.answers, outcomes) if judges else None,
+    )
+
+
+def _widened(answers: Answers | None, outcomes: Outcomes) -> Answers:
+    """Return what answers may be: as the records trained on or those certified with."""
+    if answers is None or answers.signal is None:
+        raise TrainingError(
+            "the artefact judges answers, and the signal of its records is not known to be their mean log-probability, "
+            "the one that a gateway takes of its own; train it with `--signal mean_logprob`"
+        )
+    new = _answers(outcomes, is_logprob=True)
+    has_lengths = [bool(most) for most in answers.most_tokens]
+    if has_lengths != [bool(most) for most in new.most_tokens]:
+        raise TrainingError(
+            "column output_tokens is filled for other models than in the records the artefact was trained on; its"
+            " judges look at it: fill it for the same"
+        )
+    return Answers(
+        signal=answers.signal,
+        lowest=tuple(map(min, answers.lowest, new.lowest)),
+        highest=tuple(map(max, answers.highest, new.highest)),
+        most_tokens=tuple(map(max, answers.most_tokens, new.most_tokens)),
     )
 
 

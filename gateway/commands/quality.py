@@ -77,7 +77,7 @@ def train(  # noqa: PLR0917 - click passes options by name
         fail(str(error))
     except OSError as error:
         fail(f"cannot write {out}: {error.strerror}")
-    _tell(artefact, out)
+    tell(artefact, out)
 
 
 def _fitted(
@@ -113,9 +113,10 @@ def _fitted(
     )
 
 
-def _tell(artefact: Artefact, out: Path) -> None:
-    size = out.stat().st_size / 1e6
-    click.echo(f"wrote {out} ({size:.1f} MB): {artefact.questions} questions, mode {artefact.estimators.mode.value}")
+def tell(artefact: Artefact, out: Path | None) -> None:
+    """Print what an artefact is and promises; `out` is where it was written, if anywhere."""
+    written = "not written (--out)" if out is None else f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB)"
+    click.echo(f"{written}: {artefact.questions} questions, mode {artefact.estimators.mode.value}")
     if artefact.answers is not None:
         click.echo(
             "column signal counts as the answers' mean log-probability (see --signal): a gateway weighs its own by it"
