@@ -242,7 +242,8 @@ def _check(job: Job, console: Console) -> None:
             f"route {job.route.name} has no calibration of {small_id} to check; make one with --out FILE"
         )
     calibration = found[0]
-    shares = len(quality.artefacts)
+    # Fitted together with other rungs' it holds the whole ladder's figures.
+    shares = 1 if calibration.fit else len(quality.artefacts)
     judge = calibration.judge(
         max_loss=quality.max_loss / shares,
         confidence=shared_confidence(quality.confidence, shares),
@@ -268,8 +269,8 @@ def _fit(job: Job, out: Path, book: PriceBook, console: Console) -> None:
     embedder = MiniLM.load()
     calibration = fit(
         pair(_outcomes(job, small).values(), _outcomes(job, large).values()),
-        small_rates=_seconds(job.policy, book, small, large),
-        large_rates=_seconds(job.policy, book, large, large),
+        small_rates=core_seconds(job.policy, book, small, large),
+        large_rates=core_seconds(job.policy, book, large, large),
         embed=embedder.embed,
         embedder=embedder.id,
         made=SystemClock().now().date().isoformat(),
@@ -309,7 +310,7 @@ def _outcomes_file(job: Job, model: ModelId) -> Path:
     return job.work / f"{model.replace('/', '_')}.jsonl"
 
 
-def _seconds(policy: Policy, book: PriceBook, model: ModelId, baseline: ModelId) -> Rates:
+def core_seconds(policy: Policy, book: PriceBook, model: ModelId, baseline: ModelId) -> Rates:
     """Return a model's price per token as seconds of the baseline's hourly price: dearer hours count as more."""
     pool = policy.models[baseline].pool
     usd_per_hour = policy.pools[pool].usd_per_hour if pool is not None else None

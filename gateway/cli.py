@@ -204,15 +204,27 @@ def keys_revoke(policy_file: Path, key_id: str) -> None:
     "--outcomes",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
     multiple=True,
-    help="Ask nobody: choose the threshold of the route's artefact by these records of its models (see `faregate "
-    "evaluate --help`), its whole plan replayed; without an artefact, train one.",
+    help="Ask nobody: fit judges by outcome records (see `faregate evaluate --help`) of all the ladder's models, whose "
+    "column signal is the mean log-probability of each answer's tokens; where the route's artefact decides, choose its "
+    "threshold by them, its whole plan replayed.",
 )
 @click.option(
-    "--vectors", type=click.Path(path_type=Path, dir_okay=False), help="With --outcomes: keep the embeddings here."
+    "--temperature",
+    type=click.FloatRange(0, 2),
+    default=0.0,
+    show_default=True,
+    help="With --outcomes: at which they were sampled; requests above it go to the baseline.",
+)
+@click.option(
+    "--vectors",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="With --outcomes: keep the questions' embeddings here between runs (.npz).",
 )
 @click.option("--from-ledger", is_flag=True, help="Ask nobody: raise the threshold by the verdicts of live audits.")
 @click.option(
-    "--max-loss", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="With --from-ledger or --outcomes."
+    "--max-loss",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="With --from-ledger or --outcomes, in place of the policy's.",
 )
 @click.option("--confidence", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="Likewise.")
 @click.option(
@@ -233,6 +245,7 @@ def calibrate(  # noqa: PLR0917 - as above
     rung: str | None,
     source: str | None,
     outcomes: tuple[Path, ...],
+    temperature: float,
     vectors: Path | None,
     from_ledger: bool,
     max_loss: float | None,
@@ -247,8 +260,10 @@ def calibrate(  # noqa: PLR0917 - as above
     present one does on questions it has not seen (--check). The shipped 850 questions take about 40 minutes for two
     small models on two cores.
 
-    With --outcomes nobody is asked: the route's artefact is certified by records of its models, with its choice of
-    where to start and its judges in, and written with the threshold that keeps the promise (--out).
+    With --outcomes nobody is asked: the judges of all rungs below the baseline are fitted by outcome records, and those
+    of several rungs together, so that the whole ladder keeps the promise; each gets a file (OUT-RUNG.json). A route
+    whose artefact decides (it has no calibrations) gets that artefact with the threshold that keeps the promise, its
+    choice of where to start and its judges in; without --out it is only said what could be promised.
 
     With --from-ledger nobody is asked: the threshold is raised until the promise holds by the verdicts of live audits,
     which ends a breach, or it is said that no threshold keeps it.
@@ -266,13 +281,23 @@ def calibrate(  # noqa: PLR0917 - as above
             )
         )
     if outcomes:
-        from gateway.commands.certify import Asked, certify_route
+        from gateway.commands.outcomes import Given, calibrate_by_outcomes
 
-        asked = Asked(files=outcomes, max_loss=max_loss, confidence=confidence, vectors=vectors, out=out)
-        sys.exit(certify_route(policy, route, asked))
+        given = Given(
+            policy=policy,
+            route=route,
+            files=outcomes,
+            out=out,
+            max_loss=max_loss,
+            confidence=confidence,
+            temperature=temperature,
+            source=source,
+            vectors=vectors,
+        )
+        sys.exit(calibrate_by_outcomes(given))
     if max_loss is not None or confidence is not None:
         raise click.UsageError(
-            "--max-loss and --confidence go with --from-ledger and --outcomes; the artefact has them all"
+            "--max-loss and --confidence go with --from-ledger or --outcomes; artefacts hold them all"
         )
     import asyncio
 

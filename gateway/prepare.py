@@ -450,12 +450,18 @@ def _judged(policy: Policy, route: Route, *, is_chosen: bool) -> _Verdict:
     files = policy.calibration_files(route)
     if route.quality is None or not files:
         return _Verdict(promise=nothing)
-    stated, shares = route.quality, len(files)
+    stated = route.quality
     names = {policy.models[model].variant: model for model in route.ladder[:-1]}
+    calibrations = [_load(file) for file in files]
+    apart = _apart(policy, route, calibrations)
+    if apart is not None:
+        return _Verdict(promise=nothing, warnings=(f"route {route.name}: {apart}",))
+    # Fitted together, each holds what the whole ladder loses: nothing is left to share.
+    shares = 1 if calibrations[0].fit else len(files)
     rungs: dict[ModelId, _Speaking] = {}
     warnings: list[str] = []
     questions = []
-    for calibration in map(_load, files):
+    for calibration in calibrations:
         said = _mismatch(policy, route, calibration, names)
         if said is None and names[calibration.small] in rungs:
             said = f"two of its calibrations were made for {calibration.small}"
@@ -470,10 +476,10 @@ def _judged(policy: Policy, route: Route, *, is_chosen: bool) -> _Verdict:
                 rungs[model] = _speaking(route, model, calibration, answer)
                 questions.append(calibration.questions)
                 continue
-            said = answer.reason if shares == 1 else f"{names[calibration.small]}: {answer.reason}"
+            said = answer.reason if len(files) == 1 else f"{names[calibration.small]}: {answer.reason}"
         # Safe, so no refusal: what no judge speaks for answers nothing.
         warnings.append(f"route {route.name}: {said}")
-    if not rungs:
+    if not rungs or (calibrations[0].fit and len(rungs) < len(files)):
         return _Verdict(promise=nothing, warnings=tuple(warnings))
     n = min(questions)
     return _Verdict(
@@ -481,6 +487,25 @@ def _judged(policy: Policy, route: Route, *, is_chosen: bool) -> _Verdict:
         rungs=tuple(rungs[model] for model in route.ladder if model in rungs),
         warnings=tuple(warnings),
     )
+
+
+def _apart(policy: Policy, route: Route, calibrations: Sequence[Calibration]) -> str | None:
+    """Tell why calibrations that were fitted together cannot be used so; None where they can, or were fitted alone."""
+    if not any(calibration.fit for calibration in calibrations):
+        return None
+    ladder = tuple(policy.models[model].variant for model in route.ladder)
+    again = f"make them again with `faregate calibrate --route {route.name}`"
+    for calibration in calibrations:
+        if calibration.fit and calibration.ladder != ladder:
+            return (
+                f"its calibrations were fitted together for the ladder {', '.join(calibration.ladder)}, not "
+                f"{', '.join(ladder)}; {again}"
+            )
+    speaking = {calibration.small for calibration in calibrations}
+    if len({calibration.fit for calibration in calibrations}) > 1 or speaking != set(ladder[:-1]):
+        missing = ", ".join(sorted(set(ladder[:-1]) - speaking)) or "one of another fit"
+        return f"its calibrations were fitted together and hold together only: name all of one fit ({missing}); {again}"
+    return None
 
 
 def _load(file: Path) -> Calibration:

@@ -357,7 +357,8 @@ class Quality(Part):
         calibration: a shipped artefact's name, or a path (with a "/" or ending in ".json") relative to the policy
             file; without one nothing below the baseline is used.
         calibrations: the same for a ladder with several judged rungs: one artefact for each of them, made for it below
-            the baseline, in any order. Rungs that none speaks for answer nothing.
+            the baseline, in any order. Rungs that none speaks for answer nothing. Those of `faregate calibrate
+            --outcomes` were fitted together and are named all, or none is used.
         audit: how the promise is watched; without it, it rests on the calibration for ever.
         signals: what each judged rung's answers are weighed by, from a model of the ladder to `logprobs`, `text`,
             `self_check` or `agreement`. `faregate calibrate` fits with it, and a calibration made with another one is

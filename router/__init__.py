@@ -8,6 +8,9 @@ Rooms:
     calls, schemas         tool calls in an answer, and whether JSON fits a client's schema
     train_questions, train_outcomes, train_judge
                            questions with known answers, graded replies, and the fit (scikit-learn; never when serving)
+    train_tools            questions that offer tools, with checkable answers
+    train_joint, train_trials
+                           judges of several rungs fitted together, also by outcome records; how often such promises break
     wording, estimators    what a prompt and an answer tell about each model of a ladder of any length (numpy only)
     artefact               the file that holds such estimators and the threshold that keeps a promise
     foresight              such a file made ready to serve: what it expects of a prompt, and when it steps aside
@@ -39,9 +42,14 @@ Decided here, other than the design to start from:
   of no conversation; those go the static way.
 - Difficulty is not guessed from words: a question is placed among the calibration's clusters by its embedding, and each
   cluster starts small where that is cheaper in core time, rejected attempts paid.
-- Several judged rungs share the route's loss and risk equally, and are held to bounds of the harm (the loss's positive
-  part): a rung above another answers only what that one did not keep, and a bound of the signed loss over all questions
-  says nothing about a part of them. One judged rung goes by the signed loss and by its calibration's own clusters.
+- Several judged rungs that were calibrated apart share the route's loss and risk equally, and are held to bounds of the
+  harm (the loss's positive part): a rung above another answers only what that one did not keep, and a bound of the
+  signed loss over all questions says nothing about a part of them. One judged rung goes by the signed loss and by its
+  calibration's own clusters, and so do several that were fitted together (`faregate calibrate --outcomes`): one
+  threshold for all, the whole ladder's loss tested once, and every part of the ladder with it, since an endpoint may be
+  down. Such calibrations serve together or not at all.
+- Of outcome records a judge knows an answer's mean log-probability and length, so it weighs nothing else of served ones
+  (the other features have no weight), and whole answers only: streams are held back to their end.
 - Which of the permitted rungs are tried is decided in dollars over all their sequences (`strategy.Tables`, by the
   calibrations' keep rates behind the seam `strategy.Estimator`, moved by what an artefact expects). A session's cached
   prefix is part of the price, also of a single judged rung: it depends on what was asked before, not on the answer.

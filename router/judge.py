@@ -298,6 +298,9 @@ class Calibration:
         method: how the model was asked again, for signals that ask again; another wording is another signal.
         max_characters: the longest answer it has seen, for judges of the text.
         turns: the longest conversation among its questions, in messages beside instructions; 1 where it has none.
+        ladder: of a calibration fitted together with those of other rungs, all models' served names, the baseline last;
+            its steps then hold what the whole ladder does. Empty for one fitted alone.
+        fit: what the calibrations of one such fit have in common, and no others.
     """
 
     small: str
@@ -322,6 +325,8 @@ class Calibration:
     max_characters: int = 0
     method: str = ""
     turns: int = 1
+    ladder: tuple[str, ...] = ()
+    fit: str = ""
 
     @classmethod
     def load(cls, path: Path) -> Calibration:
@@ -359,8 +364,8 @@ class Calibration:
             confidence: 1 - delta, in (0, 1); taken up to the next one that was computed.
             is_shared: other rungs are judged too, so that this one answers only a part of what it would alone.
         """
-        whole = self.steps[0].windows[WHOLE]
-        known = sorted(whole.harm_bounds if is_shared else whole.bounds, key=float)
+        first = next(iter(self.steps[0].windows.values()))
+        known = sorted(first.harm_bounds if is_shared else first.bounds, key=float)
         if not known:
             reason = "this calibration has no bounds for a ladder with several judged rungs; make it again"
             return NoThreshold(reason=reason, best_bound=None, needed=max_loss)
@@ -431,7 +436,16 @@ class Judge:
     @property
     def reads_whole(self) -> bool:
         """Tell whether it looks at nothing before an answer's end."""
+        return self._reads_text or not self._models[1]
+
+    @property
+    def _reads_text(self) -> bool:
         return self.signal is not Signal.LOGPROBS
+
+    @property
+    def ladder(self) -> tuple[str, ...]:
+        """Return the served names of the models that it was fitted together with; empty when it was fitted alone."""
+        return self._calibration.ladder
 
     @property
     def speaks_for_tools(self) -> bool:
@@ -471,7 +485,8 @@ class Judge:
         """Name what an answer kept by it was kept for: another calibration, signal or threshold is another name."""
         known = self._calibration
         parts = (known.small, known.large, known.made, known.signal, known.method, known.windows, self._step.threshold)
-        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+        named = repr(parts) + known.fit
+        return hashlib.sha256(named.encode()).hexdigest()[:16]
 
     def at_least(self, threshold: float) -> Judge:
         """Return this judge with a threshold that is no lower: what a route's own verdicts ask for.
@@ -509,7 +524,7 @@ class Judge:
         else:
             seen, model = next((size, model) for size, model in partial if size <= count)
         prior = self._priors.get(task or "", min(self._priors.values()))
-        if self.reads_whole:
+        if self._reads_text:
             looks = text_features(evidence.text, is_json=evidence.is_json, prior=prior, probe=evidence.probe or ())
         else:
             looks = features(evidence.tokens[:seen], is_json=evidence.is_json, prior=prior)
@@ -540,7 +555,7 @@ class Judge:
         is_cut = evidence.finish_reason == "length"
         usual = _ENDS if evidence.has_tools else {"stop"}
         checks = (
-            *(self._unread_text(evidence) if self.reads_whole else self._unread_tokens(evidence)),
+            *(self._unread_text(evidence) if self._reads_text else self._unread_tokens(evidence)),
             *(self._unread_tools(evidence) if evidence.has_tools else ()),
             (evidence.is_json and not evidence.is_finished, Reason.JSON_UNFINISHED),
             (evidence.is_json and is_cut, Reason.JSON_CUT),
@@ -572,7 +587,7 @@ class Judge:
         )
 
     def _is_too_long(self, evidence: Evidence) -> bool:
-        if self.reads_whole:
+        if self._reads_text:
             return len(evidence.text) > self._calibration.max_characters
         return evidence.is_finished and len(evidence.tokens) > self._calibration.max_tokens
 

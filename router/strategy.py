@@ -323,13 +323,17 @@ class Cascade:
         Args:
             max_loss: in [0, 1); a larger one than the route's own changes nothing.
         """
-        share = max_loss / max(1, len(self._judged))
+        share = max_loss if self._is_joint else max_loss / max(1, len(self._judged))
         judged = [
             replace(each, judge=judge)
             for each in self._judged
             if isinstance(judge := each.judge.tightened(share), Judge)
         ]
         return Cascade(self._ladder, judged=judged, estimator=self._estimator, sight=self._sight)
+
+    @property
+    def _is_joint(self) -> bool:
+        return any(each.judge.ladder for each in self._judged)
 
     def at_least(self, threshold: float) -> Cascade:
         """Return the same ladder with judges that keep no answer of a confidence below `threshold`."""
@@ -387,6 +391,10 @@ class Cascade:
         ways = sorted(_alternatives(prospects), key=_by_cost)
         is_any_part = any(each.judge.promise.is_shared for each in self._judged)
         is_bound = not is_any_part and not question.cached_tokens
+        if self._is_joint and not is_any_part:
+            # A session's cached prefix may send it to the baseline at once, and to no other part of the ladder.
+            longest = _longest(ways)
+            ways = [way for way in ways if way is longest or len(way.models) == 1]
         best = _longest(ways) if is_bound or any(way.cost_nusd is None for way in ways) else ways[0]
         tasks = {look.model: look.task for look in free}
         rungs = tuple(Rung(model=m, is_judged=m != top, task=tasks.get(m)) for m in best.models)

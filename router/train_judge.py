@@ -99,7 +99,7 @@ class Pairs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Rows:
+class Rows:
     """What the steps are computed from; every array has one row a question.
 
     Attributes:
@@ -171,60 +171,128 @@ def fit(
         signal: what the judge looks at; the text where the small model gives no log-probabilities.
         show: wraps the grid to show progress.
     """
+    places = place_all(embed([outcome.prompt for outcome in pairs.small]))
+    rows, windows = rows_of(
+        pairs, places, folds_of(len(pairs)), small_rates=small_rates, large_rates=large_rates, signal=signal
+    )
+    about = About(embedder=embedder, made=made, source=source, temperature=temperature)
+    steps = tuple(_step(rows, threshold) for threshold in show(grid))
+    return assembled(
+        pairs,
+        places,
+        about,
+        windows=windows,
+        steps=steps,
+        signal=signal,
+        small_rates=small_rates,
+        large_rates=large_rates,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """Where questions lie: tasks' int8 centroids, each row's task and whether it is inside, the similarity's cutoff."""
+
+    centroids: NDArray[np.int8]
+    tasks: NDArray[np.int64]
+    is_inside: Flags
+    cutoff: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class About:
+    """What a calibration says of itself; see `Calibration`."""
+
+    embedder: str
+    made: str
+    source: str
+    temperature: float = 0.0
+    ladder: tuple[str, ...] = ()
+    fit: str = ""
+
+
+def rows_of(
+    pairs: Pairs,
+    places: Places,
+    folds: NDArray[np.int64],
+    *,
+    small_rates: Rates,
+    large_rates: Rates,
+    signal: Signal,
+) -> tuple[Rows, tuple[Window, ...]]:
+    """Return what steps are computed from, and the windows' models, fitted on all rows.
+
+    Raises:
+        TrainingError: the outcomes cannot be weighed by the signal, or leave nothing to tell apart.
+    """
     _check_probes(pairs, signal)
-    vectors = embed([outcome.prompt for outcome in pairs.small])
-    centroids, tasks, is_inside, cutoff = _cluster(vectors)
-    folds = _folds(len(pairs))
-    windows, confidences = _windows(pairs, folds, tasks, signal)
-    has_tools = np.array([outcome.has_tools for outcome in pairs.small])
+    windows, confidences = _windows(pairs, folds, places.tasks, signal)
     again_s = np.array([_again_s(outcome, small_rates) for outcome in pairs.small])
-    small_s = np.array([_seconds(outcome, small_rates, outcome.output_tokens) for outcome in pairs.small]) + again_s
-    rows = _Rows(
+    small_s = np.array([_seconds(outcome, small_rates, outcome.output_tokens) for outcome in pairs.small])
+    rows = Rows(
         loss=np.array([big.quality - little.quality for little, big in zip(pairs.small, pairs.large, strict=True)]),
-        small_s=small_s,
+        small_s=small_s + again_s,
         large_s=np.array([_seconds(outcome, large_rates, outcome.output_tokens) for outcome in pairs.large]),
         confidences=confidences,
         rejected_s={w.name: _rejected_s(pairs.small, small_rates, w.tokens) + again_s for w in windows},
         folds=folds,
-        tasks=tasks,
-        is_inside=is_inside,
-        has_tools=has_tools,
+        tasks=places.tasks,
+        is_inside=places.is_inside,
+        has_tools=np.array([outcome.has_tools for outcome in pairs.small]),
         is_longer=np.array([outcome.turns > 1 for outcome in pairs.small]),
     )
+    return rows, windows
+
+
+def assembled(
+    pairs: Pairs,
+    places: Places,
+    about: About,
+    *,
+    windows: tuple[Window, ...],
+    steps: tuple[Step, ...],
+    signal: Signal,
+    small_rates: Rates,
+    large_rates: Rates,
+) -> Calibration:
+    """Return the calibration, complete with what the outcomes say of both models."""
     ratios = [b.output_tokens / max(1, s.output_tokens) for s, b in zip(pairs.small, pairs.large, strict=True)]
     low, middle, high = (round(float(value), 3) for value in np.quantile(ratios, (0.1, 0.5, 0.9)))
     return Calibration(
         small=pairs.small[0].model,
         large=pairs.large[0].model,
-        made=made,
+        made=about.made,
         questions=len(pairs),
-        temperature=temperature,
+        temperature=about.temperature,
         max_tokens=max(outcome.output_tokens for outcome in pairs.small),
-        source=source,
+        source=about.source,
         small_quality=round(float(np.mean([outcome.quality for outcome in pairs.small])), 4),
         large_quality=round(float(np.mean([outcome.quality for outcome in pairs.large])), 4),
         small_rates=small_rates,
         large_rates=large_rates,
         output_ratio=Quantiles(p10=low, p50=middle, p90=high),
-        embedder=embedder,
-        tasks=_groups(pairs, tasks),
-        centroids=base64.b64encode(centroids.tobytes()).decode(),
-        cutoff=round(cutoff, 4),
+        embedder=about.embedder,
+        tasks=_groups(pairs, places.tasks),
+        centroids=base64.b64encode(places.centroids.tobytes()).decode(),
+        cutoff=round(places.cutoff, 4),
         windows=windows,
-        steps=tuple(_step(rows, threshold) for threshold in show(grid)),
+        steps=steps,
         signal=signal,
         max_characters=max(len(outcome.text) for outcome in pairs.small),
         method=pairs.small[0].method if signal.asks_again else "",
         turns=max(outcome.turns for outcome in pairs.small),
+        ladder=about.ladder,
+        fit=about.fit,
     )
 
 
-def sizes_of(signal: Signal) -> tuple[tuple[str, int | None], ...]:
-    """Return the windows of a judge: text is only judged whole."""
-    return WINDOWS if signal is Signal.LOGPROBS else ((WHOLE, None),)
+def sizes_of(signal: Signal, *, is_whole: bool = False) -> tuple[tuple[str, int | None], ...]:
+    """Return the windows of a judge: text is only judged whole, and so are answers whose tokens are not known."""
+    return WINDOWS if signal is Signal.LOGPROBS and not is_whole else ((WHOLE, None),)
 
 
-def _folds(n: int) -> NDArray[np.int64]:
+def folds_of(n: int) -> NDArray[np.int64]:
+    """Return each row's fold; the same for every rung of a ladder."""
     folds = np.zeros(n, dtype=np.int64)
     for index, (_, test) in enumerate(KFold(_FOLDS, shuffle=True, random_state=_SEED).split(np.zeros(n))):
         folds[test] = index
@@ -268,7 +336,8 @@ def _windows(
     whole = np.where(has_tools, calling, _out_of_fold(whole_looks, target, ~has_tools, folds, tasks))
     whole[_unfit(pairs.small, signal)] = 0.0
     windows, confidences = [], {}
-    for name, size in sizes_of(signal):
+    is_whole = any(outcome.mean_logprob is not None for outcome in pairs.small)
+    for name, size in sizes_of(signal, is_whole=is_whole):
         looks = whole_looks if size is None else _looks(pairs.small, size, signal)
         # Only text is judged before its end.
         rows = ~has_tools if size is None else ~is_json & ~has_tools
@@ -316,19 +385,28 @@ def _looks(outcomes: Sequence[Outcome], size: int | None, signal: Signal) -> Flo
             for o in outcomes
         ]
         return np.array(rows, dtype=np.float64)
-    # An empty answer has no features; it is never kept (`_unfit`).
-    blank = np.zeros(len(FEATURES))
-    return np.array(
-        [features(o.tokens[:size], is_json=o.is_json, prior=0.0) if o.tokens else blank for o in outcomes],
-        dtype=np.float64,
-    )
+    return np.array([_tokens_look(o, size) for o in outcomes], dtype=np.float64)
+
+
+def _tokens_look(outcome: Outcome, size: int | None) -> Floats:
+    """Return what an answer's tokens tell; 0 for an answer without any, which is never kept (`_unfit`)."""
+    if outcome.mean_logprob is None:
+        return (
+            features(outcome.tokens[:size], is_json=outcome.is_json, prior=0.0)
+            if outcome.tokens
+            else np.zeros(len(FEATURES))
+        )
+    # Of a record only these are known. What is the same in all rows has no weight, so that the judge, which computes
+    # all of them, looks at these two alone.
+    known = {"mean_logprob": outcome.mean_logprob, "log_length": np.log(max(1, outcome.output_tokens))}
+    return np.array([known.get(name, 0.0) for name in FEATURES])
 
 
 def _unfit(outcomes: Sequence[Outcome], signal: Signal) -> Flags:
     """Mark the answers that the judge refuses to weigh."""
     return np.array(
         [
-            (is_refusal(o.text) if signal is not Signal.LOGPROBS else not o.tokens)
+            (is_refusal(o.text) if signal is not Signal.LOGPROBS else not o.tokens and o.mean_logprob is None)
             or (o.is_json and (o.finish_reason != "stop" or not is_json(o.text)))
             or not o.is_valid
             or (signal.asks_again and o.probe is None)
@@ -405,8 +483,8 @@ def _rejected_s(outcomes: Sequence[Outcome], rates: Rates, size: int | None) -> 
     )
 
 
-def _cluster(vectors: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.int64], Flags, float]:
-    """Return int8 centroids, each row's task, whether it lies inside, and the cutoff of similarity.
+def place_all(vectors: NDArray[np.float32]) -> Places:
+    """Cluster questions, float32[n, 384] of unit length, into tasks.
 
     A row's similarity is taken to its own centroid without it, so that it does not vouch for itself.
     """
@@ -424,7 +502,7 @@ def _cluster(vectors: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np
     similarities[np.arange(len(vectors)), tasks] = own
     nearest = similarities.max(axis=1)
     cutoff = float(np.quantile(nearest, _OUTSIDE))
-    return centroids, tasks, nearest >= cutoff, cutoff
+    return Places(centroids=centroids, tasks=tasks, is_inside=nearest >= cutoff, cutoff=cutoff)
 
 
 def _groups(pairs: Pairs, tasks: NDArray[np.int64]) -> tuple[Group, ...]:
@@ -439,7 +517,7 @@ def _groups(pairs: Pairs, tasks: NDArray[np.int64]) -> tuple[Group, ...]:
     return tuple(groups)
 
 
-def _step(rows: _Rows, threshold: float) -> Step:
+def _step(rows: Rows, threshold: float) -> Step:
     is_kept = rows.confidences[WHOLE] >= threshold
     keep_rates, pays = _pays(rows, is_kept, np.ones(len(rows.loss), dtype=bool))
     starts = np.zeros(len(rows.loss), dtype=bool)
@@ -460,7 +538,7 @@ def _step(rows: _Rows, threshold: float) -> Step:
     )
 
 
-def _forms(rows: _Rows, window: str) -> dict[str, Flags]:
+def _forms(rows: Rows, window: str) -> dict[str, Flags]:
     """Return which rows a window is held to: those with tools, or single questions and conversations apart.
 
     Every bound is of one form alone, and a threshold has to keep all, so that it holds for any mixture of them.
@@ -471,7 +549,7 @@ def _forms(rows: _Rows, window: str) -> dict[str, Flags]:
     return {form: own for form, own in forms.items() if own.any()}
 
 
-def _pays(rows: _Rows, is_kept: Flags, sample: Flags) -> tuple[Floats, Flags]:
+def _pays(rows: Rows, is_kept: Flags, sample: Flags) -> tuple[Floats, Flags]:
     """Return each task's keep rate and whether small first is cheaper there: c_small + (1 - keep) c_large < c_large."""
     count = int(rows.tasks.max()) + 1
     sums = [
@@ -483,7 +561,7 @@ def _pays(rows: _Rows, is_kept: Flags, sample: Flags) -> tuple[Floats, Flags]:
     return keep_rates, np.asarray(sums[2] < keep_rates * sums[3])
 
 
-def _kept(rows: _Rows, window: str, threshold: float, starts: Flags, own: Flags) -> Kept:
+def _kept(rows: Rows, window: str, threshold: float, starts: Flags, own: Flags) -> Kept:
     """Return what a window does on some of the rows, `own`.
 
     Every bound is of one form of request alone, so that together they hold for any mixture of them.

@@ -90,7 +90,11 @@ Ask: TypeAlias = Callable[[Question], Awaitable[Reply]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """One model's graded reply to one question; `quality` is in [0, 1]. See `Reply` for the rest."""
+    """One model's graded reply to one question; `quality` is in [0, 1]. See `Reply` for the rest.
+
+    Attributes:
+        mean_logprob: of its tokens, where that is all that is known of them (outcome records); None: `tokens` has them.
+    """
 
     key: str
     task: str
@@ -111,6 +115,7 @@ class Outcome:
     again_input_tokens: int = 0
     again_output_tokens: int = 0
     earlier: tuple[Turn, ...] = ()
+    mean_logprob: float | None = None
 
     @property
     def whole(self) -> tuple[str, ...]:

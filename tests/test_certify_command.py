@@ -94,14 +94,6 @@ def test_the_rows_it_was_trained_on_prove_nothing(folder: Path):
     assert "the artefact was made of train.csv" in result.stderr
 
 
-def test_without_an_artefact_one_is_trained(folder: Path):
-    out = folder / "new.json"
-    result = calibrate(folder, "fresh.csv", "--max-loss", "0.1", "--out", str(out), router={"artefact": "none"})
-    assert result.exit_code == 0, result.output
-    made = Artefact.load(out)
-    assert (made.ladder, made.estimators.mode, made.promise is not None) == (MODELS, Mode.CASCADE, True)
-
-
 def test_a_route_that_promises_nothing_is_told_to_say_what(folder: Path):
     result = calibrate(folder, "fresh.csv")
     assert result.exit_code == 1

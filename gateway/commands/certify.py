@@ -1,7 +1,6 @@
-"""`faregate calibrate --outcomes`: the threshold that keeps a live route's promise, by records of its own models.
+"""`faregate calibrate --outcomes` where the route's artefact decides: the threshold that keeps the route's promise.
 
-Where the route has an artefact, its plan is replayed and only the threshold is chosen; without one an artefact is
-trained on the records, its threshold chosen on scores of rows that their estimators had not seen.
+The artefact's whole plan is replayed on records of the route's own models, and only the threshold is chosen.
 """
 
 from __future__ import annotations
@@ -41,8 +40,8 @@ class Asked:
     out: Path | None
 
 
-def certify_route(policy: Policy, route: Route, asked: Asked) -> int:
-    """Choose a threshold, print what it promises, and write the artefact; return the exit status.
+def certify_route(policy: Policy, route: Route, file: Path, asked: Asked) -> int:
+    """Choose a threshold for the artefact in `file`, print what it promises, and write it; return the exit status.
 
     Status 1: no threshold keeps the promise, or the records do not fit the route; nothing is written.
     """
@@ -53,7 +52,7 @@ def certify_route(policy: Policy, route: Route, asked: Asked) -> int:
     from router.train_outcomes import TrainingError
 
     try:
-        artefact = _certified(policy, route, asked, Console(stderr=True))
+        artefact = _certified(policy, route, file, asked, Console(stderr=True))
         if asked.out is not None:
             asked.out.write_text(artefact.dump(), encoding="utf-8")
     except (TrainingError, ArtefactError) as error:
@@ -61,23 +60,18 @@ def certify_route(policy: Policy, route: Route, asked: Asked) -> int:
     except OSError as error:
         fail(f"cannot write {asked.out}: {error.strerror}")
     tell(artefact, asked.out)
-    if route.quality is not None and route.quality.artefacts:
-        click.echo(f"route {route.name} has calibrations, which judge in its place; delete them to have it decide")
     if asked.out is not None:
         click.echo(f"name it in routes.{route.name}.router.artefact")
     return 0
 
 
-def _certified(policy: Policy, route: Route, asked: Asked, console: Console) -> Artefact:
-    from rich.progress import track
-
+def _certified(policy: Policy, route: Route, file: Path, asked: Asked, console: Console) -> Artefact:
     from backends.clock import SystemClock
     from backends.embedder import EMBEDDER_ID
     from policies.schema import DEFAULT_CONFIDENCE
     from router.artefact import Artefact
-    from router.train_artefact import certified, make, sources
+    from router.train_artefact import certified, sources
     from router.train_outcomes import TrainingError
-    from router.train_report import usual_mode
 
     quality = route.quality
     max_loss = asked.max_loss or (quality.max_loss if quality is not None else None)
@@ -87,18 +81,6 @@ def _certified(policy: Policy, route: Route, asked: Asked, console: Console) -> 
     read = _records(policy, route, asked.files)
     made, source = SystemClock().now().date().isoformat(), sources(asked.files)
     found = embedded(read.prompts, asked.vectors, console)
-    file = policy.artefact_file(route)
-    if file is None:
-        return make(
-            read,
-            found,
-            mode=usual_mode(read),
-            max_loss=max_loss,
-            confidence=confidence,
-            made=made,
-            source=source,
-            show=lambda folds: track(folds, description="fitting", console=console, total=6),
-        )
     artefact = Artefact.load(file)
     artefact.check(ladder=read.models, embedder=EMBEDDER_ID)
     known = [one for one in source.split(", ") if one.split(" (")[1] in artefact.source]
