@@ -325,7 +325,10 @@ class Journey(msgspec.Struct, kw_only=True, eq=False):
     @property
     def served(self) -> Attempt | None:
         """The last attempt at an answer: the one that was sent, if any was."""
-        return next((attempt for attempt in reversed(self.attempts) if attempt.aside is None), None)
+        for attempt in reversed(self.attempts):
+            if attempt.aside is None:
+                return attempt
+        return None
 
     @property
     def elapsed_s(self) -> float:

@@ -127,7 +127,7 @@ class Ladder:
         self, journey: Journey, ask: Ask, rungs: tuple[Rung, ...], spare: dict[ModelId, Hold]
     ) -> Committed:
         """Return the first answer that is kept; `spare` are the plan's holds, each taken by its model's first try."""
-        last: BackendError = ReplyMalformed("the plan has no rung")
+        last: BackendError | None = None
         asked: set[ModelId] = set()
         done: Rung | None = None
         passed: tuple[Rung, ...] = ()
@@ -148,7 +148,7 @@ class Ladder:
                 done = rung  # an equivalent would not do better
             if outcome is None and journey.verdict is not None:
                 passed = _passed(rungs, rung, journey.verdict)
-        raise last
+        raise last or ReplyMalformed("the plan has no rung")
 
     def _is_passed_over(self, model: ModelId, later: Set[ModelId]) -> bool:
         """Tell whether a model would only be asked for want of a better one, and there is a better one."""

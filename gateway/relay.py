@@ -228,16 +228,10 @@ async def relay_flight(journey: Journey, ask: Ask, sink: Sink, read: Callable[[]
 
 def answer_headers(journey: Journey) -> list[tuple[bytes, bytes]]:
     """Return the `x-faregate-*` headers of an answer: what is known when it begins."""
-    headers = [(b"x-request-id", journey.request_id.encode())]
-    hit, verdict = journey.hit, journey.verdict
-    if journey.lane is not None:
-        headers.append((b"x-faregate-route", _latin(journey.lane.route.name)))
-    if hit is not None:
-        headers.append((b"x-faregate-model", _latin(hit.entry.model)))
-    elif journey.path_models:
-        headers.append((b"x-faregate-model", _latin(journey.path_models[-1])))
-    if path := journey.path:
-        headers.append((b"x-faregate-path", _latin(path)))
+    hit, verdict, models = journey.hit, journey.verdict, journey.path_models
+    route = journey.lane.route.name if journey.lane is not None else ""
+    model = hit.entry.model if hit is not None else models[-1] if models else ""
+    headers = [(b"x-request-id", journey.request_id.encode()), *_names(route, model, journey.path)]
     if verdict is not None:
         headers.append((b"x-faregate-confidence", b"%.4f" % verdict.confidence))
     if hit is not None and hit.similarity is not None:
@@ -252,8 +246,10 @@ def answer_headers(journey: Journey) -> list[tuple[bytes, bytes]]:
 
 
 @lru_cache(maxsize=1024)
-def _latin(text: str) -> bytes:
-    return text.encode("latin-1", "replace")
+def _names(route: str, model: str, path: str) -> tuple[tuple[bytes, bytes], ...]:
+    """Return the headers that most of a route's answers share; "" says that there is none."""
+    named = ((b"x-faregate-route", route), (b"x-faregate-model", model), (b"x-faregate-path", path))
+    return tuple((name, value.encode("latin-1", "replace")) for name, value in named if value)
 
 
 class _Editor:
