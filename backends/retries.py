@@ -45,6 +45,7 @@ class RetryBudget:
         self._share = rules.budget_share
         self._minimum = rules.min_per_s * WINDOW_S
         self._seconds: deque[list[int]] = deque()  # [second, requests, retries], oldest first
+        self._next_second = -math.inf
         self._requests = 0
         self._retries = 0
 
@@ -64,7 +65,10 @@ class RetryBudget:
         return True
 
     def _at(self, now: float) -> list[int]:
+        if now < self._next_second:
+            return self._seconds[-1]
         second = math.floor(now)
+        self._next_second = second + 1
         while self._seconds and self._seconds[0][0] <= second - WINDOW_S:
             _, requests, retries = self._seconds.popleft()
             self._requests -= requests

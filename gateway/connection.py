@@ -586,20 +586,19 @@ class Exchange:
             KeyRefused: it becomes large, and nobody pays for it.
         """
         self._size += len(part)
-        if self._size > _LARGE_BYTES:
-            if self._share is None:
-                self._connection.check_key(self)
-            self._share = self._share or self._connection.gateway.parts.room.share()
-            self.has_room = self._share.take(len(part) if self._large is not None else self._size)
-        if self._large is not None:
-            self._large.write(part)
+        if self._size <= _LARGE_BYTES:
+            self._parts.append(part)
             return self._size
-        self._parts.append(part)
-        if self._size > _LARGE_BYTES:
+        if self._share is None:
+            self._connection.check_key(self)
+        self._share = self._share or self._connection.gateway.parts.room.share()
+        self.has_room = self._share.take(len(part) if self._large is not None else self._size)
+        if self._large is None:
             # Handed over as it is: to join the parts would need twice the memory.
             self._large = BytesIO()
             self._large.writelines(self._parts)
             self._parts.clear()
+        self._large.write(part)
         return self._size
 
     @property

@@ -26,6 +26,7 @@ from gateway.settlement import usage_of
 from gateway.spending import BudgetEvent
 from gateway.tally import Count, Counts, Spread, Spreads
 from policies.schema import BackendKind
+from router.judge import Verdict
 from semantic_cache.seam import Bypass, Hit, Lookup, Miss
 
 if TYPE_CHECKING:
@@ -141,6 +142,7 @@ class Telemetry:
         )
         self._pools: _Pools | None = None
         self._kinds: dict[tuple[str, str, int], tuple[Count, Spread, Spread, Spread]] = {}
+        self._looked: dict[tuple[str, type[Lookup]], Count] = {}
         self._provider = _provider(environ)
 
     @property
@@ -160,17 +162,24 @@ class Telemetry:
         if row.ttft_ms is not None:
             ttft.observe(row.ttft_ms / 1e3)
         for tier, lookup in journey.lookups.items():
-            self._lookups.labels(tier, _RESULTS[type(lookup)]).value += 1
+            kind_of = (tier, type(lookup))
+            looked = self._looked.get(kind_of)
+            if looked is None:
+                looked = self._looked[kind_of] = self._lookups.labels(tier, _RESULTS[type(lookup)])
+            looked.value += 1
         if journey.verdict is not None:
-            self._judged.labels(route, str(journey.verdict.is_kept).lower()).inc()
-        for (model, _), cost in zip(journey.verdicts, journey.judgings, strict=True):
-            self._held.labels(route).observe(cost.held_ms / 1e3)
-            self._weighed.labels(route).observe(cost.weighed_ms / 1e3)
-            self._dropped.labels(route, model).inc(cost.dropped_tokens)
+            self._observe_judges(journey, route, journey.verdict)
         for attempt in journey.attempts:
             self._count(journey, attempt)
         if self._provider is not None:
             self._export(self._provider, journey, row)
+
+    def _observe_judges(self, journey: Journey, route: str, verdict: Verdict) -> None:
+        self._judged.labels(route, str(verdict.is_kept).lower()).inc()
+        for (model, _), cost in zip(journey.verdicts, journey.judgings, strict=True):
+            self._held.labels(route).observe(cost.held_ms / 1e3)
+            self._weighed.labels(route).observe(cost.weighed_ms / 1e3)
+            self._dropped.labels(route, model).inc(cost.dropped_tokens)
 
     def count_content(self, result: str) -> None:
         """Count what became of a prompt that was to be stored."""
