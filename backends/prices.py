@@ -21,7 +21,7 @@ import difflib
 import hashlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from fractions import Fraction
@@ -30,6 +30,7 @@ from types import MappingProxyType
 from typing import Final, TypeAlias
 
 import msgspec
+from msgspec.structs import replace
 
 from backends.words import JsonValue, ModelId, Usage
 
@@ -64,8 +65,7 @@ class UsageImpossible(PriceError, ValueError):
     """A usage no server can have had, such as a negative number of tokens."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tier:
+class Tier(msgspec.Struct, frozen=True, kw_only=True):
     """The rates (femto-dollars per token) of every token once the total input exceeds `start_tokens`."""
 
     start_tokens: int
@@ -81,11 +81,11 @@ class Tier:
     image_output: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rates:
+class Rates(msgspec.Struct, frozen=True, kw_only=True):
     """What one model charges, in femto-dollars per token of each class of `Usage`.
 
-    A rate of None is not known: a usage that has tokens of such a class has no known cost.
+    A rate of None is not known: a usage that has tokens of such a class has no known cost. A struct and no dataclass,
+    since the journal has it in every hold and charge.
 
     Attributes:
         per_request: a fee per attempt, femto-dollars.

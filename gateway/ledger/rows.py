@@ -169,20 +169,25 @@ class ChargeRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tier: str = ""
 
     def __post_init__(self) -> None:
-        if not (
-            0 <= (self.cost_nusd or 0) <= _LARGEST
-            and 0 <= (self.stated_cost_nusd or 0) <= _LARGEST
-            and 0 <= self.input_tokens <= _LARGEST
-            and 0 <= self.cached_input_tokens <= _LARGEST
-            and 0 <= self.cache_write_tokens <= _LARGEST
-            and 0 <= self.cache_write_1h_tokens <= _LARGEST
-            and 0 <= self.audio_input_tokens <= _LARGEST
-            and 0 <= self.image_input_tokens <= _LARGEST
-            and 0 <= self.output_tokens <= _LARGEST
-            and 0 <= self.reasoning_tokens <= _LARGEST
-            and 0 <= self.audio_output_tokens <= _LARGEST
-            and 0 <= self.image_output_tokens <= _LARGEST
-            and 0 <= self.web_searches <= _LARGEST
+        # One comparison for all: the bits of amounts are together what they may be alone, and negative if one is.
+        if (
+            not 0
+            <= (
+                (self.cost_nusd or 0)
+                | (self.stated_cost_nusd or 0)
+                | self.input_tokens
+                | self.cached_input_tokens
+                | self.cache_write_tokens
+                | self.cache_write_1h_tokens
+                | self.audio_input_tokens
+                | self.image_input_tokens
+                | self.output_tokens
+                | self.reasoning_tokens
+                | self.audio_output_tokens
+                | self.image_output_tokens
+                | self.web_searches
+            )
+            <= _LARGEST
         ):
             amounts = {name: getattr(self, name) for name in (*TOKENS, "cost_nusd", "stated_cost_nusd")}
             _refuse_amounts(**{name: amount or 0 for name, amount in amounts.items()})

@@ -9,6 +9,7 @@ Rules:
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -98,6 +99,9 @@ def main() -> None:
     """Fold until the gateway says so; everything to be known comes over standard input, a socket."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    # Rows come by the thousand and are in no cycles: looking for some at every 700th took a twentieth of folding's CPU.
+    gc.freeze()
+    gc.set_threshold(100_000, 10, 10)
     line = _Line(socket.socket(fileno=os.dup(0)))
     logger = logging.getLogger("faregate")
     logger.setLevel(logging.INFO)

@@ -8,8 +8,10 @@ a line's attempts are priced together, in the context tier of their mean prompt.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from backends.prices import FEMTO_PER_NANO, Rates, round_half_even
 from gateway.ledger.rows import TOKENS
@@ -88,7 +90,7 @@ def baseline(db: sqlite3.Connection, question: Question, model: str, rates: Rate
 
 def _archived(db: sqlite3.Connection, question: Question, rates: Rates) -> int:
     """Return what the answers of archived days would have cost, in nano-dollars."""
-    prices = asdict(rates)
+    prices = msgspec.to_builtins(rates)
     total = 0
     for attempts, *counts in db.execute(_ARCHIVED, question.parameters):  # not in SQL: sums can be beyond its integers
         used = dict(zip(TOKENS, counts, strict=True))
@@ -102,7 +104,7 @@ def _archived(db: sqlite3.Connection, question: Question, rates: Rates) -> int:
 
 def femto_sql(rates: Rates) -> str:
     """Return SQL for what a charge's tokens cost at these rates, in femto-dollars; exact, like `Rates.cost_nusd`."""
-    prices = asdict(rates)
+    prices = msgspec.to_builtins(rates)
     cases = " ".join(
         f"WHEN {_TOTAL_INPUT} > {tier['start_tokens']} THEN {_weighted(tier, prices)}"
         for tier in sorted(prices["tiers"], key=lambda tier: -int(tier["start_tokens"]))
