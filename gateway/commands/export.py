@@ -35,6 +35,11 @@ def export() -> None:
 @click.option("--until", type=_MOMENT, help="Up to this moment (UTC). Default: now.")
 @click.option("--tenant", help="Only this tenant.")
 @click.option("--account", default="faregate", show_default=True, help="The billing account's id and name.")
+@click.option(
+    "--archives",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The folder of the archives' files: archived charges are rows as they were, not sums of days.",
+)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="FILE.csv or FILE.parquet.")
 def focus(  # noqa: PLR0917 - click passes options by name
     policy_file: Path | None,
@@ -44,6 +49,7 @@ def focus(  # noqa: PLR0917 - click passes options by name
     until: datetime | None,
     tenant: str | None,
     account: str,
+    archives: Path | None,
     out: Path,
 ) -> None:
     """Write a period in FOCUS, the FinOps Open Cost and Usage Specification.
@@ -56,6 +62,7 @@ def focus(  # noqa: PLR0917 - click passes options by name
     from gateway.ledger.errors import LedgerError
     from gateway.ledger.focus import Account, Spec, export_focus
     from gateway.ledger.pools import pool_lines
+    from gateway.ledger.put_back import put_back
     from gateway.ledger.reports.answer import opened
     from gateway.ledger.reports.question import Question
 
@@ -71,13 +78,17 @@ def focus(  # noqa: PLR0917 - click passes options by name
                 for line in pool_lines(db, since_us=int(window["since"] or 0), until_us=int(window["until"] or 0))
             }
             whose = Account(account=account, providers=_providers(policy), pool_bills_nusd=bills)
+            if archives is not None:
+                put_back(db, archives, since_us=int(window["since"] or 0), until_us=int(window["until"] or 0))
             archived = archived_of(db, question)
-            done = export_focus(db, question, spec=Spec(spec), file=out, account=whose)
+            has_archives = archives is not None
+            done = export_focus(db, question, spec=Spec(spec), file=out, account=whose, has_archives=has_archives)
     except LedgerError as error:
         fail(str(error))
     click.echo(f"{out}: {done.rows} rows for {done.charges} charges, {usd(done.cost_nusd):f} USD", err=True)
     if archived:
-        click.echo(f"of archived days in rows of their sums: {archived}", err=True)
+        note = f"of archived days in rows of their sums: {archived}; give the folder of these files with --archives"
+        click.echo(note, err=True)
     if done.posted_nusd:
         click.echo(f"with {usd(done.posted_nusd):f} USD that the books post, as rows of category Adjustment", err=True)
     if done.unknown:

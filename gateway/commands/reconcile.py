@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from gateway.ledger.reconcile import Difference, Reconciled
 
 _OFF: Final = 1
+_MODELS: Final = """
+SELECT model FROM daily_charges UNION SELECT model FROM waiting_charges CROSS JOIN charges USING (request_id, attempt)
+"""
 _COLUMNS: Final = ("day", "model", "unit", "theirs", "ours", "difference", "explained_by", "explanation", "is_off")
 
 
@@ -49,6 +52,11 @@ def _share(_: click.Context, __: click.Parameter, text: str) -> Decimal:
 @click.option(
     "--tolerance", callback=_share, default="0.5%", show_default=True, help="What may differ, of the larger side."
 )
+@click.option(
+    "--archives",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The folder of the archives' files: archived charges are compared too.",
+)
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
 def reconcile(  # noqa: PLR0917 - click passes options by name
     provider: str,
@@ -57,6 +65,7 @@ def reconcile(  # noqa: PLR0917 - click passes options by name
     folder: Path | None,
     zone: str,
     tolerance: Decimal,
+    archives: Path | None,
     form: str,
 ) -> None:
     """Compare a provider's usage or invoice file with the ledger, per day and model.
@@ -77,15 +86,16 @@ def reconcile(  # noqa: PLR0917 - click passes options by name
         invoice = read_invoice(file, Provider(provider))
         place, names = _ledger(policy_file, folder, provider)
         with opened(place) as db:
+            _put_back(db, invoice, archives)
             if not names:
-                names = {model: model for (model,) in db.execute("SELECT DISTINCT model FROM charges")}
-            found = compare(db, invoice, names=names, zone=zone, tolerance=tolerance)
+                names = {model: model for (model,) in db.execute(_MODELS)}
+            found = compare(db, invoice, names=names, zone=zone, tolerance=tolerance, has_archives=archives is not None)
             archived = _archived(db, invoice)
     except LedgerError as error:
         click.echo(f"faregate: {error}", err=True)
         sys.exit(2)
     if archived:
-        click.echo(f"note: {archived}", err=True)
+        click.echo(f"note: {archived}; give the folder of these files with --archives", err=True)
     texts = {"table": _table, "csv": _csv, "json": _json}
     click.echo(texts[form](found), nl=False)
     sys.exit(_OFF if found.is_off else 0)
@@ -102,17 +112,30 @@ def _ledger(policy_file: Path | None, folder: Path | None, provider: str) -> tup
     return folder or Path(policy.storage.folder), names
 
 
+def _put_back(db: sqlite3.Connection, invoice: Invoice, archives: Path | None) -> None:
+    """Read what of the invoice's days is archived."""
+    from gateway.ledger.put_back import put_back
+
+    if archives is not None and invoice:
+        first, last = _moments(invoice)
+        put_back(db, archives, since_us=first, until_us=last)
+
+
 def _archived(db: sqlite3.Connection, invoice: Invoice) -> str | None:
     """Return what of the invoice's days is archived, which a comparison with rows lacks; None when nothing is."""
-    from datetime import UTC, datetime
-
     from gateway.ledger.archived import archived_note
+
+    return archived_note(db, *_moments(invoice)) if invoice else None
+
+
+def _moments(invoice: Invoice) -> tuple[int, int]:
+    """Return the invoice's period in UTC's days, microseconds since 1970."""
+    from datetime import UTC, datetime, timedelta
+
     from gateway.ledger.store import microseconds
 
-    if not invoice:
-        return None
     first, last = (datetime(day.year, day.month, day.day, tzinfo=UTC) for day in (min(invoice)[0], max(invoice)[0]))
-    return archived_note(db, microseconds(first), microseconds(last) + 1)
+    return microseconds(first), microseconds(last + timedelta(days=1))
 
 
 def _rows(found: Reconciled) -> list[dict[str, str]]:

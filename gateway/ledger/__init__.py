@@ -19,7 +19,7 @@ The way of a row: `seam.Ledger` (what the pipeline calls) → `writer` (encodes,
 `journaled` joins the two sides, and has the writer's side alone for a worker. A served gateway's service is a process
 of its own: `store_process` is the gateway's side of it, `storing` the program, `store_line` what they tell one another.
 Beside it: `rollups` and `derived` (daily sums, savings, busy time; kept by triggers), `archive` (retention: files and a
-tombstone; `archived` is what stays, `archive_walk` verifies the files),
+tombstone; `archived` is what stays, `archive_walk` verifies the files, `put_back` reads them again),
 `reports` (any question, on paper), `focus` (export), `invoices`
 and `reconcile` (a provider's file against the rows), `dictionary` and `views` (the schema explained).
 

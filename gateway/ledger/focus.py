@@ -6,9 +6,9 @@ Rules:
   charge that its rates do not explain (a provider's stated cost, an upper bound after a crash) is one row of one
   request; so the rows of a charge add up to it, and all rows to the report;
 - a charge of unknown cost has no row, since a cost must not be null and is not 0: `Exported.unknown` counts them;
-- of archived charges the ledger has sums: a row for each day, tenant, key, route, feature, path, model, pool and
-  kind, of so many requests at their mean price, for whole days (UTC), as in the report; an "Adjustment" has the rest of
-  that division;
+- archived charges are rows as they were where their files are at hand (`put_back`); where not, the ledger has sums: a
+  row for each day, tenant, key, route, feature, path, model, pool and kind, of so many requests at their mean price,
+  for whole days (UTC), as in the report; an "Adjustment" has the rest of that division;
 - a charge lies in the billing period (the calendar month, UTC) in which its request began, as in the report;
 - what the books post (corrections, adjustments, charges that came after their month was sealed) are rows of category
   "Adjustment" in the month they post to; a late one is also taken out of its own month;
@@ -37,6 +37,7 @@ import msgspec
 from backends.prices import FEMTO_PER_NANO
 from gateway.ledger.derived import DAY_US
 from gateway.ledger.errors import ExportImpossible
+from gateway.ledger.put_back import CHARGES, REQUESTS
 from gateway.ledger.reports.baselines import rate_of
 from gateway.ledger.rows import TOKENS
 
@@ -166,19 +167,21 @@ _FACTS: Final = (
     "duration_ms",
 )
 _CHARGES: Final = ", ".join(f"charges.{name} AS {name}" for name in _FACTS)
-_QUERY: Final = f"""
+_BOOKED: Final = f"""
 SELECT {_CHARGES}, requests.client_request_id AS client_request_id, requests.path AS path,
        requests.session AS session, requests.task_id AS task_id, requests.tags AS tags,
        requests.started_at_us AS asked_at_us
-FROM requests CROSS JOIN charges USING (request_id)
+FROM {{requests}} AS requests CROSS JOIN {{charges}} AS charges USING (request_id)
 WHERE requests.started_at_us >= :since AND requests.started_at_us < :until
   AND (:tenant IS NULL OR requests.tenant = :tenant)
-UNION ALL
+"""
+_QUERY: Final = f"""{_BOOKED.format(requests="requests", charges="charges")}UNION ALL
 SELECT {_CHARGES}, NULL, NULL, NULL, NULL, '{{}}', charges.started_at_us
 FROM waiting_charges CROSS JOIN charges USING (request_id, attempt)
 WHERE charges.started_at_us >= :since AND charges.started_at_us < :until
   AND (:tenant IS NULL OR charges.tenant = :tenant)
 """
+_PUT_BACK: Final = _BOOKED.format(requests=REQUESTS, charges=CHARGES)
 # As in the bill: a posting is to a whole month, and a late charge leaves its own.
 _POSTINGS: Final = """
 SELECT kind, period, tenant, model, nusd, reason, request_id, attempt FROM (
@@ -249,7 +252,13 @@ def columns(spec: Spec) -> tuple[Column, ...]:
 
 
 def export_focus(
-    db: sqlite3.Connection, question: Question, *, spec: Spec, file: Path, account: Account | None = None
+    db: sqlite3.Connection,
+    question: Question,
+    *,
+    spec: Spec,
+    file: Path,
+    account: Account | None = None,
+    has_archives: bool = False,
 ) -> Exported:
     """Write a period as FOCUS.
 
@@ -259,12 +268,13 @@ def export_focus(
         spec: which version.
         file: `….csv` or `….parquet`; it is replaced when the new one is whole.
         account: whose data it is.
+        has_archives: archived rows of the period were put back (`put_back`).
 
     Raises:
         ExportImpossible: the name ends otherwise, pyarrow is not installed, or the place cannot be written to.
     """
     tally = _Tally()
-    rows = _rows(db, question, account or Account(), tally)
+    rows = _rows(db, question, account or Account(), tally, has_archives=has_archives)
     shown = columns(spec)
     writers: dict[str, Callable[[Path, tuple[Column, ...], Iterable[Row]], None]] = {
         ".csv": _write_csv,
@@ -301,11 +311,10 @@ class _Tally:
     archived: int = 0
 
 
-def _rows(db: sqlite3.Connection, question: Question, account: Account, tally: _Tally) -> Iterator[Row]:
-    cursor = db.execute(_QUERY, question.parameters)
-    names = [item[0] for item in cursor.description]
-    for values in cursor:
-        fact = dict(zip(names, values, strict=True))
+def _rows(
+    db: sqlite3.Connection, question: Question, account: Account, tally: _Tally, *, has_archives: bool
+) -> Iterator[Row]:
+    for fact in _facts(db, question, has_archives=has_archives):
         if fact["cost_nusd"] is None:
             tally.unknown += 1
             continue
@@ -320,6 +329,14 @@ def _rows(db: sqlite3.Connection, question: Question, account: Account, tally: _
         tally.rows += 1
         tally.posted_nusd += values[4]
         yield _posting(values, account)
+
+
+def _facts(db: sqlite3.Connection, question: Question, *, has_archives: bool) -> Iterator[dict[str, JsonValue]]:
+    for query in (_PUT_BACK, _QUERY) if has_archives else (_QUERY,):
+        cursor = db.execute(query, question.parameters)
+        names = [item[0] for item in cursor.description]
+        for values in cursor:
+            yield dict(zip(names, values, strict=True))
 
 
 def _archived_rows(db: sqlite3.Connection, question: Question, account: Account, tally: _Tally) -> Iterator[Row]:

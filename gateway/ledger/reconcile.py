@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from backends.prices import NANO_PER_USD, usd
 from gateway.ledger.invoices import Billed, Invoice
+from gateway.ledger.put_back import CHARGES
 from gateway.ledger.reports.question import zone_named
 from gateway.ledger.rows import TOKENS
 from gateway.ledger.store import microseconds
@@ -36,9 +37,13 @@ SELECT started_at_us / 3600000000, model, COUNT(*), COUNT(*) - COUNT(cost_nusd),
        COUNT(*) FILTER (WHERE input_provenance <> 'provider' OR output_provenance <> 'provider'),
        COALESCE(SUM(cost_nusd) FILTER (WHERE input_provenance <> 'provider' OR output_provenance <> 'provider'), 0),
        GROUP_CONCAT(DISTINCT price_digest), {", ".join(f"SUM({name})" for name in TOKENS)}
-FROM charges WHERE started_at_us >= ? AND started_at_us < ?
+FROM {{charges}} WHERE started_at_us >= :since AND started_at_us < :until
 GROUP BY 1, 2
 """
+_READ: Final = ", ".join(
+    (*TOKENS, "started_at_us", "model", "cost_nusd", "price_digest", "input_provenance", "output_provenance")
+)
+_WITH_ARCHIVES: Final = f"(SELECT {_READ} FROM charges UNION ALL SELECT {_READ} FROM {CHARGES})"
 
 
 class Why(StrEnum):
@@ -122,7 +127,13 @@ class Reconciled:
 
 
 def reconcile(
-    db: sqlite3.Connection, invoice: Invoice, *, names: Mapping[str, str], zone: str = "UTC", tolerance: Decimal
+    db: sqlite3.Connection,
+    invoice: Invoice,
+    *,
+    names: Mapping[str, str],
+    zone: str = "UTC",
+    tolerance: Decimal,
+    has_archives: bool = False,
 ) -> Reconciled:
     """Compare a provider's file with our charges.
 
@@ -132,6 +143,7 @@ def reconcile(
         names: the provider's name of each of its catalog models; other models' charges are not looked at.
         zone: whose days the file's are.
         tolerance: share of the larger side that may differ, such as 0.005.
+        has_archives: archived rows of the file's days were put back (`put_back`).
 
     Raises:
         QuestionInvalid: there is no such zone.
@@ -141,7 +153,8 @@ def reconcile(
     first, last = min(day for day, _ in billed), max(day for day, _ in billed)
     start, end = (datetime.combine(day, datetime.min.time(), tzinfo=tz) for day in (first, last + timedelta(days=1)))
     # A day around it, for the hints about zones.
-    hourly = _hours(db, start.astimezone(UTC) - timedelta(days=1), end.astimezone(UTC) + timedelta(days=1), names)
+    around = start.astimezone(UTC) - timedelta(days=1), end.astimezone(UTC) + timedelta(days=1)
+    hourly = _hours(db, around, names, charges=_WITH_ARCHIVES if has_archives else "charges")
     ours = _by_day((moment.astimezone(tz).date(), model, one) for moment, model, one in hourly)
     keys = set(billed) | {(day, model) for day, model in ours if first <= day <= last}
     compared = [
@@ -169,10 +182,11 @@ def _plain(name: str) -> str:
 
 
 def _hours(
-    db: sqlite3.Connection, start: datetime, end: datetime, names: Mapping[str, str]
+    db: sqlite3.Connection, around: tuple[datetime, datetime], names: Mapping[str, str], *, charges: str
 ) -> Sequence[tuple[datetime, str, Ours]]:
     found = []
-    for row in db.execute(_OURS, (microseconds(start), microseconds(end))):
+    window = {"since": microseconds(around[0]), "until": microseconds(around[1])}
+    for row in db.execute(_OURS.format(charges=charges), window):
         hour, model, attempts, unknown, cost, uncertain, uncertain_cost, prices, *counts = row
         if model not in names:
             continue

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import sys
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -13,7 +13,7 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from backends.prices import Rates, Tier
 from backends.words import JsonValue
@@ -24,13 +24,17 @@ from gateway.ledger.bookings import BooksWriter
 from gateway.ledger.budgets import Cap
 from gateway.ledger.errors import ArchiveUnusable, BookingRefused
 from gateway.ledger.focus import Spec, export_focus
+from gateway.ledger.invoices import Billed
 from gateway.ledger.journaled import JournaledLedger
+from gateway.ledger.put_back import put_back
+from gateway.ledger.reconcile import Reconciled, reconcile
 from gateway.ledger.report import posted_nusd
 from gateway.ledger.reports.answer import ask, opened
 from gateway.ledger.reports.baselines import baseline
 from gateway.ledger.reports.question import Question, dimensions
 from gateway.ledger.rows import CostProvenance
 from gateway.ledger.spent import read_spent
+from gateway.ledger.store import microseconds
 from gateway.ledger.verify import verify
 from policies.schema import AtLimit, Dimension
 from policies.windows import Per
@@ -70,6 +74,17 @@ def folder(tmp_path: Path) -> Path:
 
 def archived(folder: Path) -> Archived:
     return archive(folder, before=DECEMBER, out=folder.parent / "cold", now=LATER, made_by="ada")
+
+
+@contextmanager
+def without_pyarrow() -> Iterator[None]:
+    known, sys.modules["pyarrow"] = sys.modules.get("pyarrow"), None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules["pyarrow"]
+        if known is not None:
+            sys.modules["pyarrow"] = known
 
 
 def left(folder: Path) -> list[str]:
@@ -129,6 +144,81 @@ def test_an_archived_month_is_exported_from_its_sums_and_adds_up_to_the_report(f
     assert [breach for row in rows for breach in breaches(rules, row)] == []
     days = [row["ChargePeriodStart"] for row in rows if not row["x_RequestId"] and row["ChargeCategory"] == "Usage"]
     assert days == ["2026-11-03T00:00:00Z", "2026-11-05T00:00:00Z"]
+
+
+def put_back_into(db: sqlite3.Connection, folder: Path) -> tuple[str, ...]:
+    return put_back(db, folder, since_us=microseconds(NOVEMBER.since), until_us=microseconds(NOVEMBER.until))
+
+
+@pytest.mark.parametrize("written", [nullcontext, without_pyarrow])
+def test_with_the_archives_files_the_export_is_what_it_was(
+    folder: Path, written: Callable[[], AbstractContextManager[None]]
+):
+    before, after = folder / "before.csv", folder / "after.csv"
+    with opened(folder) as db:
+        export_focus(db, NOVEMBER, spec=Spec.V1_3, file=before)
+    with written():
+        done = archived(folder)
+
+    with opened(folder) as db:
+        assert put_back_into(db, done.files[0].parent) == ()
+        exported = export_focus(db, NOVEMBER, spec=Spec.V1_3, file=after, has_archives=True)
+    assert sorted(after.read_text().splitlines()) == sorted(before.read_text().splitlines())
+    assert (exported.archived, exported.charges) == (0, 3)
+
+
+def test_with_the_archives_files_a_reconciliation_is_what_it_was(folder: Path):
+    invoice = {(date(2026, 11, 3), "small"): Billed(cost_usd=Decimal(COST).scaleb(-9))}
+
+    def compared(db: sqlite3.Connection, *, has_archives: bool) -> Reconciled:
+        return reconcile(db, invoice, names={"small": "small"}, tolerance=Decimal(0), has_archives=has_archives)
+
+    with opened(folder) as db:
+        before = compared(db, has_archives=False)
+    done = archived(folder)
+
+    with opened(folder) as db:
+        assert compared(db, has_archives=False) != before
+        put_back_into(db, done.files[0].parent)
+        assert compared(db, has_archives=True) == before
+    assert not before.is_off
+
+
+def test_files_that_are_not_there_leave_the_sums_and_are_named(folder: Path, tmp_path: Path):
+    done = archived(folder)
+    with opened(folder) as db:
+        absent = put_back_into(db, tmp_path)
+        exported = export_focus(db, NOVEMBER, spec=Spec.V1_2, file=folder / "focus.csv", has_archives=True)
+
+    assert set(absent) == {file.name for file in done.files}
+    assert exported.archived == 2
+
+
+def test_an_archives_file_that_was_changed_is_not_read(folder: Path):
+    changed = archived(folder).files[1]
+    changed.write_bytes(changed.read_bytes() + b" ")
+
+    with opened(folder) as db, pytest.raises(ArchiveUnusable, match="not the file that was archived"):
+        put_back_into(db, changed.parent)
+
+
+def test_the_commands_read_archives_from_the_folder_that_is_named(folder: Path, tmp_path: Path):
+    invoice, cold = tmp_path / "usage.csv", folder.parent / "cold"
+    usd = f"{Decimal(COST).scaleb(-9):f}"
+    invoice.write_text(f"date,model,cost_usd\n2026-11-03,small,{usd}\n2026-11-05,small,{usd}\n")
+    archived(folder)
+
+    def run(*options: str) -> Result:
+        common = ["--folder", str(folder), "--archives", str(cold)]
+        return CliRunner().invoke(main, [*options, *common])
+
+    out = tmp_path / "focus.csv"
+    exported = run("export", "focus", "--since", "2026-11-01", "--until", "2026-12-01", "--out", str(out))
+    compared = run("reconcile", "--provider", "generic", "--file", str(invoice), "--format", "csv")
+
+    assert (exported.exit_code, "sums" in exported.stderr) == (0, False), exported.output
+    assert {row["x_RequestId"] for row in lines(out)} >= {"req_1", "req_2", "req_3"}
+    assert [row.split(",")[4] for row in compared.stdout.splitlines()[1:]] == [usd, usd, usd]
 
 
 def test_other_baselines_price_archived_days_by_their_sums(folder: Path):
@@ -231,13 +321,8 @@ def test_a_damaged_or_missing_file_is_found(folder: Path, damage: Callable[[Path
 
 
 def test_without_pyarrow_the_files_are_csv_and_hold_the_same(folder: Path):
-    known, sys.modules["pyarrow"] = sys.modules.get("pyarrow"), None  # type: ignore[assignment]
-    try:
+    with without_pyarrow():
         done = archived(folder)
-    finally:
-        del sys.modules["pyarrow"]
-        if known is not None:
-            sys.modules["pyarrow"] = known
 
     assert [file.suffix for file in done.files] == [".csv", ".csv"]
     assert verify(folder, archives=folder.parent / "cold").problems == ()
