@@ -9,5 +9,6 @@ Rules:
 - every answer knows the SQL behind it, as anybody can run it on the ledger's file.
 
 The way of an answer: `question` (what is asked, as SQL) → `answer` (runs it: lines, totals) with `margin`, `forecast`
-and `baselines` beside → `paper` (table, CSV, JSON) or `page` (HTML, with `charts`). `listing` streams single rows.
+and `baselines` beside → `paper` (table, CSV, JSON) or `page` (HTML, with `charts`). `listing` streams single rows,
+`outlook` foretells budgets.
 """

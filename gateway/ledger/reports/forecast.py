@@ -99,25 +99,62 @@ def forecasts(db: sqlite3.Connection, question: Question, budgets_nusd: Mapping[
 def _forecast(
     tenant: str | None, spent_nusd: int, days: Mapping[date, int], now: datetime, budget_nusd: int | None
 ) -> Forecast:
-    today = now.astimezone(UTC).date()
     month = Forecast(tenant=tenant, month=f"{now:%Y-%m}", spent_nusd=spent_nusd, budget_nusd=budget_nusd)
+    next_month = datetime(now.year + now.month // 12, now.month % 12 + 1, 1, tzinfo=now.tzinfo)
+    rest = expected(days, now, next_month)
+    if rest is None:
+        return month
+    return replace(
+        month,
+        forecast_nusd=spent_nusd + round(rest.nusd),
+        low_nusd=spent_nusd + max(0, round(rest.nusd - rest.margin_nusd)),
+        high_nusd=spent_nusd + round(rest.nusd + rest.margin_nusd),
+        trend_nusd_per_day=_slope(rest.learnt_from),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """What the time up to a moment will cost.
+
+    Attributes:
+        by_day: each local day that is left, with its expected cost in nano-dollars, today's rest first.
+        margin_nusd: half of the sum's 95 % interval.
+        learnt_from: the costs of the whole days before, oldest first.
+    """
+
+    by_day: tuple[tuple[date, float], ...]
+    margin_nusd: float
+    learnt_from: tuple[int, ...]
+
+    @property
+    def nusd(self) -> float:
+        """The sum of the days."""
+        return sum(nusd for _, nusd in self.by_day)
+
+
+def expected(days: Mapping[date, int], now: datetime, end: datetime) -> Expected | None:
+    """Return what is expected from now up to a local midnight; None while fewer than three whole days are known.
+
+    Args:
+        days: what each UTC day cost, in nano-dollars; days without a cost may be left out after the first.
+        now: the present, in the zone whose days are counted.
+        end: in the same zone.
+    """
+    today = now.astimezone(UTC).date()
     first = min(days, default=today)
     whole = [first + timedelta(days=number) for number in range((today - first).days)]
     known = [(day, days.get(day, 0)) for day in whole[-_WINDOW_DAYS:]]
     if len(known) < _FEWEST_DAYS:
-        return month
+        return None
     means = _means(known)
-    left = _left(now)
-    rest = sum(means[day.weekday()] * share for day, share in left)
+    left = _left(now, end.date())
     errors = [nusd - means[day.weekday()] for day, nusd in known]
     spread = math.sqrt(sum(error * error for error in errors) / (len(errors) - 1))
-    margin = _NORMAL_95 * spread * math.sqrt(sum(share for _, share in left))
-    return replace(
-        month,
-        forecast_nusd=month.spent_nusd + round(rest),
-        low_nusd=month.spent_nusd + max(0, round(rest - margin)),
-        high_nusd=month.spent_nusd + round(rest + margin),
-        trend_nusd_per_day=_slope([nusd for _, nusd in known]),
+    return Expected(
+        by_day=tuple((day, means[day.weekday()] * share) for day, share in left),
+        margin_nusd=_NORMAL_95 * spread * math.sqrt(sum(share for _, share in left)),
+        learnt_from=tuple(nusd for _, nusd in known),
     )
 
 
@@ -132,15 +169,12 @@ def _means(known: Sequence[tuple[date, int]]) -> list[float]:
     return [sum(costs) / len(costs) if costs else overall for costs in by_weekday]
 
 
-def _left(now: datetime) -> list[tuple[date, float]]:
-    """Return the days left in the month, each with the share of it that is still to come."""
+def _left(now: datetime, end: date) -> list[tuple[date, float]]:
+    """Return the days left before a day, each with the share of it that is still to come."""
     midnight = datetime.combine(now.date(), datetime.min.time(), tzinfo=now.tzinfo)
     left = [(now.date(), 1 - (now - midnight) / timedelta(days=1))]
-    day = now.date() + timedelta(days=1)
-    while day.month == now.month:
-        left.append((day, 1.0))
-        day += timedelta(days=1)
-    return left
+    later = range(1, (end - now.date()).days)
+    return left + [(now.date() + timedelta(days=number), 1.0) for number in later]
 
 
 def _slope(costs: Sequence[int]) -> int:
