@@ -179,11 +179,14 @@ class Bench:
         for header in target.headers:
             command += ["-H", header]
         pids = tree(target.pid) if target.pid is not None else []
+        decided = _decided(target)
         cpu, busy, own, began = cpu_s(pids), self._busy_s(), self._own_s(pids), time.monotonic()
         found = json.loads(output_of(command))
         cpu, busy, own = cpu_s(pids) - cpu, self._busy_s() - busy, self._own_s(pids) - own
         foreign = max(0.0, busy - own) / (time.monotonic() - began) / (len(cores()) if self._options.workers else 1)
-        run = _as_run(target, cell, found, cpu=cpu if pids else None, foreign=foreign, memory=pss_mib(pids))
+        memory = pss_mib(pids)
+        share = None if decided is None else ((_decided(target) or 0.0) - decided) / found["sent"]
+        run = _as_run(target, cell, found, cpu=cpu if pids else None, foreign=foreign, memory=memory, decided=share)
         if target.is_frozen:
             _signal([target], signal.SIGSTOP)
         return run
@@ -200,8 +203,27 @@ class Bench:
         return cpu_s(tree(os.getpid())) + gone.ru_utime + gone.ru_stime
 
 
+def _decided(target: Target) -> float | None:
+    """Return how many requests a deciding route has looked at so far; None for what does not decide."""
+    if target.policy is None or not target.is_numbered:
+        return None
+    lines = get(target.port, "/metrics").decode().splitlines()
+    looked_up = [line for line in lines if line.startswith(_LOOKUPS) and 'tier="semantic"' in line]
+    return sum(float(line.rpartition(" ")[2]) for line in looked_up)
+
+
+_LOOKUPS = "faregate_cache_lookups_total{"
+
+
 def _as_run(
-    target: Target, cell: Cell, found: dict[str, Any], *, cpu: float | None, foreign: float, memory: float
+    target: Target,
+    cell: Cell,
+    found: dict[str, Any],
+    *,
+    cpu: float | None,
+    foreign: float,
+    memory: float,
+    decided: float | None,
 ) -> Run:
     faults = []
     if found["errors"] or found["not_ok"] or found["sent"] != found["answered"]:
@@ -222,6 +244,7 @@ def _as_run(
         cpu_us=None if cpu is None else round(cpu / found["sent"] * 1e6, 1),
         cpu_event_us=round(cpu / found["events"] * 1e6, 2) if cpu is not None and found["events"] else None,
         memory_mib=round(memory, 1),
+        decided_share=None if decided is None else round(decided, 3),
         foreign_share=round(foreign, 3),
         sent=found["sent"],
         events_a_request=round(found["events"] / max(1, found["answered"]), 6),

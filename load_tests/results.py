@@ -56,6 +56,8 @@ class Run:
     """One measurement. Times are microseconds; `cpu_us` is user + system time a request, warm-up included.
 
     `gap_p99_us` is between two arrivals of events on one stream; `memory_mib` is resident after the run.
+    `decided_share` is of the requests of a deciding route whose text was looked at; the others found the embedder's
+    queue full and went to the baseline as they were.
     """
 
     target: str
@@ -70,6 +72,7 @@ class Run:
     cpu_us: float | None
     cpu_event_us: float | None
     memory_mib: float
+    decided_share: float | None
     foreign_share: float
     sent: int
     events_a_request: float
@@ -130,6 +133,7 @@ _NUMBERS = (
     "cpu_us",
     "cpu_event_us",
     "memory_mib",
+    "decided_share",
     "foreign_share",
 )
 
@@ -176,7 +180,7 @@ def _machine() -> str:
 
 def show(runs: list[Run], books: Books, *, rounds: int, seconds: float) -> None:
     """Print the medians as a table, and whether the books agree."""
-    console = Console(width=140, highlight=False)
+    console = Console(width=150, highlight=False)
     title = f"{_machine()}; {rounds} x {seconds:g} s, medians"
     rows = _rows(runs)
     ratio = next(name for name in rows[0] if name.startswith("of "))
@@ -191,6 +195,7 @@ def show(runs: list[Run], books: Books, *, rounds: int, seconds: float) -> None:
         "gap p99 ms": ("gap_p99_us", "ms"),
         "CPU µs/req": ("cpu_us", ",.0f"),
         "MiB": ("memory_mib", ",.0f"),
+        "decided": ("decided_share", ".2f"),
     }
     console.print(title)
     for cell in dict.fromkeys(str(row["cell"]) for row in rows):
