@@ -70,6 +70,12 @@ _TARGET_LIMIT_BYTES: Final = 8 * 2**10
 _COPY_LIMIT_BYTES: Final = 64 * 2**10
 """Larger bodies are not copied once more to be one piece with their framing."""
 
+_FRAMING_BYTES: Final = 64 * 2**10
+_FRAMING_SHARE: Final = 8
+"""What may come of a request's body beside the body itself: this, and so many times the body. A chunk of one byte takes
+five more; extensions and trailers have no length of their own, and the parser keeps a trailer it has not seen the end
+of, or copies it again with every read."""
+
 _LARGE_BYTES: Final = 2**20
 """Larger bodies are kept in one piece that grows."""
 
@@ -99,7 +105,7 @@ class Connection(HttpToolsProtocol):
         self._deadline: asyncio.TimerHandle | None = None
         self._looking: asyncio.TimerHandle | None = None
         self._is_receiving = self._is_in_head = False
-        self._head_bytes = 0
+        self._head_bytes = self._raw_bytes = self._body_bytes = 0
         self._surface: Surface | None = None
         self._refusal: Refused | None = None
         self._is_deaf = False
@@ -153,6 +159,7 @@ class Connection(HttpToolsProtocol):
             return
         if self._is_in_head or not self._is_receiving:
             self._head_bytes += len(data)
+        self._raw_bytes += len(data)
         try:
             self._parse(data)
         except httptools.HttpParserError:
@@ -160,6 +167,8 @@ class Connection(HttpToolsProtocol):
         else:
             if self._is_in_head and self._head_bytes > self._head_limit:
                 self._refuse(HeadTooLarge(self._head_limit))
+            elif self._is_in_body and self._raw_bytes > _FRAMING_BYTES + (_FRAMING_SHARE + 1) * self._body_bytes:
+                self._refuse(RequestMalformed("the request's body is nearly all framing: chunk extensions or trailers"))
         self._watch()
 
     # What the parser tells
@@ -182,6 +191,7 @@ class Connection(HttpToolsProtocol):
     @override
     def on_headers_complete(self) -> None:
         self._is_in_head = False
+        self._raw_bytes = self._body_bytes = 0
         if self.parser.should_upgrade():
             return  # `_parse` goes on
         path = self.url.partition(b"?")[0] if self.url.startswith(b"/") else _path_of(self.url)
@@ -199,13 +209,14 @@ class Connection(HttpToolsProtocol):
             self,
             self._surface,
             self.headers,
-            may_chunk=self.parser.get_http_version() == "1.1",
+            may_chunk=(is_new := self.parser.get_http_version() == "1.1"),
             keep_alive=self.parser.should_keep_alive(),
         )
         earlier, self.cycle = self.cycle, cast("RequestResponseCycle", exchange)
         if earlier is None or earlier.response_complete:
             self._answering = exchange
-            if any(name == b"expect" and value.lower() == b"100-continue" for name, value in self.headers):
+            # RFC 9110, section 10.1.1: HTTP/1.0 has no such expectation.
+            if is_new and any(name == b"expect" and value.lower() == b"100-continue" for name, value in self.headers):
                 self.check_key(exchange)
                 self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         else:
@@ -216,6 +227,7 @@ class Connection(HttpToolsProtocol):
 
     @override
     def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
         if not isinstance(self.cycle, Exchange):
             super().on_body(body)
         elif self.cycle.take(body) > self._body_limit:
@@ -351,9 +363,18 @@ class Connection(HttpToolsProtocol):
             self._stop(HeadTooLarge(self._head_limit, headers=_HEADERS_LIMIT))
         if len(self.url) > _TARGET_LIMIT_BYTES:
             self._stop(NotServed(f"the request target is longer than {_TARGET_LIMIT_BYTES} bytes", status=414))
-        names = [name for name, _ in headers]
+        version, names = self.parser.get_http_version(), [name for name, _ in headers]
+        if version not in {"1.1", "1.0"}:
+            self._stop(RequestMalformed(f"the request is of HTTP/{version}; HTTP/1.1 and 1.0 are served here"))
+        self._check_length(names, version)
+        if names.count(b"host") != 1 and version == "1.1":
+            self._stop(RequestMalformed("the request needs one Host header"))
+        if b"content-encoding" in names:
+            self._check_coding()
+
+    def _check_length(self, names: list[bytes], version: str) -> None:
+        headers = self.headers
         lengths, codings = names.count(b"content-length"), names.count(b"transfer-encoding")
-        version = self.parser.get_http_version()
         if lengths + codings > 1:
             self._stop(RequestMalformed("the request states its length more than once"))
         if codings:
@@ -364,10 +385,6 @@ class Connection(HttpToolsProtocol):
             length = next(value for name, value in headers if name == b"content-length")
             if length.isdigit() and int(length[:20]) > self._body_limit:
                 self._stop(BodyTooLarge(self._body_limit))
-        if names.count(b"host") != 1 and version == "1.1":
-            self._stop(RequestMalformed("the request needs one Host header"))
-        if b"content-encoding" in names:
-            self._check_coding()
 
     def _check_coding(self) -> None:
         coding = b", ".join(value for name, value in self.headers if name == b"content-encoding").strip()
@@ -381,6 +398,15 @@ class Connection(HttpToolsProtocol):
         self.url, self.headers = url, headers
         self.scope["headers"] = headers
         super().on_headers_complete()
+        # Closing on a client that still sends would reset its connection, and our answer with it.
+        self.cycle.transport = cast("asyncio.Transport", Lingering(self))
+
+    def end(self) -> None:
+        """Close after an answer: at once, or when a client that is still sending had time to read it."""
+        if self._is_receiving:
+            self._linger()
+        else:
+            self.transport.close()
 
     def _answer(self, exchange: Exchange, first: bytes = b"") -> None:
         """Answer a whole request; `first` is what came first of it, if it began with it."""
@@ -411,6 +437,10 @@ class Connection(HttpToolsProtocol):
             return  # told when the request is whole, as of a small one
         except KeyRefused as error:
             self._stop(error)
+
+    @property
+    def _is_in_body(self) -> bool:
+        return self._is_receiving and not self._is_in_head
 
     def _stop(self, refusal: Refused) -> NoReturn:
         """Make the parser stop here; `data_received` tells the client."""
@@ -519,6 +549,15 @@ class Connection(HttpToolsProtocol):
             self._refuse(RequestTooSlow(self._request_s))
         else:
             self.transport.close()  # connected, and never said a word
+
+
+class Lingering:
+    """What uvicorn writes its answers to: the connection's transport, closed with care."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.write = connection.transport.write
+        self.is_closing = connection.transport.is_closing
+        self.close = connection.end
 
 
 class Exchange:

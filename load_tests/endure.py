@@ -29,10 +29,15 @@ from rich.progress import Progress
 from targets import FAREGATE, Target
 
 HERE = Path(__file__).resolve().parent
-FILES_A_STREAM = 2
+FILES_A_STREAM, FILES_A_FOLLOWER = 2, 1
+"""A follower shares its leader's connection to the upstream."""
+_OWN_FILES = 200
 _OPENED_PER_S = 300
-SETTLED_SHARE = 0.25
-"""The first quarter of a soak is warm-up: buffers, caches and the allocator's arenas fill."""
+SETTLED_SHARE = 0.5
+"""The first half of a soak is warm-up: buffers and the allocator's arenas fill, and the embedder's memory of 3,000 texts,
+which takes a quarter of an hour at a modest rate."""
+_UNHURRIED = " mock:tok=20,itv=20000"
+"""Streams last 0.4 s, so that clients that leave within 0.1 s leave in their middle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,12 @@ def _options() -> argparse.Namespace:
     idle = tests.add_parser("idle", help="many silent streams at once")
     idle.add_argument("--streams", type=int, default=10_000)
     idle.add_argument("--seconds", type=float, default=40.0, help="how long they are silent (default: 40)")
+    idle.add_argument(
+        "--followers",
+        type=int,
+        default=0,
+        help="how many of them ask the same question on a cached route, and follow the first: where files are short",
+    )
     idle.add_argument("--at-once", action="store_true", help="open them in one moment, not one after another")
     idle.set_defaults(run=_idle)
     soak = tests.add_parser("soak", help="a mixed load with hang-ups")
@@ -116,34 +127,45 @@ class Stage:
 
 def _idle(stage: Stage, options: argparse.Namespace) -> dict[str, object]:
     """Open streams that are silent after their first chunk, and read the gateway's memory meanwhile."""
-    needed = options.streams * FILES_A_STREAM + 200
-    if resource.getrlimit(resource.RLIMIT_NOFILE)[1] < needed:
-        raise BenchFailed(f"{options.streams} streams need {needed} files; raise the limit first: ulimit -n {needed}")
-    cell = next(cell for cell in CELLS if cell.name == "sse-64")
-    body = cell.body("plain", is_numbered=False)
-    body["messages"][-1]["content"] += f" mock:tok=2,itv={options.seconds * 1e6:.0f}"  # type: ignore[index]
+    alone = options.streams - options.followers
+    needed = alone * FILES_A_STREAM + options.followers * FILES_A_FOLLOWER + _OWN_FILES
+    if (limit := resource.getrlimit(resource.RLIMIT_NOFILE)[1]) < needed:
+        raise BenchFailed(
+            f"{options.streams} streams need {needed} files, the limit is {limit}; raise it (ulimit -n {needed}), or "
+            f"let some follow one another (--followers {options.followers + needed - limit})"
+        )
     empty = pss_mib(stage.pids)
-    # Opened one after another unless that is the question: thousands in one moment wait for one another.
-    pace = ("-r", str(_OPENED_PER_S), "-d", str(options.streams / _OPENED_PER_S))
-    if options.at_once:
-        pace = ("-r", str(options.streams), "-d", "1")
-    load = stage.load(stage.routes["plain"], body, "-c", str(options.streams), *pace, "-w", "0", "-e", "300")
+    split = {"plain": alone, "exact": options.followers}
+    loads = [_silent(stage, model, streams, options) for model, streams in split.items() if streams]
     highest, began = empty, time.monotonic()
     with Progress(console=stage.console) as progress:
         task = progress.add_task(f"{options.streams:,} idle streams", total=options.seconds)
-        while load.poll() is None:
+        while any(load.poll() is None for load in loads):
             highest = max(highest, pss_mib(stage.pids))
             progress.update(task, completed=time.monotonic() - began)
             time.sleep(1)
-    found = json.loads(load.communicate()[0])
+    found = [json.loads(load.communicate()[0]) for load in loads]
     return {
-        "streams": options.streams,
+        "streams": sum(each["sent"] for each in found),
+        "followers": options.followers,
         "mib_before": round(empty, 1),
         "mib_with_streams": round(highest, 1),
         "kib_a_stream": round((highest - empty) * 1024 / options.streams, 1),
         "cpu_s": round(cpu_s(stage.pids), 1),
-        "faults": _faults([found], stage.booked()),
+        "faults": _faults(found, stage.booked()),
     }
+
+
+def _silent(stage: Stage, model: str, streams: int, options: argparse.Namespace) -> subprocess.Popen[str]:
+    """Open so many streams on a route that say nothing after their first chunk until the time is over."""
+    cell = next(cell for cell in CELLS if cell.name == "sse-64")
+    body = cell.body(model, is_numbered=False)
+    body["messages"][-1]["content"] += f" mock:tok=2,itv={options.seconds * 1e6:.0f}"  # type: ignore[index]
+    # Opened one after another unless that is the question: thousands in one moment wait for one another.
+    pace = ("-r", str(_OPENED_PER_S), "-d", str((streams + 1) / _OPENED_PER_S))
+    if options.at_once:
+        pace = ("-r", str(streams), "-d", "1")
+    return stage.load(stage.routes[model], body, "-c", str(streams), *pace, "-w", "0", "-e", "300")
 
 
 def _soak(stage: Stage, options: argparse.Namespace) -> dict[str, object]:
@@ -151,7 +173,7 @@ def _soak(stage: Stage, options: argparse.Namespace) -> dict[str, object]:
     seconds = options.minutes * 60
     cells = {cell.name: cell for cell in CELLS}
     plans = (
-        ("plain", "json-64", 40, "0.1"),
+        ("plain", "json-64-50ms", 40, "0.1"),
         ("plain", "sse-64", 20, "0.3"),
         ("exact", "json-64-4k", 60, "0"),
         ("deciding", "json-64", 10, "0.1"),
@@ -160,6 +182,8 @@ def _soak(stage: Stage, options: argparse.Namespace) -> dict[str, object]:
     loads = []
     for model, name, rate, left in plans:
         body = cells[name].body(model, is_numbered=model == "deciding")
+        if cells[name].is_stream:
+            body["messages"][-1]["content"] += _UNHURRIED  # type: ignore[index]
         pace = str(rate * options.scale)
         loads.append(
             stage.load(stage.routes[model], body, "-c", "16", "-r", pace, "-x", left, "-d", str(seconds), "-w", "0")

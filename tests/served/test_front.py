@@ -127,6 +127,39 @@ async def test_a_chunk_size_that_is_none_is_refused_and_the_connection_closed(ga
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "malformed_request"
 
 
+@pytest.mark.parametrize(
+    "framing",
+    [
+        b"5;" + b"x" * 900_000,
+        b"5\r\nhello\r\n0\r\nx: " + b"y" * 900_000,
+        b"5\r\nhello\r\n0\r\n" + b"x: y\r\n" * 150_000,
+    ],
+    ids=["extension", "trailer", "trailers"],
+)
+async def test_framing_without_end_is_cut_off(gateway: Served, framing: bytes):
+    answer = await exchange(gateway, head(gateway, b"transfer-encoding: chunked") + framing)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"nearly all framing" in answer
+
+
+async def test_a_body_in_chunks_of_one_byte_is_read(gateway: Served):
+    body = BODY + b" " * 200_000
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
+    sent = head(gateway, b"connection: close", b"transfer-encoding: chunked") + chunks + b"0\r\n\r\n"
+    assert (await exchange(gateway, sent)).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("start", [b"HTTP/2.0", b"HTTP/0.9", b""])
+async def test_another_version_of_http_is_refused(gateway: Served, start: bytes):
+    sent = whole(gateway).replace(b"HTTP/1.1", start, 1)
+    assert (await exchange(gateway, sent)).startswith(b"HTTP/1.1 400 ")
+
+
+async def test_a_refusal_reaches_a_client_that_is_still_sending(gateway: Served):
+    sent = whole(gateway, b"connection: close", target=b"/v1/responses", body=b"x" * 3_000_000)
+    assert (await exchange(gateway, sent)).startswith(b"HTTP/1.1 404 ")
+
+
 async def test_chunked_coding_of_http_1_0_is_refused(gateway: Served):
     answer = await exchange(gateway, head(gateway, b"transfer-encoding: chunked", version=b"1.0") + CHUNKED + HIDDEN)
     assert answer.startswith(b"HTTP/1.1 400 ")
@@ -178,6 +211,11 @@ async def test_a_client_may_ask_before_it_sends(gateway: Served):
         writer.write(BODY)
         assert (await reader.read(-1)).startswith(b"HTTP/1.1 200 ")
     writer.close()
+
+
+async def test_an_old_client_is_not_told_to_continue(gateway: Served):
+    answer = await exchange(gateway, whole(gateway, b"expect: 100-continue", version=b"1.0"))
+    assert answer.startswith(b"HTTP/1.1 200 ")
 
 
 @pytest.mark.parametrize("protocol", [b"h2c", b"websocket"])
