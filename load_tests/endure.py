@@ -34,8 +34,8 @@ FILES_A_STREAM, FILES_A_FOLLOWER = 2, 1
 _OWN_FILES = 200
 _OPENED_PER_S = 300
 SETTLED_SHARE = 0.5
-"""The first half of a soak is warm-up: buffers and the allocator's arenas fill, and the embedder's memory of 3,000 texts,
-which takes a quarter of an hour at a modest rate."""
+"""The first half of a soak is warm-up: buffers, the allocator's arenas, and the embedder's memory of some 3,000 texts,
+which takes a quarter of an hour to fill at a modest rate."""
 _UNHURRIED = " mock:tok=20,itv=20000"
 """Streams last 0.4 s, so that clients that leave within 0.1 s leave in their middle."""
 
