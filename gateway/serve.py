@@ -23,7 +23,7 @@ from gateway.connection import protocol_of
 from gateway.listening import PortUnavailable, listen, url_of
 from gateway.pipeline import Gateway
 from gateway.reload import HangUps, Reloading, note, outcome_of, reload_on
-from gateway.side import side_door
+from gateway.side import bounded, side_door
 from gateway.source import PolicySource
 from policies.schema import Policy
 
@@ -178,7 +178,8 @@ class Server(uvicorn.Server):
         side, cors, request_id = self._side, self._gateway.cors, self._gateway.ids.next().encode()
 
         async def go_on(send: ASGISendCallable) -> None:
-            await side(scope, receive, _named(send, request_id))  # type: ignore[arg-type]  # Starlette's types of the same
+            # Starlette has types of its own for the same things.
+            await side(scope, bounded(receive), _named(send, request_id))  # type: ignore[arg-type]
 
         if cors is not None and scope["type"] == "http" and scope["path"].startswith("/v1/"):
             await cors.serve(scope, _named(send, request_id), go_on)

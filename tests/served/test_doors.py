@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 import pytest_asyncio
 from prometheus_client.parser import text_string_to_metric_families
@@ -14,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from backends.words import JsonValue
 from gateway.compose import open_gateway
 from gateway.ledger.errors import FolderInUse
+from gateway.side import side_door
 from policies.loader import load_policy
 from tests.ledger.world import SmallDisk
 from tests.served.world import AheadClock, Served, a_policy, serving, write_policy
@@ -285,3 +288,20 @@ async def test_the_bill_is_the_sum_of_the_charges_to_the_nano_dollar(tmp_path: P
     assert bill.totals.requests == 6
     assert bill.savings.total_nusd == bill.totals.savings_nusd
     assert bill.savings.exact_nusd > 0
+
+
+class NoLedger:
+    """A ledger that cannot even say how it is."""
+
+    def status(self) -> None:
+        """Fail as a bug does."""
+        raise RuntimeError("a secret detail")
+
+
+async def test_a_fault_of_ours_beside_the_data_paths_is_told_as_any_other(gateway: Served):
+    side = side_door(replace(gateway.opened, ledger=NoLedger()))
+    transport = httpx.ASGITransport(side, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+        seen = await client.get("/health/readiness")
+    assert (seen.status_code, seen.json()["error"]["code"]) == (500, "internal_error")
+    assert "secret" not in seen.text

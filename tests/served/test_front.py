@@ -142,6 +142,15 @@ async def test_framing_without_end_is_cut_off(gateway: Served, framing: bytes):
     assert b"nearly all framing" in answer
 
 
+async def test_nobody_fills_the_memory_by_a_page_that_reads_a_body_before_the_key(gateway: Served):
+    target, chunk = b"/admin/cache/invalidate", b"10000\r\n" + b" " * 65_536 + b"\r\n"
+    first = b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n" % target
+    sent = first + b"connection: close\r\ntransfer-encoding: chunked\r\n\r\n" + chunk * 100
+    answer = await exchange(gateway, sent)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "request_too_large"
+
+
 async def test_a_body_in_chunks_of_one_byte_is_read(gateway: Served):
     body = BODY + b" " * 200_000
     chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
