@@ -14,6 +14,7 @@ Rooms:
     wording, estimators    what a prompt and an answer tell about each model of a ladder of any length (numpy only)
     artefact               the file that holds such estimators and the threshold that keeps a promise
     foresight              such a file made ready to serve: what it expects of a prompt, and when it steps aside
+    forecast               the estimators' look at one prompt, the serving path's own
     by_prompt              plans by it: which rung answers, or which of the judged rungs are tried
     weighing               judges answers by it: keep one, or go to the rung that is worth most
     train_records, train_vectors, train_estimators, train_replay, train_metrics, train_certify, train_artefact,

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import takewhile
-from math import exp, log
+from math import exp, inf, log
 
 import numpy as np
 from numpy.typing import NDArray
@@ -182,10 +182,10 @@ class ByPrompt:
         if not top or any(way.cost_nusd is None for way in ways):
             return len(ways) - 1
         values = [
-            (way.quality or 0.0) - least_gain * (way.cost_nusd or 0.0) / top if way.models[0] in able else -np.inf
+            (way.quality or 0.0) - least_gain * (way.cost_nusd or 0.0) / top if way.models[0] in able else -inf
             for way in ways
         ]
-        return int(np.argmax(values))
+        return values.index(max(values))
 
     def _look(self, index: int, reason: PlanReason, foreseen: Foreseen | None) -> Look:
         promise = self._sight.foresight.promise

@@ -33,10 +33,10 @@ SIZES = (8, 20, 80, 200)
 """Neighbourhoods that are looked at."""
 _WITHIN = (np.arange(SIZES[-1])[None, :] < np.array(SIZES)[:, None]).astype(np.float64)
 """Which of the nearest belong to which neighbourhood."""
-_AVERAGED = 2
+AVERAGED = 2
 """The neighbourhood of 80 stands for all where there are no trees."""
-_NEAREST = 10
-_SHARPNESS = 8.0
+NEAREST = 10
+SHARPNESS = 8.0
 """Weight of a neighbour = exp(8 * cosine); 4 to 12 do equally well."""
 
 
@@ -100,11 +100,12 @@ class Wording:
         """Return float64[n, models]: expected quality, not clipped; `shapes` are the texts', float64[n, len(SHAPE)]."""
         rows = np.empty((len(texts), self.intercept.size))
         for row, text in enumerate(texts):
-            rows[row] = self._sparse(text)
+            rows[row] = self.of_grams(text)
         dense = np.concatenate([2 * vectors, (shapes - self.shape_centre) * self.shape_scale], axis=1)
         return np.asarray(rows + dense @ self.dense + self.intercept)
 
-    def _sparse(self, text: str) -> Floats:
+    def of_grams(self, text: str) -> Floats:
+        """Return float64[models]: what the text's n-grams alone add."""
         buckets, values = weigh(text, self.idf)
         return np.asarray(values @ self.grams[buckets])
 
@@ -158,7 +159,7 @@ class Neighbours:
             if own is not None:
                 cosines[np.arange(len(block)), own[here]] = -1
             found[here], around = self._around(cosines)
-            nearest = _mean_of_largest(cosines * self.lengths, around, min(_NEAREST, len(self.bank)))
+            nearest = _mean_of_largest(cosines * self.lengths, around, min(NEAREST, len(self.bank)))
             # Centring hides how far a stranger is from everything: its similarity to the centre is added again.
             similarities[here] = central[here] + nearest * norms[:, 0]
         return found, similarities
@@ -171,7 +172,7 @@ class Neighbours:
         near = cosines[rows, around]
         order = (-near).argsort(axis=1)
         nearest, near = around[rows, order], near[rows, order].astype(np.float64)
-        weights = np.exp(_SHARPNESS * near)
+        weights = np.exp(SHARPNESS * near)
         told = np.concatenate(
             [weights[:, :, None] * self.quality[nearest], weights[:, :, None], near[:, :, None]], axis=2
         )
@@ -343,7 +344,7 @@ class Estimators:
         )
 
     def _quality(self, vectors: Vectors, texts: Sequence[str], projected: Floats, around: Floats) -> Floats:
-        near: Floats = around[:, _AVERAGED, :-1]
+        near: Floats = around[:, AVERAGED, :-1]
         if self.wording is None:
             return near
         shapes = shapes_of(texts)
