@@ -27,9 +27,11 @@ class Told:
     judges_answers: bool = False
 
 
-def a_sight(*, means: tuple[float, ...] = (0.6, 0.9), promise: Stored | None = None) -> Sight:
+def a_sight(
+    *, means: tuple[float, ...] = (0.6, 0.9), promise: Stored | None = None, judges_answers: bool = False
+) -> Sight:
     """Return a route's sight whose foresight is never asked."""
-    return Sight(cast("Foresight", Told(means=means, promise=promise)))
+    return Sight(cast("Foresight", Told(means=means, promise=promise, judges_answers=judges_answers)))
 
 
 def foreseen(*qualities: float, start: int | None = None, similarity: float = INSIDE) -> Foreseen:

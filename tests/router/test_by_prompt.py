@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from backends.words import JsonValue, ModelId, Surface
 from router.by_prompt import ByPrompt, Foretold
 from router.foresight import Sight
 from router.judge import Judge
-from router.strategy import Cascade, PlanReason, Tables
+from router.strategy import Candidate, Cascade, PlanReason, Tables
 from tests.router.foreseeing import OUTSIDE, a_promise, a_sight, foreseen
 from tests.router.test_strategy import HERE, LARGE, MIDDLE, SMALL, TURNS, ask, judged
 from tests.served.world import Prices
@@ -119,6 +121,35 @@ def test_a_client_that_wants_less_loss_gets_the_baseline_unless_the_threshold_ke
 
 def test_answers_without_a_confidence_are_not_sure_enough_for_a_raised_threshold():
     assert by_prompt().at_least(0.5).plan(ask(), HERE).rungs[0].model == "large"
+
+
+def judging(ladder: list[Candidate]) -> ByPrompt:
+    sight = a_sight(promise=a_promise(), judges_answers=True)
+    static = Cascade(ladder, judged=(), estimator=Tables((), Prices()))
+    prices = Prices(small=1, middle=3, large=10)
+    return ByPrompt(ladder, sight=sight, costs=prices, least_gain=None, static=static)
+
+
+@pytest.mark.parametrize(
+    ("start", "rungs"), [(0, ["small", "middle", "large"]), (1, ["middle", "large"]), (2, ["large"])]
+)
+def test_where_the_artefact_judges_all_rungs_from_its_start_may_be_tried(start: int, rungs: list[str]):
+    plan = judging([SMALL, MIDDLE, LARGE]).plan(ask(), HERE, {}, foreseen(0.5, 0.6, 0.9, start=start))
+    assert [rung.model for rung in plan.rungs] == rungs
+    assert [rung.is_judged for rung in plan.rungs] == [*(True for _ in rungs[1:]), False]
+
+
+def test_beyond_a_rung_that_cannot_answer_only_the_baseline_is_left():
+    narrow = replace(MIDDLE, context_tokens=1)
+    plan = judging([SMALL, narrow, replace(SMALL, model=ModelId("wide")), LARGE]).plan(
+        ask(), HERE, {}, foreseen(0.5, 0.6, 0.7, 0.9, start=0)
+    )
+    assert [rung.model for rung in plan.rungs] == ["small", "large"]
+
+
+def test_an_artefact_that_judges_has_confidences_to_raise_a_threshold_on():
+    strategy = judging([SMALL, MIDDLE, LARGE])
+    assert strategy.at_least(0.9) is strategy
 
 
 def foretold(*, keep_rate: float, small: float) -> Cascade:
