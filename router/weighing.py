@@ -236,7 +236,9 @@ class ByAnswer:
             evidence: the answer.
             told: what the forecast said of its prompt; nothing is kept without.
         """
-        refusal = self._refusal(evidence, told)
+        # Log-probabilities may be minus infinity: what counts as the floor is that, too.
+        signal = max(mean_logprob(evidence), SIGNAL_FLOOR) if evidence.tokens else SIGNAL_FLOOR
+        refusal = self._refusal(evidence, told, signal)
         if refusal is not None or told is None:
             return Verdict(
                 confidence=0.0,
@@ -248,7 +250,7 @@ class ByAnswer:
         found = self._weigher.weigh(
             told.bases[self._rung],
             told.cluster,
-            signal=max(mean_logprob(evidence), SIGNAL_FLOOR),
+            signal=signal,
             tokens=len(evidence.tokens) if self._answers.most_tokens[self._rung] else 0,
         )
         best = max(range(len(found.values)), key=found.values.__getitem__)
@@ -269,7 +271,7 @@ class ByAnswer:
             is_barred=best != 0,
         )
 
-    def _refusal(self, evidence: Evidence, told: Told | None) -> Reason | None:
+    def _refusal(self, evidence: Evidence, told: Told | None, signal: float) -> Reason | None:
         answers, rung = self._answers, self._rung
         most = answers.most_tokens[rung]
         checks = (
@@ -278,13 +280,9 @@ class ByAnswer:
             (not evidence.is_finished, Reason.UNFINISHED),
             (evidence.finish_reason != "stop", Reason.UNUSUAL_END),
             (bool(most) and len(evidence.tokens) > most, Reason.TOO_LONG),
+            (not answers.lowest[rung] <= signal <= answers.highest[rung], Reason.UNSEEN_SIGNAL),
         )
-        found = next((reason for is_so, reason in checks if is_so), None)
-        if found is not None:
-            return found
-        signal = max(mean_logprob(evidence), SIGNAL_FLOOR)
-        is_known = answers.lowest[rung] <= signal <= answers.highest[rung]
-        return None if is_known else Reason.UNSEEN_SIGNAL
+        return next((reason for is_so, reason in checks if is_so), None)
 
 
 def mean_logprob(evidence: Evidence) -> float:
