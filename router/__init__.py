@@ -10,7 +10,7 @@ Rooms:
                            questions with known answers, graded replies, and the fit (scikit-learn; never when serving)
     train_tools            questions that offer tools, with checkable answers
     train_joint, train_trials
-                           judges of several rungs fitted together, by outcome records too; how often promises break
+                           judges of several rungs fitted together, also by outcome records; whether their promise holds
     wording, estimators    what a prompt and an answer tell about each model of a ladder of any length (numpy only)
     artefact               the file that holds such estimators and the threshold that keeps a promise
     foresight              such a file made ready to serve: what it expects of a prompt, and when it steps aside
