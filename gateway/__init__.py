@@ -43,6 +43,9 @@ Decided here, other than the design to start from:
   event there as well, and no new calibration file: that is one atomic write, which every worker takes over.
 - A semantic cache's promise is each tenant's own, or a namespace's. Verdicts on served answers can raise a threshold
   and never lower it, since there are none of answers that were not kept; trials of a breached route's first rung can.
+- Each kind of request (single questions, conversations, questions with tools) is watched by verdicts of its own. One
+  that a calibration has not seen is tried in the background, and kept below the baseline once its verdicts certify it
+  at the threshold in force; one whose verdicts break the promise goes to the baseline alone.
 - A judge that asks a model again does so after the answer: asking beside it would save time and pay for every answer
   that is refused by its form alone. Ladders with several judged rungs have no trials.
 - A reload (SIGHUP, `faregate reload`) makes a second gateway on the same connections, books and counts, which answers

@@ -16,6 +16,9 @@
   thread; every worker takes it over from the verdicts' file within seconds. While a route is breached, a share of its
   requests is answered by its first rung as well (a trial): nobody is served that answer, and it tells which threshold
   would have kept the promise. Ladders with several judged rungs have no trials: calibrate those by hand.
+- Conversations, and questions that offer tools, are kept below the baseline while their own verdicts do not break the
+  promise, or, where the calibration has seen none of them, once their own verdicts keep it at the threshold in force: a
+  share of those that the baseline answers is answered by the first rung as well (`Origin.UNSEEN`), unseen by anybody.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ import asyncio
 import hashlib
 import logging
 import sqlite3
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -54,6 +58,7 @@ from gateway.verdicts import (
     NOT_SERVED,
     RECALIBRATED,
     Event,
+    Kind,
     Origin,
     PromiseId,
     Subject,
@@ -68,9 +73,20 @@ from router.by_prompt import ByPrompt
 from router.calls import told_of
 from router.evidence import Answering
 from router.foresight import Foreseen, Foresight
-from router.judge import Evidence, Signal
+from router.judge import Evidence, Judge, Signal
 from router.probe import probe_ask, read_probe, wants_logprobs
-from router.strategy import NOTHING, Cached, Candidate, Cascade, NoEligibleModel, Pinned, Plan, PlanReason, Strategy
+from router.strategy import (
+    NOTHING,
+    Cached,
+    Candidate,
+    Cascade,
+    NoEligibleModel,
+    Pinned,
+    Plan,
+    PlanReason,
+    Strategy,
+    turns_of,
+)
 from router.weighing import weigh
 from semantic_cache.acceptance import Acceptance, AcceptanceError
 from semantic_cache.seam import Hit, Miss, MissReason, Tier
@@ -101,6 +117,8 @@ class Watched:
     dry_day: str = ""
     hits_before: int = 0
     tried_at: int = 0
+    turns: int = 0
+    """The longest request that a kind's verdicts speak of."""
 
     @property
     def can_gain(self) -> bool:
@@ -116,6 +134,8 @@ class _Act:
     is_cache_breached: bool = False
     route_threshold: float | None = None
     cache_threshold: float | None = None
+    turns: int | None = None
+    takes_tools: bool | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -129,14 +149,17 @@ class _Desk:
     lanes: dict[str, Lane]
     route: Watched | None
     caches: dict[str, Watched]
+    kinds: dict[Kind, Watched] = field(default_factory=dict)
     route_before: int = 0
+    kind_before: Counter[Kind] = field(default_factory=Counter)
     acted_on: dict[str, _Act] = field(default_factory=dict)
 
     @property
     def promises(self) -> Iterator[Watched]:
-        """The route's own and its caches'."""
+        """The route's own, its caches', and those of kinds of request."""
         yield from (self.route,) if self.route is not None else ()
         yield from self.caches.values()
+        yield from self.kinds.values()
 
     def space(self, tenant: str) -> str:
         """Return which of the route's caches is a tenant's."""
@@ -145,6 +168,12 @@ class _Desk:
     def lane(self, tenant: str) -> Lane:
         """Return the route as it serves a tenant now."""
         return self.lanes[self.space(tenant)]
+
+    @property
+    def threshold(self) -> float:
+        """Return the judge's threshold in force, 0 without a judge."""
+        own = max((judge.promise.threshold for judge in self.prepared.judges.values()), default=0.0)
+        return max(own, self.route.threshold or 0.0) if self.route is not None else own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +191,8 @@ class _Job:
     text: str
     route_before: int
     hits_before: int
+    kind: Kind
+    kind_before: int
     attempts: list[int] = field(default_factory=list)
 
 
@@ -272,6 +303,7 @@ class Auditor:
         space = desk.space(journey.caller.tenant)
         self._offer_grey(journey, ask, body, desk, space)
         origin, served = _origin(journey, desk.prepared)
+        kind = kind_of(ask)
         watched = _watcher(desk, space, origin)
         is_breached = desk.route is not None and desk.route.state is State.BREACHED
         if is_breached and not (origin is Origin.TRIAL and _has_trials(desk)):
@@ -284,6 +316,7 @@ class Auditor:
         audit = watched.audit if watched is not None else None
         if watched is None or audit is None or origin is None or self._draw() >= audit.share:
             desk.route_before += 1
+            self._offer_unseen(journey, ask, body, desk, space)
             if watched is not None:
                 watched.hits_before += origin is Origin.SEMANTIC
             return
@@ -302,8 +335,10 @@ class Auditor:
             text=text,
             route_before=desk.route_before,
             hits_before=watched.hits_before,
+            kind=kind,
+            kind_before=desk.kind_before[kind],
         )
-        desk.route_before = 0
+        desk.route_before = desk.kind_before[kind] = 0
         if origin is Origin.SEMANTIC:
             watched.hits_before = 0
         self._queue.put_nowait(job)
@@ -329,8 +364,47 @@ class Auditor:
                 text=text,
                 route_before=0,
                 hits_before=0,
+                kind=kind_of(ask),
+                kind_before=0,
             )
         )
+
+    def _offer_unseen(self, journey: Journey, ask: Ask, body: bytes | None, desk: _Desk, space: str) -> None:
+        """Count a unit of its kind; sample it where its kind is not kept below the baseline, which then answered it.
+
+        For the route's promise it is a unit like any that cannot have lost anything.
+        """
+        kind, plan = kind_of(ask), journey.plan
+        watched = desk.kinds.get(kind)
+        audit = watched.audit if watched is not None else None
+        is_unseen = plan is not None and plan.reason is PlanReason.FORM and journey.hit is None
+        if watched is None or audit is None or not is_unseen or not audit.recalibrate:
+            desk.kind_before[kind] += 1
+            return
+        text = None if self._is_idle(watched) else _text(body or b"")
+        if text is None:
+            return  # as of answers that were served: not counted either
+        if self._draw() >= audit.share:
+            desk.kind_before[kind] += 1
+            return
+        self._queue.put_nowait(
+            _Job(
+                journey=journey,
+                ask=ask,
+                desk=desk,
+                space=space,
+                watched=watched,
+                audit=audit,
+                origin=Origin.UNSEEN,
+                served=journey.path_models[-1],
+                text=text,
+                route_before=0,
+                hits_before=0,
+                kind=kind,
+                kind_before=desk.kind_before[kind],
+            )
+        )
+        desk.kind_before[kind] = 0
 
     def _is_idle(self, watched: Watched) -> bool:
         return self._queue.full() or watched.dry_day == self._today()
@@ -426,7 +500,7 @@ class Auditor:
 
     async def _try(self, job: _Job) -> VerdictRow:
         """Answer a request whose baseline was served by its first rung, too, and judge that as if it were served."""
-        lane, ask = job.desk.prepared, job.ask
+        lane, ask = _for_trial(job), job.ask
         vector = (await self._worker.run(self._embedder.embed, [ask.last_user_text]))[0]
         foresight = lane.strategy.foresight(ask)
         foreseen = None if foresight is None else await self._worker.run(foresight, ask.last_user_text, vector)
@@ -486,6 +560,9 @@ class Auditor:
             similarity=hit.similarity if hit is not None else None,
             policy_digest=self._policy_digest,
             judged_at_us=microseconds(self._clock.now()),
+            kind=job.kind,
+            kind_before=job.kind_before,
+            turns=turns_of(job.ask),
         )
 
     async def _compare(self, job: _Job, *, served: str, baseline: str) -> Agreement:
@@ -553,14 +630,20 @@ class Auditor:
         self._verdicts.add(row)
         cache = job.desk.caches.get(job.space)
         for watched in (job.desk.route, cache if row.origin in {Origin.SEMANTIC, Origin.GREY} else None):
-            if watched is None or watched.audit is None:
+            if watched is None or watched.audit is None or row.origin is Origin.UNSEEN:
                 continue
             if row.origin not in NOT_SERVED:
                 self._assess(watched)
             self._recalibrate(watched)
+        kind = job.desk.kinds.get(job.kind)
+        if kind is not None and kind.audit is not None and row.origin in {Origin.SMALL, Origin.UNSEEN}:
+            kind.turns = self._verdicts.longest(kind.id, job.kind)
+            self._assess(kind, threshold=job.desk.threshold)
 
-    def _assess(self, watched: Watched) -> None:
-        standing = standing_of(self._verdicts, watched.id, watched.stated, can_gain=watched.can_gain)
+    def _assess(self, watched: Watched, *, threshold: float = 0.0) -> None:
+        standing = standing_of(
+            self._verdicts, watched.id, watched.stated, can_gain=watched.can_gain, threshold=threshold
+        )
         former = self._verdicts.state(watched.id)
         watched.state, watched.standing = standing.state, standing
         if standing.state is former:
@@ -631,10 +714,16 @@ class Auditor:
                 state = self._verdicts.state(watched.id)
                 if watched.standing is None or state is not watched.state:
                     watched.standing = standing_of(
-                        self._verdicts, watched.id, watched.stated, can_gain=watched.can_gain
+                        self._verdicts,
+                        watched.id,
+                        watched.stated,
+                        can_gain=watched.can_gain,
+                        threshold=desk.threshold,
                     )
                 watched.state = state
                 watched.threshold = self._verdicts.threshold(watched.id)
+                if (kind := watched.id.subject.kind) is not None:
+                    watched.turns = self._verdicts.longest(watched.id, kind)
 
     def _act(self, desk: _Desk) -> None:
         """Serve a route as its promises' states want it."""
@@ -646,15 +735,20 @@ class Auditor:
                 is_cache_breached=cache is not None and cache.state is State.BREACHED,
                 route_threshold=route.threshold if route is not None else None,
                 cache_threshold=cache.threshold if cache is not None else None,
+                turns=_turns_taken(desk),
+                takes_tools=_takes_tools(desk),
             )
             if act == desk.acted_on.get(space, _Act()):
                 continue
             desk.lanes[space], desk.acted_on[space] = self._as_acted(desk.prepared, act), act
             desk.route_before = 0
+            desk.kind_before.clear()
             if cache is not None:
                 cache.hits_before = 0
 
     def _as_acted(self, lane: Lane, act: _Act) -> Lane:
+        if act.turns is not None or act.takes_tools is not None:
+            lane = _taking(lane, turns=act.turns, tools=act.takes_tools)
         if act.route_threshold is not None:
             lane = _at_least(lane, act.route_threshold)
         semantic = lane.route.cache.semantic
@@ -689,7 +783,7 @@ class Auditor:
         return self._clock.now().astimezone(UTC).date().isoformat()
 
 
-_JUDGED_BY: Final = {Origin.TRIAL: Auditor._try, Origin.GREY: Auditor._judge_grey}
+_JUDGED_BY: Final = {Origin.TRIAL: Auditor._try, Origin.UNSEEN: Auditor._try, Origin.GREY: Auditor._judge_grey}
 
 
 def promises_of(lane: Lane, policy: Policy) -> list[Watched]:
@@ -711,6 +805,7 @@ def promises_of(lane: Lane, policy: Policy) -> list[Watched]:
                 audit=quality.audit,
             )
         )
+        promises += _by_kind(lane, promises[-1])
     if semantic is None:
         return promises
     fallback = quality.audit if quality is not None else None
@@ -728,6 +823,87 @@ def promises_of(lane: Lane, policy: Policy) -> list[Watched]:
     return promises
 
 
+def _by_kind(lane: Lane, own: Watched) -> list[Watched]:
+    """Return the promises of kinds of request: of routes with one judge, whose trials tell what it makes of them."""
+    if own.audit is None or _calibrated(lane) is None:
+        return []
+    return [
+        Watched(id=replace(own.id, subject=subject), stated=own.stated, audit=own.audit)
+        for subject in Subject
+        if subject.kind is not None
+    ]
+
+
+def _calibrated(lane: Lane) -> Judge | None:
+    """Return the one calibrated judge of a lane; None where it has several, or an artefact's."""
+    judges = tuple(lane.judges.values())
+    judge = judges[0] if len(judges) == 1 and isinstance(lane.strategy, Cascade) else None
+    return judge if isinstance(judge, Judge) else None
+
+
+def kind_of(ask: Ask) -> Kind:
+    """Return what form a request has, as far as calibrations tell forms apart."""
+    is_plain = ask.surface is Surface.CHAT and ask.choices == 1 and all(message.is_plain for message in ask.messages)
+    turns, has_tools = turns_of(ask), Capability.TOOLS in ask.needs
+    if not is_plain or turns < 1 or (turns > 1 and has_tools):
+        return Kind.OTHER
+    if has_tools:
+        return Kind.TOOLS
+    return Kind.SINGLE if turns == 1 else Kind.CONVERSATION
+
+
+def is_kept_small(lane: Lane, kind: Kind, state: State) -> bool:
+    """Tell whether requests of a kind may be answered below the baseline: certified, or calibrated and not broken."""
+    judged = lane.strategy.judged if isinstance(lane.strategy, Cascade) else ()
+    is_calibrated = {
+        Kind.SINGLE: bool(judged),
+        Kind.CONVERSATION: any(each.turns > 1 for each in judged),
+        Kind.TOOLS: any(each.judge.speaks_for_tools for each in judged),
+    }
+    return state is State.CERTIFIED or (is_calibrated.get(kind, False) and state is not State.BREACHED)
+
+
+def _turns_taken(desk: _Desk) -> int | None:
+    """Return the longest conversation that is judged as verdicts have it; None: as the calibration has it."""
+    kind = desk.kinds.get(Kind.CONVERSATION)
+    judge = _calibrated(desk.prepared)
+    if kind is None or judge is None or kind.state is State.PRIOR:
+        return None
+    if kind.state is State.BREACHED:
+        return 1
+    return kind.turns if kind.turns > judge.turns else None
+
+
+def _takes_tools(desk: _Desk) -> bool | None:
+    """Tell whether answers to requests with tools are judged by the verdicts; None: as the calibration has it."""
+    kind = desk.kinds.get(Kind.TOOLS)
+    judge = _calibrated(desk.prepared)
+    if kind is None or judge is None or kind.state is State.PRIOR:
+        return None
+    is_open = kind.state is State.CERTIFIED
+    return None if is_open is judge.speaks_for_tools else is_open
+
+
+def _taking(lane: Lane, *, turns: int | None, tools: bool | None) -> Lane:
+    """Return a lane that judges other forms of request than its calibration has seen."""
+    judge = _calibrated(lane)
+    if judge is None or not isinstance(lane.strategy, Cascade):
+        return lane
+    judges = lane.judges if tools is None else dict.fromkeys(lane.judges, judge.taking_tools(tools))
+    # What is kept of a form that is closed again is not served from a cache.
+    answers = (*lane.answers, f"turns={turns} tools={tools}")
+    return replace(lane, judges=judges, strategy=lane.strategy.taking(turns=turns, tools=tools), answers=answers)
+
+
+def _for_trial(job: _Job) -> Lane:
+    """Return the lane by which a first rung is tried: of a kind that is not kept below the baseline, as if it were."""
+    if job.origin is not Origin.UNSEEN:
+        return job.desk.prepared
+    if job.kind is Kind.TOOLS:
+        return _taking(job.desk.prepared, turns=None, tools=True)
+    return _taking(job.desk.prepared, turns=turns_of(job.ask), tools=None)
+
+
 def _spaces(route: Route, policy: Policy) -> list[str]:
     """Return whose answers are kept apart: every tenant's that may come here, or one space for all, ""."""
     if route.cache.namespace is not None:
@@ -738,12 +914,19 @@ def _spaces(route: Route, policy: Policy) -> list[str]:
 def _desk(lane: Lane, promises: Sequence[Watched]) -> _Desk:
     caches = {each.id.space: each for each in promises if each.id.subject is Subject.SEMANTIC}
     own = next((each for each in promises if each.id.subject is Subject.ROUTE), None)
-    return _Desk(prepared=lane, lanes=dict.fromkeys((*caches, ""), lane), route=own, caches=caches)
+    kinds = {kind: each for each in promises if (kind := each.id.subject.kind) is not None}
+    return _Desk(prepared=lane, lanes=dict.fromkeys((*caches, ""), lane), route=own, caches=caches, kinds=kinds)
 
 
-def standing_of(verdicts: Verdicts, which: PromiseId, stated: Stated, *, can_gain: bool) -> Standing:
-    """Return how a promise stands by what is stored."""
-    series = verdicts.series(which, can_gain=can_gain)
+def standing_of(
+    verdicts: Verdicts, which: PromiseId, stated: Stated, *, can_gain: bool, threshold: float = 0.0
+) -> Standing:
+    """Return how a promise stands by what is stored; a kind of request's at the judge's threshold in force."""
+    kind = which.subject.kind
+    if kind is None:
+        series = verdicts.series(which, can_gain=can_gain)
+    else:
+        series = verdicts.series_of(which, kind, threshold=threshold, can_gain=can_gain)
     return assess(verdicts.state(which), series, stated, verdicts.proxy(which, stated.confidence))
 
 

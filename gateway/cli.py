@@ -229,10 +229,11 @@ def keys_revoke(policy_file: Path, key_id: str) -> None:
 @click.option("--confidence", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="Likewise.")
 @click.option(
     "--subject",
-    type=click.Choice(["route", "semantic"]),
+    type=click.Choice(["route", "semantic", "conversation", "tools"]),
     default="route",
     show_default=True,
-    help="With --from-ledger: the route's max_loss, or its semantic cache's max_error.",
+    help="With --from-ledger: the route's max_loss, its semantic cache's max_error, or a kind of request, which is "
+    "kept below the baseline when its own verdicts keep the route's max_loss.",
 )
 @click.option("--tenant", help="With --from-ledger --subject semantic: whose cache, where each tenant has its own.")
 def calibrate(  # noqa: PLR0917 - as above

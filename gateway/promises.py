@@ -12,9 +12,9 @@ from prometheus_client.registry import Collector
 from typing_extensions import override
 
 from backends.words import JsonValue
-from gateway.audit import promises_of, standing_of
+from gateway.audit import is_kept_small, promises_of, standing_of
 from gateway.recalibrate import needed
-from gateway.verdicts import Subject
+from gateway.verdicts import Kind, Subject
 from policies.sequence import State
 
 if TYPE_CHECKING:
@@ -57,12 +57,73 @@ def promise_lines(lanes: Mapping[str, Lane], policy: Policy, verdicts: Verdicts,
     """Return how every promise of a policy stands by the verdicts of its folder."""
     lines = []
     for lane in lanes.values():
-        known = [_line(watched, verdicts, now) for watched in promises_of(lane, policy)]
+        promises = [watched for watched in promises_of(lane, policy) if watched.id.subject.kind is None]
+        known = [_line(watched, verdicts, now) for watched in promises]
         # Where each tenant has its own cache, those that verdicts say something of; or one for all of them.
         told = [line for line in known if not line.space or line.standing.n or line.standing.state is not State.PRIOR]
         silent = [replace(line, space="") for line in known if line.space]
         lines += told if any(line.subject == Subject.SEMANTIC for line in told) else [*told, *silent[:1]]
     return lines
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KindLine:
+    """One kind of request on a route that promises something, by its own verdicts.
+
+    Attributes:
+        is_kept: whether it may be answered below the baseline.
+        state: of its own promise; None where it has none (single questions, and routes that are not audited).
+        answers: how many the verdicts speak for.
+        loss: observed; None without a verdict.
+        bound: what the expected loss is below, at the route's confidence, at the judge's threshold in force.
+        tried: verdicts on answers that nobody was served.
+        turns: messages of the longest that verdicts speak of.
+    """
+
+    route: str
+    kind: Kind
+    is_kept: bool
+    state: State | None
+    n: int
+    answers: int
+    loss: float | None
+    bound: float
+    tried: int
+    turns: int
+
+
+def kind_lines(lanes: Mapping[str, Lane], policy: Policy, verdicts: Verdicts) -> list[KindLine]:
+    """Return how every kind of request stands on the routes that promise something and have judges."""
+    lines = []
+    for lane in lanes.values():
+        promises = {watched.id.subject: watched for watched in promises_of(lane, policy)}
+        own = promises.get(Subject.ROUTE)
+        if own is not None and lane.judges:
+            kinds = (Kind.SINGLE, Kind.CONVERSATION, Kind.TOOLS)
+            by_kind = {watched.id.subject.kind: watched for watched in promises.values()}
+            lines += [_kind_line(lane, kind, by_kind.get(kind), own, verdicts) for kind in kinds]
+    return lines
+
+
+def _kind_line(lane: Lane, kind: Kind, watched: Watched | None, own: Watched, verdicts: Verdicts) -> KindLine:
+    which = own.id if watched is None else watched.id
+    threshold = max(*(judge.promise.threshold for judge in lane.judges.values()), verdicts.threshold(own.id) or 0.0)
+    served = verdicts.series_of(which, kind, can_gain=own.can_gain, is_served=True)
+    series = verdicts.series_of(which, kind, threshold=threshold, can_gain=own.can_gain)
+    state = None if watched is None else verdicts.state(watched.id)
+    is_breached = verdicts.state(own.id) is State.BREACHED
+    return KindLine(
+        route=lane.route.name,
+        kind=kind,
+        is_kept=not is_breached and is_kept_small(lane, kind, state or State.PRIOR),
+        state=state,
+        n=series.n,
+        answers=series.units,
+        loss=series.mean,
+        bound=series.upper(own.stated.confidence),
+        tried=series.n - served.n,
+        turns=verdicts.longest(which, kind),
+    )
 
 
 def _line(watched: Watched, verdicts: Verdicts, now: datetime) -> PromiseLine:

@@ -5,6 +5,8 @@
 - `before` counts units since the same worker's sample before. A series starts after the latest `recalibrated` event.
 - A day's audit money is reserved here before it is spent, so that all workers together keep the cap; what a killed
   gateway had reserved stays spent.
+- Requests are of kinds (`Kind`), each of which is held to the route's promise by verdicts of its own: what is kept of
+  questions says nothing of conversations.
 - Verdicts hold no text of questions or answers. Labels are people's own losses for audited requests.
 """
 
@@ -31,14 +33,14 @@ FILE_NAME: Final = "verdicts.db"
 _OPENING_S: Final = 5.0
 """How long it waits for another process's lock, and for others that make the file at the same time."""
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 _SCHEMA: Final = """
 CREATE TABLE verdicts (              -- one row for every audit that came to a verdict; append-only
   id INTEGER PRIMARY KEY,            -- order of judging
   route TEXT NOT NULL,               -- the policy rule
   setup TEXT NOT NULL,               -- digest of what answers there: models and the judge's threshold
   cache_setup TEXT NOT NULL,         -- likewise of the semantic cache
-  origin TEXT NOT NULL,              -- small | exact | semantic: what was served; grey, trial: what was not
+  origin TEXT NOT NULL,              -- small | exact | semantic: what was served; grey, trial, unseen: what was not
   request_id TEXT NOT NULL,          -- the audited request
   tenant TEXT NOT NULL,              -- its tenant
   served TEXT NOT NULL,              -- the catalog's name of the model whose answer was served
@@ -51,14 +53,17 @@ CREATE TABLE verdicts (              -- one row for every audit that came to a v
   confidence REAL,                   -- the judge's of a small answer, the acceptance's score of a pair
   similarity REAL,                   -- of a pair, in [-1, 1]
   policy_digest TEXT NOT NULL,       -- of the policy in force
-  judged_at_us INTEGER NOT NULL      -- microseconds since 1970 UTC
+  judged_at_us INTEGER NOT NULL,     -- microseconds since 1970 UTC
+  kind TEXT NOT NULL DEFAULT '',     -- single | conversation | tools | other; '' of verdicts older than kinds
+  kind_before INTEGER NOT NULL DEFAULT 0,  -- the route's answers of this kind since the kind's sample before
+  turns INTEGER NOT NULL DEFAULT 1   -- messages beside instructions
 ) STRICT;
 CREATE INDEX verdicts_by_setup ON verdicts (setup, id);
 CREATE INDEX verdicts_by_cache ON verdicts (cache_setup, id);
 CREATE TABLE events (                -- what became of promises; append-only
   id INTEGER PRIMARY KEY,            -- order of happening
   route TEXT NOT NULL,               -- the policy rule
-  subject TEXT NOT NULL,             -- route: its max_loss; semantic: its cache's max_error
+  subject TEXT NOT NULL,             -- route: its max_loss; conversation, tools: of these; semantic: the cache's error
   setup TEXT NOT NULL,               -- of the promise: another setup is another promise
   event TEXT NOT NULL,               -- prior | certified | breached | recalibrated
   after_verdict INTEGER NOT NULL,    -- the last verdict that was known
@@ -81,6 +86,24 @@ CREATE TABLE spent (                 -- audit money by day; reserved before it i
 """
 
 
+_ADDED: Final = (
+    "ALTER TABLE verdicts ADD COLUMN kind TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE verdicts ADD COLUMN kind_before INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE verdicts ADD COLUMN turns INTEGER NOT NULL DEFAULT 1",
+)
+"""What version 2 has beside version 1."""
+
+
+class Kind(StrEnum):
+    """What form a request has, as far as calibrations tell forms apart."""
+
+    SINGLE = "single"
+    CONVERSATION = "conversation"
+    TOOLS = "tools"
+    """One question, with tools to answer it by."""
+    OTHER = "other"
+
+
 class Subject(StrEnum):
     """Which promise of a route is meant."""
 
@@ -88,6 +111,18 @@ class Subject(StrEnum):
     """`quality.max_loss`: what its answers lose, those of its caches included."""
     SEMANTIC = "semantic"
     """`cache.semantic.max_error`: wrong answers as a share of the semantic hits served."""
+    CONVERSATION = "conversation"
+    """`quality.max_loss` of conversations alone: below the baseline only while it is kept."""
+    TOOLS = "tools"
+    """Likewise of questions that offer tools."""
+
+    @property
+    def kind(self) -> Kind | None:
+        """Return the kind of request that it is about; None for all."""
+        return Kind(self.value) if self in _KINDS else None
+
+
+_KINDS: Final = (Subject.CONVERSATION, Subject.TOOLS)
 
 
 class Origin(StrEnum):
@@ -100,9 +135,11 @@ class Origin(StrEnum):
     """A stored answer that was not served, compared with the fresh one that was."""
     TRIAL = "trial"
     """A small answer that was not served, compared with the baseline's, while its route is breached."""
+    UNSEEN = "unseen"
+    """Likewise, to a request of a kind that is not kept below the baseline."""
 
 
-NOT_SERVED: Final = (Origin.GREY, Origin.TRIAL)
+NOT_SERVED: Final = (Origin.GREY, Origin.TRIAL, Origin.UNSEEN)
 """Of these nobody's answer was: they say nothing of what a promise did, only of what a threshold would do."""
 
 
@@ -131,6 +168,9 @@ class VerdictRow:
     similarity: float | None
     policy_digest: str
     judged_at_us: int
+    kind: str = ""
+    kind_before: int = 0
+    turns: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +213,7 @@ class Scored:
 
 def lowest_loss(which: PromiseId, *, can_gain: bool) -> float:
     """Return the least loss a promise's verdicts can have."""
-    return -1.0 if can_gain and which.subject is Subject.ROUTE else 0.0
+    return -1.0 if can_gain and which.subject is not Subject.SEMANTIC else 0.0
 
 
 RECALIBRATED: Final = "recalibrated"
@@ -229,17 +269,18 @@ class Verdicts:
         """Append a verdict."""
         self._db.execute(f"INSERT INTO verdicts ({_COLUMNS}) VALUES ({_MARKS})", astuple(row))  # noqa: S608 - constants
 
-    def note(self, event: Event) -> None:
-        """Append what became of a promise."""
+    def note(self, event: Event, *, after: int | None = None) -> None:
+        """Append what became of a promise, by default after the last verdict."""
         which = event.promise
         self._db.execute(
             "INSERT INTO events (route, subject, setup, event, after_verdict, threshold, detail, at_us) "
-            "VALUES (?, ?, ?, ?, (SELECT COALESCE(MAX(id), 0) FROM verdicts), ?, ?, ?)",
+            "VALUES (?, ?, ?, ?, COALESCE(?, (SELECT COALESCE(MAX(id), 0) FROM verdicts)), ?, ?, ?)",
             (
                 which.route,
                 which.subject,
                 which.setup,
                 event.event,
+                after,
                 event.threshold,
                 event.detail,
                 microseconds(event.at),
@@ -280,6 +321,61 @@ class Verdicts:
         Those before say nothing of the models as they are: a promise that broke twice would be kept by its old days.
         """
         return self._scored(which, after=self._calibrated(which), floor=self.threshold(which) or 0.0)
+
+    def series_of(
+        self,
+        which: PromiseId,
+        kind: Kind,
+        *,
+        threshold: float = 0.0,
+        can_gain: bool = False,
+        is_served: bool = False,
+        after: int = 0,
+    ) -> Series:
+        """Return the verdicts on a route's requests of one kind, as if no answer below a threshold had been kept.
+
+        Args:
+            which: the route's promise, or the kind's.
+            kind: the requests'.
+            threshold: on the judge's confidence.
+            can_gain: as of `series`.
+            is_served: leave out what was not served.
+            after: only later verdicts than this one.
+        """
+        lowest = lowest_loss(which, can_gain=can_gain)
+        left_out = NOT_SERVED if is_served else (Origin.GREY, Origin.TRIAL)
+        rows = self._db.execute(
+            "SELECT origin, confidence, loss, probability, kind_before FROM verdicts WHERE setup = ? AND kind = ? "
+            "AND id > ? ORDER BY id",
+            (which.setup, kind, max(after, self._calibrated(which))),
+        )
+        judged = (Origin.SMALL, Origin.UNSEEN)
+        samples = [
+            Sample(
+                loss=0.0 if origin in judged and (score is None or score < threshold) else max(lowest, loss),
+                probability=p,
+                before=n,
+            )
+            for origin, score, loss, p, n in rows
+            if origin not in left_out
+        ]
+        return Series(samples, can_gain=lowest < 0)
+
+    def broke_after(self, which: PromiseId) -> int:
+        """Return the last verdict that was known when a promise broke; 0 when it never did."""
+        (broke,) = self._db.execute(
+            "SELECT COALESCE(MAX(after_verdict), 0) FROM events WHERE subject = ? AND setup = ? AND event = ?",
+            (which.subject, which.setup, State.BREACHED),
+        ).fetchone()
+        return int(broke)
+
+    def longest(self, which: PromiseId, kind: Kind) -> int:
+        """Return the messages of the longest request of a kind that verdicts speak of; 0 without a verdict."""
+        row = self._db.execute(
+            "SELECT MAX(turns) FROM verdicts WHERE setup = ? AND kind = ? AND id > ?",
+            (which.setup, kind, self._calibrated(which)),
+        ).fetchone()
+        return row[0] or 0
 
     def rows(self) -> Iterator[dict[str, str | int | float | None]]:
         """Yield every verdict with its columns' names, oldest first."""
@@ -365,19 +461,23 @@ class Verdicts:
         return 0 if row is None else int(row[0])
 
     def _calibrated(self, which: PromiseId) -> int:
+        # With the route's threshold a kind's begins anew, too: what lay below a former one was not seen.
         row = self._db.execute(
-            "SELECT MAX(after_verdict) FROM events WHERE subject = ? AND setup = ? AND event = ?",
-            (which.subject, which.setup, RECALIBRATED),
+            "SELECT MAX(after_verdict) FROM events WHERE (subject = ? OR (subject = 'route' AND ?)) AND setup = ? "
+            "AND event = ?",
+            (which.subject, which.subject.kind is not None, which.setup, RECALIBRATED),
         ).fetchone()
         return row[0] or 0
 
 
 _READ: Final = {
-    Subject.ROUTE: ("route_before", "setup = ? AND origin <> 'grey'"),
+    Subject.ROUTE: ("route_before", "setup = ? AND origin NOT IN ('grey', 'unseen')"),
+    Subject.CONVERSATION: ("kind_before", "setup = ? AND kind = 'conversation' AND origin <> 'grey'"),
+    Subject.TOOLS: ("kind_before", "setup = ? AND kind = 'tools' AND origin <> 'grey'"),
     Subject.SEMANTIC: ("hits_before", "cache_setup = ? AND origin IN ('semantic', 'grey')"),
 }
 """From a promise to the column that counts its units, and to which verdicts are its."""
-_SERVED: Final = "origin NOT IN ('grey', 'trial')"
+_SERVED: Final = "origin NOT IN ('grey', 'trial', 'unseen')"
 
 
 def microseconds(moment: datetime) -> int:
@@ -390,14 +490,15 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
     db.execute("PRAGMA synchronous = NORMAL")
     db.execute("BEGIN IMMEDIATE")
     (version,) = db.execute("PRAGMA user_version").fetchone()
-    if version not in {0, _VERSION}:
+    if version not in {0, 1, _VERSION}:
         db.execute("ROLLBACK")
         raise VerdictsUnusable(
             f"{path} is of version {version}, this Faregate reads version {_VERSION}; install its own"
         )
-    if version == 0:
-        for statement in _SCHEMA.split(";\n"):
-            if statement.strip():
-                db.execute(statement)
+    statements = {0: _SCHEMA.split(";\n"), 1: _ADDED}.get(version, ())
+    for statement in statements:
+        if statement.strip():
+            db.execute(statement)
+    if version < _VERSION:
         db.execute(f"PRAGMA user_version = {_VERSION}")
     db.execute("COMMIT")

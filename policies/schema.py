@@ -338,7 +338,10 @@ class Audit(Part):
         agreement: the least cosine of two answers that say the same, in (0, 1); for audits without a judge.
         recalibrate: whether the gateway itself takes the loosest threshold that keeps the promise by the verdicts, when
             it is breached or looks it. While a route is breached, `share` of its requests are also answered by its
-            first rung in the background, so that there is something to go by. False: `faregate calibrate` does it.
+            first rung in the background, so that there is something to go by. Likewise `share` of the conversations and
+            of the questions with tools that go to the baseline only because the route's one calibration has seen none:
+            they are answered below it once verdicts keep the promise for them. False: `faregate calibrate` does it, and
+            nothing is tried.
     """
 
     share: Annotated[float, Field(gt=0, le=1)] = DEFAULT_AUDIT_SHARE

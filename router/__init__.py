@@ -36,7 +36,8 @@ Decided here, other than the design to start from:
 - An artefact beside calibrations only chooses which questions the judges see. Their bounds are then those of the harm,
   which hold for any part of the answers, however chosen: no artefact can weaken a promise, and a judge that keeps it
   alone but not so answers nothing.
-- A conversation is judged only by a calibration that has conversations (200 at least), up to its longest: each form of
+- A conversation is judged only by a calibration that has conversations (200 at least), up to its longest, or where
+  audits of conversations certify it (`gateway.audit`; likewise questions with tools): each form of
   question is held to a bound of its own, so that a promise holds for any mixture of the two. It is placed by its last
   user text, and its answer is weighed in the whole context. What such a calibration does not know is a conversation in
   which the small model wrote earlier turns itself: audits watch that. Artefacts are trained on single prompts and know

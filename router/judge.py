@@ -405,9 +405,11 @@ class Calibration:
 class Judge:
     """Decides about a small rung's answers; make one with `Calibration.judge`. Stateless, microseconds a call."""
 
-    __slots__ = ("_calibration", "_centres", "_models", "_priors", "_step", "_tools", "promise")
+    __slots__ = ("_calibration", "_centres", "_models", "_priors", "_step", "_takes_tools", "_tools", "promise")
 
-    def __init__(self, calibration: Calibration, step: Step, promise: Promise) -> None:
+    def __init__(
+        self, calibration: Calibration, step: Step, promise: Promise, *, takes_tools: bool | None = None
+    ) -> None:
         self.promise = promise
         self._calibration = calibration
         self._step = step
@@ -415,6 +417,7 @@ class Judge:
         self._priors = {group.name: group.prior for group in calibration.tasks}
         whole = next(window for window in calibration.windows if window.name == WHOLE)
         self._tools = next((_Logistic(window) for window in calibration.windows if window.name == TOOLS), None)
+        self._takes_tools = self._tools is not None if takes_tools is None else takes_tools
         partial = sorted((w.tokens, _Logistic(w)) for w in calibration.windows if w.tokens is not None)
         self._models = (_Logistic(whole), tuple(reversed(partial)))
 
@@ -443,14 +446,27 @@ class Judge:
         return self.signal is not Signal.LOGPROBS
 
     @property
+    def turns(self) -> int:
+        """Return the longest conversation of its calibration, in messages beside instructions."""
+        return self._calibration.turns
+
+    @property
     def ladder(self) -> tuple[str, ...]:
         """Return the served names of the models that it was fitted together with; empty when it was fitted alone."""
         return self._calibration.ladder
 
     @property
     def speaks_for_tools(self) -> bool:
-        """Tell whether its calibration has seen requests that offer tools."""
-        return self._tools is not None
+        """Tell whether it weighs answers to requests that offer tools: its calibration saw some, or audits did."""
+        return self._takes_tools
+
+    def taking_tools(self, is_so: bool) -> Judge:
+        """Return this judge for requests that offer tools, or not for them, whatever its calibration has seen.
+
+        Without a window of their own their answers are weighed by that of whole answers: what that is worth, verdicts
+        have to say.
+        """
+        return Judge(self._calibration, self._step, self.promise, takes_tools=is_so)
 
     def wants_probe(self, evidence: Evidence) -> bool:
         """Tell whether its model must be asked again before an answer can be weighed; False if nothing would help."""
@@ -477,8 +493,11 @@ class Judge:
         if max_loss >= promise.max_loss:
             return self
         found = self._calibration.judge(max_loss=max_loss, confidence=promise.confidence, is_shared=promise.is_shared)
-        # What verdicts asked for stays asked for, whatever the calibration knows of the smaller loss.
-        return found.at_least(promise.threshold) if isinstance(found, Judge) else found
+        if not isinstance(found, Judge):
+            return found
+        # What verdicts asked for stays asked for, whatever the calibration knows of the smaller loss. A form that they
+        # opened was opened for the route's own loss; one that they closed stays closed.
+        return found.taking_tools(found.speaks_for_tools and self._takes_tools).at_least(promise.threshold)
 
     @property
     def certificate(self) -> str:
@@ -505,7 +524,8 @@ class Judge:
             keep_rates=near.keep_rates,
             start_small=tuple(a and b for a, b in zip(self._step.start_small, near.start_small, strict=True)),
         )
-        return Judge(self._calibration, step, replace(self.promise, threshold=highest))
+        promise = replace(self.promise, threshold=highest)
+        return Judge(self._calibration, step, promise, takes_tools=self._takes_tools)
 
     def weigh(self, evidence: Evidence, task: str | None = None) -> Verdict:
         """Return the verdict on an answer as far as it is known; call it once, when the hold-back ends.
@@ -574,7 +594,7 @@ class Judge:
 
     def _unread_tools(self, evidence: Evidence) -> tuple[tuple[bool, Reason], ...]:
         return (
-            (self._tools is None, Reason.TOOLS),
+            (not self._takes_tools, Reason.TOOLS),
             (not evidence.is_finished, Reason.TOOLS_UNFINISHED),
             (not evidence.is_valid, Reason.CALL_INVALID),
         )

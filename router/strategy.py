@@ -325,7 +325,7 @@ class Cascade:
         """
         share = max_loss if self._is_joint else max_loss / max(1, len(self._judged))
         judged = [
-            replace(each, judge=judge)
+            replace(each, judge=judge, turns=each.turns if judge is each.judge else min(each.turns, judge.turns))
             for each in self._judged
             if isinstance(judge := each.judge.tightened(share), Judge)
         ]
@@ -338,6 +338,23 @@ class Cascade:
     def at_least(self, threshold: float) -> Cascade:
         """Return the same ladder with judges that keep no answer of a confidence below `threshold`."""
         judged = [replace(each, judge=each.judge.at_least(threshold)) for each in self._judged]
+        return Cascade(self._ladder, judged=judged, estimator=self._estimator, sight=self._sight)
+
+    def taking(self, *, turns: int | None = None, tools: bool | None = None) -> Cascade:
+        """Return the same ladder for other forms of request than its calibrations have seen.
+
+        Args:
+            turns: the longest conversation whose answers are judged; 1: none is. None: as they have seen.
+            tools: whether those of requests with tools are. None: as they have seen.
+        """
+        judged = [
+            replace(
+                each,
+                turns=each.turns if turns is None else turns,
+                judge=each.judge if tools is None else each.judge.taking_tools(tools),
+            )
+            for each in self._judged
+        ]
         return Cascade(self._ladder, judged=judged, estimator=self._estimator, sight=self._sight)
 
     def needs_vector(self, ask: Ask) -> bool:

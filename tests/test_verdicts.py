@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +21,18 @@ from gateway.audit import promises_of
 from gateway.cli import main
 from gateway.prepare import lanes, price_book
 from gateway.recalibrate import from_verdicts, is_due
-from gateway.verdicts import RECALIBRATED, Event, Origin, PromiseId, Scored, Subject, VerdictRow, Verdicts
+from gateway.verdicts import (
+    FILE_NAME,
+    RECALIBRATED,
+    Event,
+    Kind,
+    Origin,
+    PromiseId,
+    Scored,
+    Subject,
+    VerdictRow,
+    Verdicts,
+)
 from policies.loader import load_policy
 from policies.sequence import Sample, Standing, State, Stated
 from tests.served.world import a_policy, write_policy
@@ -68,6 +81,44 @@ def test_a_verdict_on_a_hit_counts_for_the_cache_and_for_its_route(verdicts: Ver
 
     assert (route.n, route.units, route.mean) == (2, 4, 0.5)
     assert (cache.n, cache.units, cache.mean) == (1, 4, 0.5)
+
+
+def test_a_kinds_verdicts_count_for_it_as_if_nothing_below_the_threshold_were_kept(verdicts: Verdicts):
+    kind = {"kind": Kind.TOOLS, "kind_before": 2}
+    verdicts.add(a_verdict(1, **kind))
+    verdicts.add(a_verdict(2, origin=Origin.UNSEEN, loss=1.0, confidence=0.4, **kind))
+    verdicts.add(a_verdict(3, kind=Kind.CONVERSATION, loss=1.0))
+    which = replace(ROUTE, subject=Subject.TOOLS)
+
+    strict, lax = (verdicts.series_of(which, Kind.TOOLS, threshold=at) for at in (0.5, 0.3))
+
+    assert (strict.n, strict.units, strict.mean, lax.mean) == (2, 6, 0.0, 2.0 / 6)
+    assert verdicts.series(ROUTE).n == 2  # nobody was served the second
+    assert verdicts.series_of(which, Kind.TOOLS, is_served=True).n == 1
+
+
+def test_a_kinds_series_begins_anew_with_the_routes_threshold(verdicts: Verdicts):
+    which = replace(ROUTE, subject=Subject.CONVERSATION)
+    verdicts.add(a_verdict(1, kind=Kind.CONVERSATION, turns=9))
+    verdicts.note(Event(promise=ROUTE, event=RECALIBRATED, detail="", at=NOON, threshold=0.2))
+    verdicts.add(a_verdict(2, kind=Kind.CONVERSATION, turns=3))
+
+    assert (verdicts.series_of(which, Kind.CONVERSATION).n, verdicts.longest(which, Kind.CONVERSATION)) == (1, 3)
+
+
+def test_the_file_of_a_former_version_is_taken_over_with_its_verdicts(tmp_path: Path):
+    with closing(Verdicts.open(tmp_path)) as made:
+        made.add(a_verdict(loss=1.0))
+    with closing(sqlite3.connect(tmp_path / FILE_NAME)) as db:
+        for column in ("kind", "kind_before", "turns"):
+            db.execute(f"ALTER TABLE verdicts DROP COLUMN {column}")
+        db.execute("PRAGMA user_version = 1")
+
+    with closing(Verdicts.open(tmp_path)) as again:
+        again.add(a_verdict(2, kind=Kind.SINGLE))
+        kinds = [row["kind"] for row in again.rows()]
+
+        assert (kinds, again.series(ROUTE).n) == (["", "single"], 2)
 
 
 def test_verdicts_of_another_setup_say_nothing(verdicts: Verdicts):

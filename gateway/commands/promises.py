@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from gateway.audit import Watched
     from gateway.journey import Lane
     from gateway.ledger.judging import JudgingLine
-    from gateway.promises import PromiseLine
-    from gateway.verdicts import Subject
+    from gateway.promises import KindLine, PromiseLine
+    from gateway.verdicts import Kind, Subject
     from policies.schema import Policy
+    from policies.sequence import Stated
 
 _JUDGED_FOR = timedelta(days=30)
 _PROXIES = (
@@ -33,7 +34,7 @@ def run_quality(policy_file: Path | None, folder: Path | None, *, as_json: bool)
     from gateway.commands.asked import load
     from gateway.ledger.errors import LedgerError
     from gateway.ledger.judging import judging_lines
-    from gateway.promises import promise_lines
+    from gateway.promises import kind_lines, promise_lines
     from gateway.verdicts import Verdicts
 
     policy, now = load(policy_file), SystemClock().now()
@@ -42,14 +43,20 @@ def run_quality(policy_file: Path | None, folder: Path | None, *, as_json: bool)
     try:
         with closing(Verdicts.read(place)) as verdicts:
             lines = promise_lines(lanes, policy, verdicts, now)
+            kinds = kind_lines(lanes, policy, verdicts)
         judging = judging_lines(place, now - _JUDGED_FOR)
     except LedgerError as error:
         _fail(str(error))
     if as_json:
-        rows = {"promises": [_row(line) for line in lines], "judging": [_judging_row(line) for line in judging]}
+        rows = {
+            "promises": [_row(line) for line in lines],
+            "kinds": [_kind_row(line) for line in kinds],
+            "judging": [_judging_row(line) for line in judging],
+        }
         click.echo(json.dumps(rows | {"note": _PROXIES}, indent=2))
         return
     _print(lines)
+    _print_kinds(kinds)
     _print_judging(judging)
 
 
@@ -69,7 +76,7 @@ def recalibrate(
         route_name: one of its routes.
         max_loss: in place of the policy's.
         confidence: likewise.
-        subject_name: `route`, or `semantic` for its cache.
+        subject_name: `route`, `semantic` for its cache, or a kind of request (`conversation`, `tools`).
         tenant: whose cache, where each has its own.
 
     Returns:
@@ -85,6 +92,8 @@ def recalibrate(
     watched = _chosen(policy, route_name, Subject(subject_name), tenant)
     given = {n: v for n, v in (("max_loss", max_loss), ("confidence", confidence)) if v is not None}
     stated = replace(watched.stated, **given)
+    if watched.id.subject.kind is not None:
+        return _open_kind(policy, watched, stated, watched.id.subject.kind)
     try:
         with closing(Verdicts.open(Path(policy.storage.folder))) as verdicts:
             scored = verdicts.scored(watched.id)
@@ -118,14 +127,68 @@ def recalibrate(
     return 0
 
 
+def _open_kind(policy: Policy, watched: Watched, stated: Stated, kind: Kind) -> int:
+    """Have a kind of request answered below the baseline, if its own verdicts keep the promise; return the status."""
+    from backends.clock import SystemClock
+    from gateway.recalibrate import needed
+    from gateway.verdicts import RECALIBRATED, Event, Subject, Verdicts, VerdictsUnusable
+    from policies.sequence import State, assess
+
+    which = watched.id
+    lane = _lanes(policy)[which.route]
+    (own,) = (each for each in _promises(policy, lane) if each.id.subject is Subject.ROUTE)
+    try:
+        with closing(Verdicts.open(Path(policy.storage.folder))) as verdicts:
+            threshold = max(j.promise.threshold for j in lane.judges.values())
+            threshold = max(threshold, verdicts.threshold(own.id) or 0.0)
+            # What broke it is no part of what may open it again.
+            broke = verdicts.broke_after(which)
+            series = verdicts.series_of(which, kind, threshold=threshold, can_gain=watched.can_gain, after=broke)
+            now = assess(State.PRIOR, series, stated, verdicts.proxy(which, stated.confidence))
+            promise = f"a loss of at most {stated.max_loss:g} at {stated.confidence:.0%}"
+            if now.state is not State.CERTIFIED:
+                missing = max(1, needed(stated) - now.n)
+                click.echo(
+                    f"{which.route}: {now.n} verdicts on {_PLURAL[kind]} put their loss below {now.bound:.4f} at the "
+                    f"threshold {threshold:g}, which is not {promise}. At least {missing} more verdicts without loss "
+                    "would be needed; nothing was changed."
+                )
+                return 1
+            former = verdicts.state(which)
+            detail = f"{now.n} verdicts put the loss below {now.bound:.4f}; promised: {promise}"
+            at = SystemClock().now()
+            if former is State.BREACHED:
+                again = Event(promise=which, event=RECALIBRATED, detail=detail, at=at, threshold=threshold)
+                verdicts.note(again, after=broke)
+            if former is not State.CERTIFIED:
+                verdicts.note(Event(promise=which, event=State.CERTIFIED, detail=detail, at=at))
+            longest = verdicts.longest(which, kind)
+    except VerdictsUnusable as error:
+        _fail(str(error))
+    length = f" of up to {longest} messages" if kind.value == "conversation" and longest else ""
+    click.echo(f"{which.route}: {_PLURAL[kind]}{length} are kept below the baseline from now on ({detail}).")
+    return 0
+
+
+def _promises(policy: Policy, lane: Lane) -> list[Watched]:
+    from gateway.audit import promises_of
+
+    return promises_of(lane, policy)
+
+
+_PLURAL = {"single": "single questions", "conversation": "conversations", "tools": "questions with tools"}
+
+
 def _chosen(policy: Policy, route_name: str, subject: Subject, tenant: str | None) -> Watched:
     """Return the promise that is meant; a mistake is one line and status 1."""
     from gateway.audit import promises_of
 
     known = [w for w in promises_of(_lanes(policy)[route_name], policy) if w.id.subject is subject]
     if not known:
-        wants = "quality" if subject == "route" else "cache.semantic"
-        _fail(f"route {route_name} promises nothing there; give it `{wants}` in the policy")
+        wants = {"route": "`quality`", "semantic": "`cache.semantic`"}.get(
+            subject, "`quality` with `audit` and one calibration"
+        )
+        _fail(f"route {route_name} promises nothing there; give it {wants} in the policy")
     meant = [w for w in known if w.id.space == tenant] if tenant is not None else known
     if len(meant) != 1:
         spaces = ", ".join(w.id.space for w in known)
@@ -262,6 +325,45 @@ def _print(lines: list[PromiseLine]) -> None:
     console.print(table)
     if any(line.standing.n and line.standing.proxy is None for line in lines):
         console.print(_PROXIES, markup=False, highlight=False)
+
+
+def _kind_row(line: KindLine) -> dict[str, JsonValue]:
+    return {
+        "route": line.route,
+        "kind": line.kind.value,
+        "kept_below_baseline": line.is_kept,
+        "state": None if line.state is None else line.state.value,
+        "n": line.n,
+        "not_served": line.tried,
+        "answers": line.answers,
+        "loss": line.loss,
+        "bound": line.bound,
+        "longest": line.turns,
+    }
+
+
+def _print_kinds(lines: list[KindLine]) -> None:
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    seen = {line.route for line in lines if line.n}
+    if not seen:
+        return
+    wide = [Column(name, no_wrap=True) for name in ("route", "kind", "below baseline")]
+    table = Table(*wide, "n", "of them not served", "answers", "observed", "bound", title="By kind of request")
+    for line in lines:
+        if line.route in seen:
+            table.add_row(
+                line.route,
+                line.kind.value,
+                ("yes" if line.is_kept else "no") + ("" if line.state is None else f", {line.state.value}"),
+                str(line.n),
+                str(line.tried),
+                str(line.answers),
+                "-" if line.loss is None else f"{line.loss:.4f}",
+                f"{line.bound:.4f}",
+            )
+    Console().print(table)
 
 
 def _judging_row(line: JudgingLine) -> dict[str, JsonValue]:

@@ -189,3 +189,22 @@ def test_a_smaller_loss_drops_the_rungs_that_cannot_keep_it():
     assert strategy.tightened(0.01).judged == ()
     assert strategy.tightened(0.01).plan(ask(), HERE).reason is PlanReason.UNCALIBRATED
     assert strategy.tightened(0.5).plan(ask(), HERE) == strategy.plan(ask(), HERE)
+
+
+LONGER = {
+    "messages": [*({"role": role, "content": "Hi"} for role in ("user", "assistant")), {"role": "user", "content": "q"}]
+}
+OFFERING = {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]}
+
+
+@pytest.mark.parametrize("fields", [LONGER, OFFERING])
+def test_a_form_that_was_opened_is_judged_and_stays_closed_for_a_client_that_wants_less_loss(fields: JsonValue):
+    able = replace(SMALL, capabilities=SMALL.capabilities | {Capability.TOOLS})
+    best = replace(LARGE, capabilities=LARGE.capabilities | {Capability.TOOLS})
+    closed = cascade(able, best)
+    opened = closed.taking(turns=3, tools=True)
+
+    reasons = [each.plan(ask(**fields), HERE).reason for each in (closed, opened, opened.tightened(0.02))]
+
+    assert reasons == [PlanReason.FORM, PlanReason.CASCADE, PlanReason.FORM]
+    assert opened.taking(turns=1, tools=False).plan(ask(**fields), HERE).reason is PlanReason.FORM
