@@ -323,8 +323,9 @@ class Caches:
             partition=journey.keys.partition,
             asked=ask.last_user_text,
             vector=vector,
-            # With a verifier behind it the score alone is held to less: both together keep the error.
-            max_error=max_error if verifier is None or point is None else verifier.alone_error,
+            max_error=max_error,
+            # With a verifier behind it the score alone serves what its calibration says: both together keep the error.
+            accepted_from=None if verifier is None or point is None else verifier.alone_from,
             now=journey.clock.now(),
             wants_grey=point is not None,
         )
@@ -336,7 +337,15 @@ class Caches:
         return self._fresh(journey, found)
 
     def _search(
-        self, *, partition: bytes, asked: str, vector: Vector, max_error: float, now: datetime, wants_grey: bool
+        self,
+        *,
+        partition: bytes,
+        asked: str,
+        vector: Vector,
+        max_error: float,
+        accepted_from: float | None,
+        now: datetime,
+        wants_grey: bool,
     ) -> Hit | Miss:
         found = lookup_semantic(
             self._store,
@@ -345,6 +354,7 @@ class Caches:
             asked=asked,
             vector=vector,
             max_error=max_error,
+            accepted_from=accepted_from,
             now=now,
             wants_grey=wants_grey,
         )

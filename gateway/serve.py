@@ -25,6 +25,7 @@ from gateway.pipeline import Gateway
 from gateway.reload import HangUps, Reloading, note, outcome_of, reload_on
 from gateway.side import bounded, side_door
 from gateway.source import PolicySource
+from gateway.worker import take_short_turns
 from policies.schema import Policy
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def serve(
         LedgerError: the storage folder cannot be used.
     """
     listening = listen(policy.server.host, policy.server.port)
+    take_short_turns()
     try:
         uvloop.run(_serve(policy, source, listening, environ=environ, on_ready=on_ready, store=store))
     finally:

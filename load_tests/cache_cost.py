@@ -3,7 +3,8 @@
     OPENBLAS_NUM_THREADS=1 python -m load_tests.cache_cost [--entries N] [--many N --partitions N] [--valkey]
 
 Prints, beside the embedding alone as the floor of this machine: an exact hit and its key; a semantic lookup as a
-request makes it (embedding, search, acceptance), one at a time and 64 at once, and how late the event loop is then; a
+request makes it (embedding, search, acceptance), one at a time and 64 at once, how late the event loop is then, and the
+longest that a lookup keeps it in one piece (processor time of its thread, to which others on the machine do not add); a
 search in one large partition and in many small ones; what one entry takes of memory and disk. Where others use the
 machine, look at processor time and at ratios. `faregate serve` keeps numpy to one thread by itself.
 """
@@ -16,7 +17,7 @@ import functools
 import itertools
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -33,7 +34,7 @@ from gateway.caching import Caches
 from gateway.calls import Call
 from gateway.compose import prepare
 from gateway.journey import Caller, Journey, Lane
-from gateway.worker import Worker
+from gateway.worker import Worker, take_short_turns
 from policies.loader import parse_policy
 from semantic_cache.acceptance import Acceptance
 from semantic_cache.partition import Scope, keys_of
@@ -71,6 +72,7 @@ def main() -> None:
     parser.add_argument("--redis", help="also measure the exact tier of a server, such as redis://127.0.0.1:6379")
     parser.add_argument("--valkey", action="store_true", help="the same, with a server of its own")
     arguments = parser.parse_args()
+    take_short_turns()  # as `faregate serve` does
     with TemporaryDirectory() as folder:
         _exact_tier(Path(folder))
         uvloop.run(_semantic_tier(Path(folder), arguments.lookups))
@@ -153,7 +155,41 @@ async def _semantic_tier(folder: Path, lookups: int) -> None:
     _print("us CPU a lookup then, on the event loop", spent["thread"] / len(new) * 1e6)
     _print("us p50, how late the event loop is then", float(np.median(late)))
     _print("us p99, how late the event loop is then", float(np.quantile(late, 0.99)))
+    longest, steps = [], [0]
+    for ask in new:
+        pieces = _Pieces(look_up(ask))
+        async with asyncio.TaskGroup() as group:
+            group.create_task(pieces)
+        longest.append(max(pieces.taken_us))
+        steps.append(len(pieces.taken_us))
+    _print(f"us CPU p50, the longest of a lookup's {max(steps)} pieces on the event loop", float(np.median(longest)))
+    _print("us CPU p99, the same", float(np.quantile(longest, 0.99)))
+    _print("us CPU at most, the same", max(longest))
     caches.close()
+
+
+class _Pieces(Coroutine[object, object, None]):
+    """A coroutine that notes what each of its steps between two waits takes of its thread's processor time, in µs."""
+
+    def __init__(self, inner: Coroutine[object, object, None]) -> None:
+        self._inner = inner
+        self.taken_us: list[float] = []
+
+    def send(self, value: object) -> object:
+        begun = time.thread_time_ns()
+        try:
+            return self._inner.send(value)
+        finally:
+            self.taken_us.append((time.thread_time_ns() - begun) / 1e3)
+
+    def throw(self, *what: object) -> object:
+        return self._inner.throw(*what)  # type: ignore[arg-type,call-overload]
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def __await__(self) -> Generator[object, None, None]:
+        raise AssertionError("only tasks step it")
 
 
 async def _store(store: Store, embedder: MiniLM, journey: Journey, ask: Ask, number: int) -> None:
@@ -248,7 +284,7 @@ def _ask_body(text: str) -> bytes:
 
 def _journey(lane: Lane) -> Journey:
     clock = SystemClock()
-    call = Call(surface=Surface.CHAT, body=b"", secret=None)
+    call = Call(surface=Surface.CHAT, body=b"", digest=None)
     journey = Journey(
         request_id=RequestId("r"), call=call, clock=clock, started_at=clock.now(), started=clock.monotonic()
     )

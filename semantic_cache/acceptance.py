@@ -199,7 +199,9 @@ class Acceptance:
         """
         return cls(_unsealed(path or SHIPPED), words=known_words(), states=states or _own_states())
 
-    def judge(self, *, asked: str, stored: str, similarity: float, max_error: float) -> Accepted | Declined:
+    def judge(
+        self, *, asked: str, stored: str, similarity: float, max_error: float, accepted_from: float | None = None
+    ) -> Accepted | Declined:
         """Tell whether the answer to `stored` may serve `asked` at a route's `max_error`.
 
         Args:
@@ -207,6 +209,7 @@ class Acceptance:
             stored: the last user text that the stored answer answered, from the same partition.
             similarity: cosine of the two whole texts' vectors, in [-1, 1].
             max_error: tolerated share of wrong answers among semantic hits, in (0, 1).
+            accepted_from: the lowest score that may be served, in place of the artefact's at `max_error`.
         """
         objection = difference(asked, stored)
         if objection is not None and objection.objection is Objection.TOO_LONG:
@@ -215,7 +218,7 @@ class Acceptance:
         score = self._score(asked, stored, similarity, None)
         if objection is not None:
             return Declined(reason=objection.objection, score=score, similarity=similarity, difference=objection)
-        threshold = self.threshold(max_error)
+        threshold = self.threshold(max_error) if accepted_from is None else accepted_from
         if threshold is None:
             return Declined(reason=Refusal.NO_THRESHOLD, score=score, similarity=similarity)
         if score >= threshold:

@@ -1,7 +1,7 @@
 """How well acceptance does with a verifier behind it: what both serve together, by the rules of `evaluate`.
 
 Rules:
-- Served without a question is what the acceptance accepts at the calibration's `alone_error`; the curve and the figures
+- Served without a question is what the acceptance scores `alone_from` of the calibration's; the curve and the figures
   in hindsight move the verifier's threshold only.
 - Only what serving would ask about is looked at: comparable pairs that the guard lets pass or only doubts, with a
   cosine of `verifier.ASKED_FROM` or more. The others are never served by the model's word.
@@ -71,7 +71,7 @@ def evaluate_verified(
         seed: of the bootstrap.
     """
     point = calibration.point(max_error)
-    accepted_from = acceptance.threshold(max_error if point is None else calibration.alone_error)
+    accepted_from = acceptance.threshold(max_error) if point is None else calibration.alone_from
     scores = joined(seen, said, calibration, accepted_from=accepted_from)
     threshold = ALONE if point is None or point.threshold is None else point.threshold
     is_served = scores >= threshold

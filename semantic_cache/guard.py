@@ -56,10 +56,13 @@ class Objection(StrEnum):
     PASSAGE = "passage"
     REGISTER = "register"
     """For how learned a reader; told only where nothing else speaks against a pair."""
+    SCRIPT = "script"
+    """What no table here can read differs; told as `REGISTER`."""
 
 
-DOUBTS = frozenset({Objection.REGISTER})
-"""Objections that a model may overrule: an answer in simple terms often serves who did not say what terms."""
+DOUBTS = frozenset({Objection.REGISTER, Objection.SCRIPT})
+"""Objections that a model may overrule: an answer in simple terms often serves who did not say what terms, and a model
+may read what this module cannot."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,10 +138,12 @@ def difference(asked: str, stored: str) -> Difference | None:
         if values is not None:
             return Difference(objection=objection, asked=values[0], stored=values[1])
     found = _passage(asked, stored)
-    register = _register(left, right)
-    if found is None and register is not None:
-        return Difference(objection=Objection.REGISTER, asked=register[0], stored=register[1])
-    return found
+    if found is not None:
+        return found
+    for doubt, values in ((Objection.REGISTER, _register(left, right)), (Objection.SCRIPT, _unread(asked, stored))):
+        if values is not None:
+            return Difference(objection=doubt, asked=values[0], stored=values[1])
+    return None
 
 
 def without_shared_ending(asked: str, stored: str) -> tuple[str, str]:
@@ -211,6 +216,22 @@ def _language_of(text: str, words: Sequence[str]) -> str:
     language = max(counts, key=lambda name: counts[name])
     # Two function words more than English has are no loan words.
     return language if counts[language] >= counts["english"] + 2 else ""
+
+
+def _unread(asked: str, stored: str) -> _Values:
+    """Compare what is written in other scripts than Latin, letter by letter.
+
+    All tables here but those of numbers are of English words, and so are the embedder's pieces: "administrator" for
+    "user" in Chinese is nothing to either, and such a pair's score says nothing.
+    """
+    if asked.isascii() and stored.isascii():
+        return None
+    here, there = ("".join(filter(_is_unread, text)) for text in (asked, stored))
+    return None if here == there else (here or "nothing", there or "nothing")
+
+
+def _is_unread(character: str) -> bool:
+    return not character.isascii() and _script(character) != "latin"
 
 
 def _script(character: str) -> str:

@@ -36,6 +36,7 @@ def lookup_semantic(
     vector: Vector,
     max_error: float,
     now: datetime,
+    accepted_from: float | None = None,
     wants_grey: bool = False,
 ) -> Hit | Miss:
     """Return the answer to a question that means the same, as far as the route's `max_error` allows.
@@ -48,6 +49,7 @@ def lookup_semantic(
         vector: float32[d], its embedding, of unit length.
         max_error: wrong answers as a share of the semantic hits served, in (0, 1).
         now: the present; expired entries do not count.
+        accepted_from: the lowest score served, in place of the artefact's at `max_error`.
         wants_grey: whether a miss tells the likeliest doubtful neighbour; it costs a score of each.
     """
     try:
@@ -58,7 +60,11 @@ def lookup_semantic(
     doubtful: list[Neighbour] = []
     for neighbour in neighbours:
         judged = acceptance.judge(
-            asked=asked, stored=neighbour.entry.asked, similarity=neighbour.similarity, max_error=max_error
+            asked=asked,
+            stored=neighbour.entry.asked,
+            similarity=neighbour.similarity,
+            max_error=max_error,
+            accepted_from=accepted_from,
         )
         if isinstance(judged, Accepted):
             return Hit(

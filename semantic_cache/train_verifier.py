@@ -1,9 +1,9 @@
 """Fit and calibrate a verifier: from what a model said of labelled pairs to the thresholds that keep a route's error.
 
-How: the guard comes first, then the acceptance at the error that is to be kept; what both leave open is decided by a
-logistic score of the model's log-odds and the acceptance's (`VerifierCalibration.score`). Served is what either of the
-two serves, and the bound is about all of it. Thresholds are tested one after another from the strictest down (see
-`semantic_cache.acceptance`) on out-of-fold scores; the score that is stored is fitted on all pairs.
+How: the guard comes first, then the acceptance above the traps that it would serve (`alone_from`); what both leave
+open is decided by a logistic score of the model's log-odds and the acceptance's (`VerifierCalibration.score`). Served
+is what either of the two serves, and the bound is about all of it. Thresholds are tested one after another from the
+strictest down (see `semantic_cache.acceptance`) on out-of-fold scores; the score that is stored is fitted on all pairs.
 
 The acceptance's scores must not come from a fit on the same pairs either: where its artefact names one of the files,
 they are crossed as well (`train_acceptance.out_of_fold`).
@@ -12,6 +12,7 @@ they are crossed as well (`train_acceptance.out_of_fold`).
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,6 +52,12 @@ MAX_ERRORS = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.08, 0.10, 0.15)
 
 RIDGE = 1.0
 """The penalty's usual strength: two weights and some hundred pairs leave little to choose."""
+
+ALONE_MARGIN = 0.5
+"""How far above the highest trap, in log-odds, the acceptance serves alone: with 0.2 the best trap of each fold was
+served when it was left out, and pairs above cost only questions."""
+
+_NOTHING = 2.0  # above any score
 
 _TINY = 1e-6  # so that pairs of one kind alone have a fit, too
 _MOST_STEPS = 50
@@ -102,6 +109,24 @@ class Fit:
         """Return float64[n] in [0, 1] for the rows of `Told.columns`."""
         scores: NDArray[np.float64] = 1 / (1 + np.exp(-(columns @ [self.said, self.accepted] + self.intercept)))
         return scores
+
+
+def alone_from(told: Told, acceptance: Acceptance) -> float:
+    """Return from which score on the acceptance serves without a question: none where it can keep no error by itself.
+
+    It is never looser than the acceptance's own threshold at the strictest error that it keeps.
+
+    Args:
+        told: the pairs; what was said of them is not looked at.
+        acceptance: whose scores are in `told`.
+    """
+    own = next((found for error in MAX_ERRORS if (found := acceptance.threshold(error)) is not None), None)
+    if own is None:
+        return _NOTHING
+    traps = told.accepted[told.passed & ~told.is_right]
+    if not len(traps):
+        return own
+    return max(own, 1 / (1 + math.exp(-log_odds(float(traps.max())) - ALONE_MARGIN)))
 
 
 def fit(columns: NDArray[np.float64], is_right: NDArray[np.bool_]) -> Fit:
@@ -164,17 +189,17 @@ def _folds(told: Told, seed: int) -> Iterator[tuple[NDArray[np.int64], NDArray[n
     yield from folds.split(told.columns, told.is_right, told.groups)
 
 
-def point_of(told: Told, scores: NDArray[np.float64], accepted_from: float | None, max_error: float) -> Point:
+def point_of(told: Told, scores: NDArray[np.float64], accepted_from: float, max_error: float) -> Point:
     """Return the loosest threshold that keeps `max_error` together with what the acceptance serves alone.
 
     Args:
         told: the pairs.
         scores: float64[n], verified scores, out of fold.
-        accepted_from: from which of the acceptance's scores on it serves alone; None: nothing.
+        accepted_from: from which of the acceptance's scores on it serves alone.
         max_error: what is to be kept.
     """
     repeats, traps = int(told.is_right.sum()), int((~told.is_right).sum())
-    alone = told.passed & (told.accepted >= (np.inf if accepted_from is None else accepted_from))
+    alone = told.passed & (told.accepted >= accepted_from)
     more = np.sort(scores[told.is_open & ~alone])[::-1]
     chosen: Point | None = None
     for threshold in dict.fromkeys(float(value) for value in more[GRID - 1 :: GRID]):
@@ -211,8 +236,7 @@ def calibrated(
         model: the upstream name that was asked.
         weights: what else tells its weights apart, "" where the name says it all.
     """
-    scores, rows, alone_error = crossed(told), told.is_open, strictest(acceptance)
-    accepted_from = None if alone_error is None else acceptance.threshold(alone_error)
+    scores, rows, accepted_from = crossed(told), told.is_open, alone_from(told, acceptance)
     fitted = fit(told.columns[rows], told.is_right[rows])
     return VerifierCalibration(
         format=FORMAT,
@@ -229,7 +253,7 @@ def calibrated(
         said_weight=fitted.said,
         accepted_weight=fitted.accepted,
         intercept=fitted.intercept,
-        alone_error=MAX_ERRORS[0] if alone_error is None else alone_error,
+        alone_from=accepted_from,
         most=float(told.said[rows].max()),
         points=tuple(point_of(told, scores, accepted_from, error) for error in MAX_ERRORS),
     )
@@ -238,12 +262,9 @@ def calibrated(
 def fixed_out_of_fold(told: Told, acceptance: Acceptance, max_error: float) -> NDArray[np.bool_]:
     """Return bool[n], which pairs thresholds serve that were fixed on the other folds: what a fixed threshold is worth.
 
-    Scores are fitted and the threshold is chosen without the pair's fold; the acceptance's own is the artefact's.
+    Scores are fitted and both thresholds are chosen without the pair's fold.
     """
-    alone_error = strictest(acceptance)
-    accepted_from = None if alone_error is None else acceptance.threshold(alone_error)
-    alone = told.passed & (told.accepted >= (np.inf if accepted_from is None else accepted_from))
-    served = alone.copy()
+    served = np.zeros(len(told.said), dtype=np.bool_)
     for train, test in _folds(told, 0):
         part = Told(
             accepted=told.accepted[train],
@@ -252,16 +273,13 @@ def fixed_out_of_fold(told: Told, acceptance: Acceptance, max_error: float) -> N
             is_right=told.is_right[train],
             groups=told.groups[train],
         )
+        accepted_from = alone_from(part, acceptance)
         threshold = point_of(part, crossed(part, splits=1), accepted_from, max_error).threshold
         fitted = fit(part.columns[part.is_open], part.is_right[part.is_open])
+        served[test] = told.passed[test] & (told.accepted[test] >= accepted_from)
         if threshold is not None:
             served[test] |= told.is_open[test] & (fitted.of(told.columns[test]) >= threshold)
     return served
-
-
-def strictest(acceptance: Acceptance) -> float | None:
-    """Return the smallest stored error that the acceptance can keep alone; None: it can keep none."""
-    return next((error for error in MAX_ERRORS if acceptance.threshold(error) is not None), None)
 
 
 def accepted_of(
@@ -321,9 +339,7 @@ def evaluate_crossed(told: Told, acceptance: Acceptance, *, max_error: float, se
         max_error: the route's promise.
         seed: of the bootstrap.
     """
-    alone_error = strictest(acceptance)
-    accepted_from = None if alone_error is None else acceptance.threshold(alone_error)
-    alone = told.passed & (told.accepted >= (np.inf if accepted_from is None else accepted_from))
+    alone = told.passed & (told.accepted >= alone_from(told, acceptance))
     scores = np.where(alone, ALONE + told.accepted, np.where(told.is_open, crossed(told), -1.0))
     report = count(scores, told.is_right, told.groups, threshold=None, max_error=max_error, seed=seed)
     is_served = fixed_out_of_fold(told, acceptance, max_error)

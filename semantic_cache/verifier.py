@@ -43,7 +43,7 @@ From 0.6 on 3 to 5 of 100 repeats fewer could be served; below 0.5 a neighbour i
 TOP_LOGPROBS = 20
 """As many as vLLM gives: "yes" and "Yes" may both be wanted, with "no" far behind."""
 
-FORMAT = 2
+FORMAT = 3
 
 MOST_ODDS = 7.0
 """The acceptance's scores of its own calibration pairs end here, at 0.999."""
@@ -107,8 +107,8 @@ class VerifierCalibration(msgspec.Struct, frozen=True, kw_only=True):
         repeats: true repeats among the pairs; `traps` are the others.
         assumption: the traffic that the bounds are about.
         said_weight, accepted_weight, intercept: of the logistic score, see `score`.
-        alone_error: at which `max_error` the acceptance serves without a question: the strictest it can keep, so that
-            what a route may get wrong beyond it is left to the model, which knows better.
+        alone_from: from which of its scores on the acceptance serves without a question: above all that it got wrong
+            on the pairs, so that what a route may get wrong is left to the model, which knows better; above 1: nothing.
         most: the highest log-odds the model gave on the pairs: what asking can bring at best.
         points: ascending by `max_error`.
     """
@@ -127,7 +127,7 @@ class VerifierCalibration(msgspec.Struct, frozen=True, kw_only=True):
     said_weight: float
     accepted_weight: float
     intercept: float
-    alone_error: float
+    alone_from: float
     most: float
     points: tuple[Point, ...]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -17,7 +18,7 @@ from gateway.cli import main
 from semantic_cache.acceptance import Acceptance
 from semantic_cache.evaluate import Case, Looked
 from semantic_cache.evaluate_verified import ALONE, evaluate_verified, to_ask
-from semantic_cache.train_verifier import Told, calibrated, crossed, evaluate_crossed, fit, point_of
+from semantic_cache.train_verifier import Told, alone_from, calibrated, crossed, evaluate_crossed, fit, point_of
 from semantic_cache.verifier import VerifierCalibration
 from tests.served.world import SMALL_NAME, a_policy, an_acceptance, write_policy
 from tests.test_verifier import CALIBRATION
@@ -110,11 +111,19 @@ def test_both_voices_count_and_neither_backwards():
 def test_a_looser_error_serves_no_less_and_each_bound_is_kept():
     told = made_up()
     scores = crossed(told, splits=1)
-    points = [point_of(told, scores, None, error) for error in (0.02, 0.05, 0.1, 0.3)]
+    points = [point_of(told, scores, 2.0, error) for error in (0.02, 0.05, 0.1, 0.3)]
     assert [point.served for point in points] == sorted(point.served for point in points)
     assert points[-1].threshold is not None
     for point in points:
         assert point.threshold is None or point.upper_bound <= point.max_error
+
+
+def test_the_acceptance_serves_alone_only_above_the_traps_it_would_serve():
+    told, acceptance = made_up(), an_acceptance()
+    above = alone_from(told, acceptance)
+    assert above > told.accepted[told.passed & ~told.is_right].max()
+    without = replace(told, is_right=np.ones_like(told.is_right))
+    assert alone_from(without, acceptance) == acceptance.threshold(0.15)
 
 
 def test_thresholds_out_of_fold_serve_what_the_model_knows():

@@ -51,6 +51,8 @@ DIFFERENT = [
     (Objection.FORMAT, "解释这个请求是否安全。", "只回答一个词: 安全"),
     (Objection.REGISTER, "Explain rain", "Explain rain in simple terms"),
     (Objection.REGISTER, "Explain rain to beginners", "Explain rain to experts"),
+    (Objection.SCRIPT, "\u89e3\u91ca\u96e8\u6c34\u3002", "\u89e3\u91ca\u98ce\u666f\u3002"),
+    (Objection.SCRIPT, "Explain \u0434\u043e\u0436\u0434\u044c", "Explain \u0441\u043d\u0435\u0433"),
     (Objection.FORMAT, "Explain rain briefly", "Explain rain in detail"),
     (Objection.LANGUAGE, "Explain rain in French", "Explain rain in German"),
     (Objection.LENGTH, "Explain rain in one sentence", "Explain rain in three sentences"),

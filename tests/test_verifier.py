@@ -23,9 +23,9 @@ from semantic_cache.verifier import (
 )
 
 CALIBRATION = VerifierCalibration(
-    format=2, model="m", weights="w", wording=wording_id(), acceptance="a", made="2026-11-21", confidence=0.9,
+    format=3, model="m", weights="w", wording=wording_id(), acceptance="a", made="2026-11-21", confidence=0.9,
     repeats=100, traps=100, assumption="made up", sources=(), said_weight=1.0, accepted_weight=0.5, intercept=-1.0,
-    alone_error=0.03, most=6.0, points=(
+    alone_from=0.99, most=6.0, points=(
         Point(max_error=0.01, threshold=None, served=0, wrong=0, upper_bound=1.0, repeats_served=0.0),
         Point(max_error=0.03, threshold=0.9, served=60, wrong=0, upper_bound=0.03, repeats_served=0.6),
         Point(max_error=0.1, threshold=0.5, served=80, wrong=3, upper_bound=0.08, repeats_served=0.77),

@@ -102,7 +102,7 @@ async def _measure(asked: Asked, policy: Policy, name: str, bench: Bench) -> tup
     if calibration is None:
         seen = _out_of_fold(asked, cases, seen, bench)
     heard = await ask_about(
-        to_ask(cases, seen, _accepted_from(asked, acceptance, calibration)),
+        to_ask(cases, seen, _accepted_from(asked, seen, acceptance, calibration)),
         policy,
         name,
         weights=asked.weights,
@@ -147,15 +147,18 @@ def _calibration(asked: Asked, known_as: str, acceptance: Acceptance) -> Verifie
     return next((each for each in shipped if each.mismatch(**here) is None), None)
 
 
-def _accepted_from(asked: Asked, acceptance: Acceptance, calibration: VerifierCalibration | None) -> float | None:
+def _accepted_from(
+    asked: Asked, seen: Looked, acceptance: Acceptance, calibration: VerifierCalibration | None
+) -> float | None:
     """Return from which of the acceptance's scores on a pair is served without a question."""
     if calibration is None:
-        from semantic_cache.train_verifier import strictest
+        import numpy as np
 
-        error = strictest(acceptance)
-        return None if error is None else acceptance.threshold(error)
+        from semantic_cache.train_verifier import alone_from, told_of
+
+        return alone_from(told_of(seen, np.full(len(seen.scores), np.nan)), acceptance)
     point = calibration.point(asked.max_error)
-    return acceptance.threshold(asked.max_error if point is None else calibration.alone_error)
+    return acceptance.threshold(asked.max_error) if point is None else calibration.alone_from
 
 
 def _out_of_fold(asked: Asked, cases: Sequence[Case], seen: Looked, bench: Bench) -> Looked:

@@ -34,6 +34,7 @@ from gateway.serve import Server, spare_what_stays
 from gateway.settings import environment
 from gateway.source import PolicySource
 from gateway.spending import caps_of
+from gateway.worker import take_short_turns
 from gateway.workers.figures import Figures, Household, MemberStatus, figures_of, pools_now
 from gateway.workers.line import (
     Admit,
@@ -222,6 +223,7 @@ class Crew:
 
 def main() -> None:
     """Be a worker: everything it needs to know comes over its standard input, a socket."""
+    take_short_turns()
     uvloop.run(_live(socket.socket(fileno=os.dup(0))))
 
 

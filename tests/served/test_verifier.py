@@ -24,7 +24,7 @@ def a_calibration(**changes: JsonValue) -> VerifierCalibration:
     """Return a calibration by which the small model's word decides alone."""
     point = Point(max_error=0.05, threshold=0.5, served=60, wrong=0, upper_bound=0.04, repeats_served=0.6)
     calibration = VerifierCalibration(
-        format=2,
+        format=3,
         model=SMALL_NAME,
         weights="",
         wording=wording_id(),
@@ -38,7 +38,7 @@ def a_calibration(**changes: JsonValue) -> VerifierCalibration:
         said_weight=1.0,
         accepted_weight=0.0,
         intercept=0.0,
-        alone_error=0.05,
+        alone_from=0.5,
         most=20.0,
         points=(point,),
     )
