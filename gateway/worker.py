@@ -20,8 +20,8 @@ _QUEUE_LIMIT = 64
 
 
 _TURN_S = 0.0001
-"""How long a thread may keep the interpreter while another waits for it. With Python's own 5 ms, a lookup's pieces in pure
-Python keep the event loop waiting: 7 ms at the median while a thread reads texts, 0.3 ms with this."""
+"""How long a thread may keep the interpreter while another waits for it. With Python's own 5 ms, a lookup's pieces in
+pure Python keep the event loop waiting: 7 ms at the median while a thread reads texts, 0.3 ms with this."""
 
 
 def take_short_turns() -> None:
