@@ -4,6 +4,9 @@
     whole_path.py --against TREE         the same of another checkout and of this one, burst by burst in turn, and the
                                          ratio: what others do to the machine does the same to both
     whole_path.py --profile              the functions by their own time
+    whole_path.py --opcodes              the functions by the opcodes that a request executes in them, this program's
+                                         own included: the same whatever else the machine does, but blind to C and
+                                         to the processor's caches
 
 As `hot_path.py`, with the real connection classes on both sides of the gateway and transports that hand bytes over.
 """
@@ -21,8 +24,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import CodeType, FrameType
 
 import hot_path
 import uvicorn
@@ -200,7 +205,10 @@ async def _measure(folder: Path, options: argparse.Namespace) -> None:
         if options.serve:
             await _serve(burst)
         for case in () if options.serve else options.cases:
-            await _show(case, burst, is_profiled=options.profile)
+            if options.opcodes:
+                await _count(case, burst)
+            else:
+                await _show(case, burst, is_profiled=options.profile)
     for end in kept:
         end.close()
 
@@ -237,6 +245,29 @@ async def _show(case: str, burst: Callable[..., object], *, is_profiled: bool) -
     print(f"\n{case}: {sum(row[1] for row in rows) / 20 / BURST:.0f} calls a request")
     for own, calls, file, name in sorted(rows, reverse=True)[:60]:
         print(f"{own / 20 / BURST * 1e6:8.1f} µs own {calls / 20 / BURST:6.1f} calls  {file}:{name}")
+
+
+async def _count(case: str, burst: Callable[..., Awaitable[float]]) -> None:
+    """Print what a request executes."""
+    opcodes, frames = Counter[CodeType](), Counter[CodeType]()
+
+    def step(frame: FrameType, event: str, _argument: object) -> Callable[..., object]:
+        opcodes[frame.f_code] += event == "opcode"
+        return step
+
+    def enter(frame: FrameType, _event: str, _argument: object) -> Callable[..., object]:
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        frames[frame.f_code] += 1
+        return step
+
+    await burst(case, 10 * BURST)
+    sys.settrace(enter)
+    await burst(case, BURST)
+    sys.settrace(None)
+    print(f"\n{case}: {opcodes.total() / BURST:.0f} opcodes and {frames.total() / BURST:.0f} frames a request")
+    for code, count in opcodes.most_common(60):
+        place = f"{Path(code.co_filename).name}:{code.co_qualname}"
+        print(f"{count / BURST:8.1f} opcodes {frames[code] / BURST:6.1f} frames  {place}")
 
 
 def _compare(tree: Path, cases: list[str]) -> None:
@@ -278,6 +309,7 @@ def main() -> None:
     parser.add_argument("--cases", type=lambda text: text.split(","), default=list(CASES), help=", ".join(CASES))
     parser.add_argument("--against", type=Path, metavar="TREE", help="another checkout to take turns with")
     parser.add_argument("--profile", action="store_true", help="show where the time goes")
+    parser.add_argument("--opcodes", action="store_true", help="count what a request executes")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.against is not None:
