@@ -126,10 +126,9 @@ class WireResponse:
 
     def push(self, received: bytes) -> None:
         """Take some of the body."""
-        waiter = self._waiter
+        tap, waiter = self._tap, self._waiter
         # Only past a reader that waits: one that is woken, or busy with what came before, shall have this after it.
-        is_tapped = self._tap is not None and waiter is not None and not waiter.done()
-        if is_tapped and self._tap is not None and self._tap(received):
+        if tap is not None and waiter is not None and not waiter.done() and tap(received):
             return
         self._parts.append(received)
         self.size += len(received)
@@ -260,20 +259,21 @@ class Connection:
             self.abort("the upstream sent what nobody asked for")
             return
         fault = None
+        framing = self._framing_bytes
+        self._framing_bytes = framing + len(data)
         # llhttp speaks RTSP, too, and skips empty lines.
-        is_start = not self._framing_bytes and not response.status
-        self._framing_bytes += len(data)
-        if is_start and not data.startswith(b"H"):
+        if not response.status and not framing and not data.startswith(b"H"):
             self._break("the upstream's answer does not begin with a status line", before_head=ReplyMalformed)
             return
         try:
             parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade) as error:
             fault = f"the upstream's answer is not HTTP/1.1: {error.__context__ or error}"
-        if self._body:
+        body = self._body
+        if body:
             self._framing_bytes = 0
-            response.push(self._body[0] if len(self._body) == 1 else b"".join(self._body))
-            self._body.clear()
+            response.push(body[0] if len(body) == 1 else b"".join(body))
+            body.clear()
         elif self._framing_bytes > MAX_HEADER_BYTES:
             fault = fault or _OVER_LIMIT
         if self._is_complete:

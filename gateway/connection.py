@@ -771,9 +771,9 @@ def head_of(status: int, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
     Raises:
         ValueError: a header has a line break in it, and would be two.
     """
-    lines = [name + b": " + value for name, value in headers]
-    head = b"\r\n".join([STATUS_LINE[status] + lines[0], *lines[1:], b"\r\n"])
-    if head.count(b"\n") != len(lines) + 2 or head.count(b"\r") != len(lines) + 2 or b"\0" in head:
+    head = STATUS_LINE[status] + b"\r\n".join(map(b": ".join, headers)) + b"\r\n\r\n"
+    ends = len(headers) + 2
+    if head.count(b"\n") != ends or head.count(b"\r") != ends or b"\0" in head:
         raise ValueError(f"a response header holds a control character; the names are {[name for name, _ in headers]}")
     return head
 

@@ -365,7 +365,7 @@ def _replayed(payload: bytes, journey: Journey, usage: Usage, ask: Ask) -> bytes
     is_whole = ask.surface is not Surface.EMBEDDINGS or bool(usage.total_input_tokens)
     pieces = known(payload, usage, journey.path, wants_usage=is_whole)
     own = {_ID: journey.request_id.encode(), _CREATED: b"%d" % journey.clock.now().timestamp()}
-    return b"".join([own.get(piece, piece) for piece in pieces])
+    return b"".join(map(own.get, pieces, pieces))
 
 
 _PIECES_LIMIT_BYTES = 2**16
