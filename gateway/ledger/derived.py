@@ -1,4 +1,4 @@
-"""More that is derived from the rows and kept by triggers: savings by cause, and what the pools' replicas did.
+"""More that is derived from the rows and kept beside them: savings by cause, and what the pools' replicas did.
 
 Rules:
 - a request's savings stand under its day, tenant and cause; a charge that comes later than its request (an audit)
@@ -11,7 +11,10 @@ Rules:
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import sqlite3
 
 DAY_US: Final = 86_400 * 10**6
 
@@ -84,32 +87,44 @@ def spans_sql(which: str = "true") -> str:
     )
 
 
-_NEW_END: Final = f"NEW.{_END.format('NEW.')}"
-_ITS: Final = "pool = NEW.pool AND endpoint = NEW.endpoint_label"
-_LATE: Final = "EXISTS (SELECT 1 FROM requests WHERE request_id = NEW.request_id)"
-_OWN: Final = "requests.request_id = NEW.request_id"
-_OWN_CHARGES: Final = "charges.request_id = NEW.request_id"
-_ADD: Final = "ON CONFLICT ({keys}) DO UPDATE SET {sums}"
+_ITS: Final = "pool = :pool AND endpoint = :endpoint"
+# The span that a new one makes with all it touches; they lie from the one before its start up to its end.
+_JOIN: Final = f"""
+INSERT INTO busy_spans
+  SELECT :pool, :endpoint, MIN(:start, COALESCE(MIN(start_us), :start)), MAX(:end, COALESCE(MAX(end_us), 0))
+  FROM busy_spans WHERE {_ITS} AND end_us >= :start AND start_us <= :end AND start_us >= COALESCE(
+    (SELECT MAX(start_us) FROM busy_spans WHERE {_ITS} AND start_us <= :start), :start)
+  ON CONFLICT (pool, endpoint, start_us) DO UPDATE SET end_us = MAX(end_us, excluded.end_us)
+"""  # noqa: S608 - constants
+_SWALLOW: Final = f"""
+DELETE FROM busy_spans WHERE {_ITS}
+  AND start_us > (SELECT MAX(start_us) FROM busy_spans WHERE {_ITS} AND start_us <= :start)
+  AND start_us <= (SELECT end_us FROM busy_spans WHERE {_ITS} AND start_us <= :start
+                   ORDER BY start_us DESC LIMIT 1)
+"""  # noqa: S608 - constants
 
 
-def _added(keys: tuple[str, ...], sums: tuple[str, ...]) -> str:
-    return _ADD.format(keys=", ".join(keys), sums=", ".join(f"{name} = {name} + excluded.{name}" for name in sums))
+def add_spans(db: sqlite3.Connection, *, charges_after: int) -> None:
+    """Join the spans of the charges above an id to `busy_spans`; those that touch one another come as one.
 
-
-def _add_savings(charges: str, sign: str = "") -> str:
-    sums = ", ".join(f"{sign}{name}" for name in SAVINGS_SUMS)
-    named = ", ".join((*SAVINGS_KEYS, *SAVINGS_SUMS))
-    # A compound whose first half is empty gives the columns their names: triggers know no WITH.
-    nothing = ", ".join(f"0 AS {name}" for name in (*SAVINGS_KEYS, *SAVINGS_SUMS))
-    facts = f"SELECT {nothing} WHERE false UNION ALL {savings_sql(_OWN, charges)}"
-    return (
-        f"INSERT INTO daily_savings ({named}) SELECT {', '.join(SAVINGS_KEYS)}, {sums} FROM ({facts}) WHERE true "  # noqa: S608
-        f"{_added(SAVINGS_KEYS, SAVINGS_SUMS)};"
-    )
+    The caller holds the transaction.
+    """
+    new = f"{spans_sql('charges.id > ?')} ORDER BY pool, endpoint, start_us"
+    joined: list[tuple[str, str, int, int]] = []
+    for pool, endpoint, start, end in db.execute(new, (charges_after,)):
+        last = joined[-1] if joined else None
+        if last is not None and last[:2] == (pool, endpoint) and start <= last[3]:
+            joined[-1] = (*last[:3], max(last[3], end))
+        else:
+            joined.append((pool, endpoint, start, end))
+    for span in joined:
+        named = dict(zip(("pool", "endpoint", "start", "end"), span, strict=True))
+        db.execute(_JOIN, named)
+        db.execute(_SWALLOW, named)
 
 
 DERIVED_SCHEMA: Final = f"""
-CREATE TABLE daily_savings (         -- baseline - actual by cause; derived, kept by triggers
+CREATE TABLE daily_savings (         -- baseline - actual by cause; derived, kept by the fold
   day INTEGER NOT NULL,              -- days since 1970 UTC in which the requests began
   tenant TEXT NOT NULL,              -- who paid
   cause TEXT NOT NULL,               -- exact or semantic (cache), small (a smaller model answered), other
@@ -119,7 +134,7 @@ CREATE TABLE daily_savings (         -- baseline - actual by cause; derived, kep
   router_nusd INTEGER NOT NULL,      -- minus embeddings, judges and verifiers
   PRIMARY KEY ({", ".join(SAVINGS_KEYS)})
 ) STRICT, WITHOUT ROWID;
-CREATE TABLE daily_pools (           -- charges of pools under the day of the attempt; derived, kept by triggers
+CREATE TABLE daily_pools (           -- charges of pools under the day of the attempt; derived, kept by the fold
   day INTEGER NOT NULL,              -- days since 1970 UTC in which the attempts began
   pool TEXT NOT NULL,                -- the pool
   endpoint TEXT NOT NULL,            -- the replica
@@ -127,38 +142,12 @@ CREATE TABLE daily_pools (           -- charges of pools under the day of the at
   cost_nusd INTEGER NOT NULL,        -- of the known ones, nano-dollars
   PRIMARY KEY ({", ".join(POOL_KEYS)})
 ) STRICT, WITHOUT ROWID;
-CREATE TABLE busy_spans (            -- when a replica had attempts in flight; disjoint, derived, kept by triggers
+CREATE TABLE busy_spans (            -- when a replica had attempts in flight; disjoint, derived, kept by the fold
   pool TEXT NOT NULL,                -- the pool
   endpoint TEXT NOT NULL,            -- the replica
   start_us INTEGER NOT NULL,         -- microseconds since 1970 UTC
   end_us INTEGER NOT NULL,           -- likewise
   PRIMARY KEY (pool, endpoint, start_us)
 ) STRICT, WITHOUT ROWID;
-CREATE TRIGGER requests_saved AFTER INSERT ON requests BEGIN
-  {_add_savings(_OWN_CHARGES)}
-END;
-CREATE TRIGGER charges_saved AFTER INSERT ON charges WHEN {_LATE} BEGIN
-  {_add_savings(f"{_OWN_CHARGES} AND charges.id <> NEW.id", "-")}
-  {_add_savings(_OWN_CHARGES)}
-END;
-CREATE TRIGGER charges_of_pools AFTER INSERT ON charges WHEN NEW.pool IS NOT NULL BEGIN
-  INSERT INTO daily_pools VALUES
-    (NEW.started_at_us / {DAY_US}, NEW.pool, NEW.endpoint_label, 1, COALESCE(NEW.cost_nusd, 0))
-    {_added(POOL_KEYS, POOL_SUMS)};
-END;
-CREATE TRIGGER charges_busy AFTER INSERT ON charges
-  WHEN NEW.pool IS NOT NULL AND {_NEW_END} > NEW.started_at_us BEGIN
-  -- The span that the new one makes with all it touches; they lie from the one before its start up to its end.
-  INSERT INTO busy_spans
-    SELECT NEW.pool, NEW.endpoint_label, MIN(NEW.started_at_us, COALESCE(MIN(start_us), NEW.started_at_us)),
-           MAX({_NEW_END}, COALESCE(MAX(end_us), 0))
-    FROM busy_spans WHERE {_ITS} AND end_us >= NEW.started_at_us AND start_us <= {_NEW_END} AND start_us >= COALESCE(
-      (SELECT MAX(start_us) FROM busy_spans WHERE {_ITS} AND start_us <= NEW.started_at_us), NEW.started_at_us)
-    ON CONFLICT (pool, endpoint, start_us) DO UPDATE SET end_us = MAX(end_us, excluded.end_us);
-  DELETE FROM busy_spans WHERE {_ITS}
-    AND start_us > (SELECT MAX(start_us) FROM busy_spans WHERE {_ITS} AND start_us <= NEW.started_at_us)
-    AND start_us <= (SELECT end_us FROM busy_spans WHERE {_ITS} AND start_us <= NEW.started_at_us
-                     ORDER BY start_us DESC LIMIT 1);
-END;
-"""  # noqa: S608 - the schema itself
+"""
 """The part of the schema that this module owns."""

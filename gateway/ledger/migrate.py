@@ -20,6 +20,15 @@ OLDEST_MIGRATED: Final = 1
 """The oldest version that `migrate` takes."""
 _TABLES_ALONE_SINCE: Final = 6
 """Since this version tables were added and none was changed: nothing has to be copied."""
+_FORMER_TRIGGERS: Final = (
+    "requests_roll_up",
+    "charges_roll_up",
+    "requests_saved",
+    "charges_saved",
+    "charges_of_pools",
+    "charges_busy",
+)
+"""They kept the rollups up to version 7, row by row; the store keeps them since."""
 
 # What columns that the former version lacks hold for its rows; every other new column is NULL.
 _FILLED: Final = {
@@ -72,7 +81,7 @@ def migrate(db: sqlite3.Connection, *, finish: Callable[[], None]) -> None:
         for table in former:
             _copy(db, table)
             db.execute(f'DROP TABLE "former_{table}"')
-        rebuild(db)  # one pass, where the triggers would take one for every row
+        rebuild(db)
         for statement in triggers:
             db.execute(statement)
         finish()
@@ -92,6 +101,8 @@ def _add_tables(db: sqlite3.Connection) -> None:
             found = _TABLE.search(statement)
             if found is not None and found[1] not in known:
                 db.execute(statement)
+        for name in _FORMER_TRIGGERS:
+            db.execute(f"DROP TRIGGER IF EXISTS {name}")
         db.execute(f"PRAGMA user_version = {VERSION}")
         db.execute("COMMIT")
     except BaseException:

@@ -1,11 +1,12 @@
-"""Rollups: daily sums of requests and charges, kept by triggers in the transaction that books the rows.
+"""Rollups: daily sums of requests and charges, kept by the store in the transaction that books the rows.
 
 Rules:
 - a rollup is derived: the rows are the truth, `mismatches` proves that both say the same, `rebuild` makes it anew;
 - a charge is summed under the day, feature and path of its request, which is booked after it: until then it stands in
   `waiting_charges`, and a charge that comes later than its request (an audit) is summed at once;
-- whoever inserts a row, the fold or a recovery, keeps the sums: that is why they are triggers; a migration leaves
-  `DERIVED` tables out of what it copies and makes them anew;
+- every transaction of the store ends with `add_booked`, once for all of its rows; they were triggers once, one round of
+  statements for every row, which was a quarter of what folding cost. A migration leaves `DERIVED` tables out of what
+  it copies and makes them anew;
 - rows that went into an archive are no longer there, their sums are: in the rollup, and apart in `archived_…`, so that
   the rollup is still proven equal to the rows and what is archived;
 - an unknown cost is counted in `unknown_charges` and adds nothing to `cost_nusd`.
@@ -27,6 +28,7 @@ from gateway.ledger.derived import (
     POOL_SUMS,
     SAVINGS_KEYS,
     SAVINGS_SUMS,
+    add_spans,
     joined_spans_sql,
     savings_sql,
     spans_sql,
@@ -95,13 +97,8 @@ def _added(keys: tuple[str, ...], sums: dict[str, str]) -> str:
     return f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {more}"
 
 
-_ADD_REQUEST: Final = (
-    f"INSERT INTO daily_requests SELECT {_request_values('NEW')} WHERE true {_added(_REQUEST_KEYS, REQUEST_SUMS)};"
-)
-_ADD_CHARGES: Final = "INSERT INTO daily_charges SELECT {values} FROM {rows} WHERE {which} {added};"
-
 ROLLUPS: Final = f"""
-CREATE TABLE daily_requests (       -- sums of requests; derived, kept by triggers
+CREATE TABLE daily_requests (       -- sums of requests; derived, kept by the fold
   day INTEGER NOT NULL,              -- days since 1970 UTC in which the requests began
   tenant TEXT NOT NULL,              -- as in requests, and so are the next three
   key_id TEXT NOT NULL,              -- with which key
@@ -117,7 +114,7 @@ CREATE TABLE daily_requests (       -- sums of requests; derived, kept by trigge
   baseline_high_nusd INTEGER NOT NULL, -- its upper end
   PRIMARY KEY ({", ".join(_REQUEST_KEYS)})
 ) STRICT, WITHOUT ROWID;
-CREATE TABLE daily_charges (        -- sums of charges under the day of their request; derived, kept by triggers
+CREATE TABLE daily_charges (        -- sums of charges under the day of their request; derived, kept by the fold
   day INTEGER NOT NULL,              -- days since 1970 UTC in which the request began
   tenant TEXT NOT NULL,              -- who pays
   key_id TEXT NOT NULL,              -- with which key
@@ -133,36 +130,12 @@ CREATE TABLE daily_charges (        -- sums of charges under the day of their re
         -- of the known ones, nano-dollars
   PRIMARY KEY ({", ".join(_CHARGE_KEYS)})
 ) STRICT, WITHOUT ROWID;
-CREATE TABLE waiting_charges (       -- charges whose request is not booked yet; derived, kept by triggers
+CREATE TABLE waiting_charges (       -- charges whose request is not booked yet; derived, kept by the fold
   request_id TEXT NOT NULL,          -- of charges
   attempt INTEGER NOT NULL,          -- of charges
   PRIMARY KEY (request_id, attempt)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX requests_of_sessions ON requests (started_at_us) WHERE session IS NOT NULL;
-CREATE TRIGGER requests_roll_up AFTER INSERT ON requests BEGIN
-  {_ADD_REQUEST}
-  {
-    _ADD_CHARGES.format(
-        values=_charge_values("NEW", "charges"),
-        rows="charges",
-        which="charges.request_id = NEW.request_id",
-        added=_added(_CHARGE_KEYS, CHARGE_SUMS),
-    )
-}
-  DELETE FROM waiting_charges WHERE request_id = NEW.request_id;
-END;
-CREATE TRIGGER charges_roll_up AFTER INSERT ON charges BEGIN
-  {
-    _ADD_CHARGES.format(
-        values=_charge_values("requests", "NEW"),
-        rows="requests",
-        which="requests.request_id = NEW.request_id",
-        added=_added(_CHARGE_KEYS, CHARGE_SUMS),
-    )
-}
-  INSERT INTO waiting_charges SELECT NEW.request_id, NEW.attempt
-    WHERE NOT EXISTS (SELECT 1 FROM requests WHERE request_id = NEW.request_id);
-END;
 {DERIVED_SCHEMA}"""
 """The part of the schema that this module owns, and that of `derived`."""
 
@@ -201,6 +174,23 @@ _SUMMED: Final = {
 
 
 _SPANS: Final = "pool, endpoint, start_us, end_us"
+
+
+def add_booked(db: sqlite3.Connection, *, requests: int, charges: int) -> None:
+    """Add the rows of a transaction to the rollups. The caller holds the transaction.
+
+    Args:
+        db: the ledger.
+        requests: the last id of `requests` before the transaction.
+        charges: that of `charges`.
+    """
+    before = {"requests": requests, "charges": charges}
+    for statement in _ADD_BOOKED:
+        db.execute(statement, before)
+    if db.execute(f"SELECT EXISTS ({_LATE})", before).fetchone()[0]:
+        for statement in _MOVE_LATE:
+            db.execute(statement, before)
+    add_spans(db, charges_after=charges)
 
 
 def rebuild(db: sqlite3.Connection) -> None:
@@ -264,3 +254,61 @@ def _kept(table: str) -> str:
     if table != "daily_savings":
         return table
     return f"(SELECT * FROM daily_savings WHERE {' OR '.join(f'{name} <> 0' for name in SAVINGS_SUMS)})"
+
+
+def _add(table: str, rows: str, keys: tuple[str, ...], sums: tuple[str, ...], *, sign: str = "") -> str:
+    names = ", ".join((*keys, *sums))
+    summed = ", ".join((*keys, *(f"{sign}SUM({name})" for name in sums)))
+    more = ", ".join(f"{name} = {name} + excluded.{name}" for name in sums)
+    return (
+        f"INSERT INTO {table} ({names}) SELECT {summed} "
+        f"FROM (WITH facts({names}) AS ({rows}) SELECT * FROM facts) GROUP BY {', '.join(keys)} "
+        f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {more}"
+    )
+
+
+_NEW: Final = "requests.id > :requests"
+_THEIRS: Final = f"charges.request_id IN (SELECT request_id FROM requests WHERE {_NEW})"
+# Charges of this transaction whose requests were booked before it: audits, mostly.
+_LATE: Final = (
+    "SELECT charges.request_id FROM charges CROSS JOIN requests USING (request_id) "
+    "WHERE charges.id > :charges AND requests.id <= :requests"
+)
+_SUMMABLE: Final = (
+    f"SELECT {_charge_values('requests', 'charges')} FROM requests CROSS JOIN charges USING (request_id) WHERE {_NEW} "
+    f"UNION ALL SELECT {_charge_values('requests', 'charges')} FROM charges CROSS JOIN requests USING (request_id) "
+    "WHERE charges.id > :charges AND requests.id <= :requests"
+)
+_ADD_BOOKED: Final = (
+    _add(
+        "daily_requests",
+        f"SELECT {_request_values('requests')} FROM requests WHERE {_NEW}",
+        _REQUEST_KEYS,
+        tuple(REQUEST_SUMS),
+    ),
+    _add("daily_charges", _SUMMABLE, _CHARGE_KEYS, tuple(CHARGE_SUMS)),
+    _add("daily_savings", savings_sql(_NEW, _THEIRS), SAVINGS_KEYS, SAVINGS_SUMS),
+    _add(
+        "daily_pools",
+        _SUMMED["daily_pools"][0].format(charges="charges.id > :charges"),
+        POOL_KEYS,
+        POOL_SUMS,
+    ),
+    f"DELETE FROM waiting_charges WHERE request_id IN (SELECT request_id FROM requests WHERE {_NEW})",
+    (
+        "INSERT INTO waiting_charges SELECT request_id, attempt FROM charges WHERE id > :charges "
+        "AND NOT EXISTS (SELECT 1 FROM requests WHERE requests.request_id = charges.request_id)"
+    ),
+)
+_OF_LATE: Final = f"IN ({_LATE})"
+# What their requests stood for until now is taken away, what they stand for now is added.
+_MOVE_LATE: Final = tuple(
+    _add(
+        "daily_savings",
+        savings_sql(f"requests.request_id {_OF_LATE}", f"charges.request_id {_OF_LATE}{among}"),
+        SAVINGS_KEYS,
+        SAVINGS_SUMS,
+        sign=sign,
+    )
+    for sign, among in (("-", " AND charges.id <= :charges"), ("", ""))
+)

@@ -9,7 +9,7 @@ from gateway.ledger.rollups import ROLLUPS
 from gateway.ledger.views import VIEWS
 
 APPLICATION_ID: Final = 0x46415245  # "FARE": tells our file from any other SQLite file
-VERSION: Final = 7
+VERSION: Final = 8
 
 _BOOKS: Final = f"""
 CREATE TABLE requests (              -- one row for every client request, whatever became of it; append-only

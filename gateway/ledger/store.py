@@ -23,6 +23,7 @@ from gateway.ledger.chain import BOOKS, GENESIS, Head, Root, link
 from gateway.ledger.errors import FolderUnusable, PeriodInvalid, SchemaMismatch
 from gateway.ledger.journal import Position, Segment
 from gateway.ledger.migrate import OLDEST_MIGRATED, migrate
+from gateway.ledger.rollups import add_booked
 from gateway.ledger.rows import (
     CRASHED,
     CRASHED_STATUS,
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from backends.words import RequestId
 
 FILE_NAME: Final = "ledger.db"
 _LOCK_WAIT_S: Final = 1.0  # then the batch is rolled back and tried again at the next tick
@@ -156,8 +156,12 @@ class Store:
         with self._transaction():
             # No pauses between rows: measured against the event loop on two busy cores, short sleeps here made its
             # waits above 1 ms four times as frequent.
-            for epoch, row in _without_brief_holds(rows):
-                self._put(row, epoch, upto.segment.slot)
+            ended = {(row.request_id, row.attempt) for _, row in rows if isinstance(row, (ChargeRow, ReleaseRow))}
+            for epoch, row in rows:
+                # A hold that ends within the batch is not put: nobody would ever see it open.
+                if not (isinstance(row, HoldRow) and (row.request_id, row.attempt) in ended):
+                    self._put(row, epoch, upto.segment.slot)
+            self._db.executemany("DELETE FROM open_holds WHERE request_id = ? AND attempt = ?", ended)
             self._remember(upto)
             if last_n is not None:
                 self._db.execute(
@@ -342,8 +346,11 @@ class Store:
         self._heads.clear()
         self._links.clear()
         self._sealed_until_us = self._read_sealed_until_us()
+        requests, charges = self._last_ids()
         try:
             yield
+            if (requests, charges) != self._last_ids():
+                add_booked(self._db, requests=requests, charges=charges)
             self._write_chain()
             self._db.execute("COMMIT")
         except BaseException:
@@ -352,15 +359,20 @@ class Store:
                 self._db.execute("ROLLBACK")
             raise
 
+    def _last_ids(self) -> tuple[int, int]:
+        """Return the ids of the last request and charge; they only ever grow."""
+        last = "SELECT COALESCE((SELECT MAX(id) FROM requests), 0), COALESCE((SELECT MAX(id) FROM charges), 0)"
+        requests, charges = self._db.execute(last).fetchone()
+        return int(requests), int(charges)
+
     def _put(self, row: Row, epoch: int, slot: int) -> None:
         match row:
             case HoldRow():
                 self._put_hold(row, epoch, slot)
             case ReleaseRow():
-                self._end_hold(row.request_id, row.attempt)
+                pass  # its hold ends with the batch's, in `apply`
             case ChargeRow():
                 self._put_charge(row, epoch, slot)
-                self._end_hold(row.request_id, row.attempt)
             case RequestRow():
                 known_as = row.user_pseudonym
                 user = None if known_as is None else self._user(known_as)
@@ -446,9 +458,6 @@ class Store:
             (row.request_id, row.attempt, epoch, slot, msgspec.json.encode(row).decode()),
         )
 
-    def _end_hold(self, request_id: RequestId, attempt: int) -> None:
-        self._db.execute("DELETE FROM open_holds WHERE request_id = ? AND attempt = ?", (request_id, attempt))
-
     def _put_epoch(self, row: EpochRow) -> None:
         started, seen = microseconds(row.started_at), microseconds(row.last_seen_at)
         self._db.execute(
@@ -478,14 +487,6 @@ class Store:
         self._db.execute(
             "INSERT INTO counters VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = value + ?2", (name, more)
         )
-
-
-def _without_brief_holds(rows: Sequence[tuple[int, Row]]) -> Iterator[tuple[int, Row]]:
-    """Yield a batch's rows but for holds that end within it: nobody would ever see them open."""
-    ended = {(row.request_id, row.attempt) for _, row in rows if isinstance(row, (ChargeRow, ReleaseRow))}
-    for epoch, row in rows:
-        if not (isinstance(row, HoldRow) and (row.request_id, row.attempt) in ended):
-            yield epoch, row
 
 
 def check_schema(db: sqlite3.Connection, path: Path, *, oldest: int = VERSION) -> None:

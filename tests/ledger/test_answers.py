@@ -24,6 +24,7 @@ from backends.words import Usage
 from gateway.cli import main
 from gateway.ledger.dictionary import described, tables, views
 from gateway.ledger.errors import PeriodInvalid, QuestionInvalid, StatementInvalid
+from gateway.ledger.journal import Position, Segment
 from gateway.ledger.reports.answer import Answer, ask, condense, opened
 from gateway.ledger.reports.baselines import baseline, femto_sql, rounded_sql
 from gateway.ledger.reports.forecast import Forecast, forecasts
@@ -31,7 +32,7 @@ from gateway.ledger.reports.margin import Revenue, Rule, read_revenue, with_reve
 from gateway.ledger.reports.question import Question, dimensions
 from gateway.ledger.rollups import mismatches, rebuild
 from gateway.ledger.rows import TOKENS, ChargeKind, CostProvenance
-from gateway.ledger.store import Row
+from gateway.ledger.store import Row, Store
 from gateway.ledger.verify import verify
 from tests.ledger.test_report import LARGE, an_epoch, books, ledgers
 from tests.ledger.world import NOON, a_charge, a_request
@@ -79,6 +80,23 @@ def test_rollups_and_rows_give_the_same_answer(
         assert (rolled_up.lines, rolled_up.total) == (from_rows.lines, from_rows.total)
         assert condensed == rolled_up
         assert sum(line.cost_nusd for line in rolled_up.lines) == rolled_up.total.cost_nusd
+        assert mismatches(db) == []
+
+
+@given(rows=ledgers().flatmap(st.permutations), at_once=st.integers(1, 5))
+@settings(max_examples=25, deadline=None)
+def test_rollups_are_kept_in_whatever_order_and_transactions_rows_come(
+    rows: list[Row], at_once: int, tmp_path_factory: pytest.TempPathFactory
+):
+    folder = tmp_path_factory.mktemp("ledger")
+    store = Store(folder)
+
+    for start in range(0, len(rows), at_once):
+        chunk = [(1, row) for row in rows[start : start + at_once]]
+        store.apply(chunk, upto=Position(Segment(1, 1), start + 1))
+
+    store.close()
+    with opened(folder) as db:
         assert mismatches(db) == []
 
 

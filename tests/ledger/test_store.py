@@ -130,7 +130,7 @@ def test_a_newer_ledger_is_refused_and_left_alone(ledger: JournaledLedger, folde
     with closing(sqlite3.connect(folder / "ledger.db")) as connection:
         connection.execute("PRAGMA user_version = 99")
 
-    with pytest.raises(SchemaMismatch, match="version 99, this Faregate reads version 7; install"):
+    with pytest.raises(SchemaMismatch, match="version 99, this Faregate reads version 8; install"):
         JournaledLedger.open(folder, clock, INFO)
     with pytest.raises(SchemaMismatch, match="version 99"):
         Books(folder).bill()
@@ -144,7 +144,7 @@ def a_ledger_of_version_1(folder: Path) -> None:
 
 def test_a_ledger_of_version_1_is_brought_up_to_date_with_all_it_holds(folder: Path, reopen: Opener):
     a_ledger_of_version_1(folder)
-    with pytest.raises(SchemaMismatch, match="version 1, this Faregate reads version 7; start a gateway"):
+    with pytest.raises(SchemaMismatch, match="version 1, this Faregate reads version 8; start a gateway"):
         Books(folder).bill()
 
     ledger = reopen()
@@ -200,6 +200,24 @@ def test_a_ledger_of_version_6_only_gets_the_tables_it_lacks(ledger: JournaledLe
     with closing(sqlite3.connect(folder / "ledger.db")) as db:
         assert db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'charges'").fetchone() == before
         assert db.execute("SELECT COUNT(*) FROM energy").fetchone() == (0,)
+    assert not {each.check for each in verify(folder).problems} & {"chain", "gapless", "rollups"}
+
+
+def test_a_ledger_of_version_7_keeps_its_rollups_without_the_triggers(
+    ledger: JournaledLedger, folder: Path, reopen: Opener
+):
+    ledger.settle(a_charge())
+    ledger.book(a_request())
+    ledger.close()
+    with closing(sqlite3.connect(folder / "ledger.db")) as db:
+        summing = "INSERT INTO waiting_charges VALUES (NEW.request_id, 7)"
+        db.executescript(f"CREATE TRIGGER requests_roll_up AFTER INSERT ON requests BEGIN {summing}; END")
+        db.execute("PRAGMA user_version = 7")
+
+    migrated = reopen()
+    migrated.book(a_request(2), [a_charge(2)])
+    assert migrated.flush(5)
+
     assert not {each.check for each in verify(folder).problems} & {"chain", "gapless", "rollups"}
 
 
