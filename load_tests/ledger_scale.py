@@ -2,7 +2,7 @@
 
     nice -n 10 .venv/bin/python load_tests/ledger_scale.py --charges 10000000 --folder /tmp/scale
 
-Rows are inserted in bulk with the rollups' triggers off, and the rollups made anew at the end, as `rebuild` does; the
+Rows are inserted in bulk with the triggers off, and the rollups made anew at the end, as `rebuild` does; the
 ledger is the gateway's own in every other respect. A folder that holds a ledger already is asked as it is.
 """
 

@@ -18,10 +18,10 @@ The way of a row: `seam.Ledger` (what the pipeline calls) → `writer` (encodes,
 → `journal` (segments) → `service` (a thread, in this process or another) → `fold` → `store` (SQLite) → `report`.
 `journaled` joins the two sides, and has the writer's side alone for a worker. A served gateway's service is a process
 of its own: `store_process` is the gateway's side of it, `storing` the program, `store_line` what they tell one another.
-Beside it: `rollups` and `derived` (daily sums, savings, busy time; kept by triggers), `archive` (retention: files and a
-tombstone; `archived` is what stays, `archive_walk` verifies the files, `put_back` reads them again),
-`reports` (any question, on paper), `focus` (export), `invoices`
-and `reconcile` (a provider's file against the rows), `dictionary` and `views` (the schema explained).
+Beside it: `rollups` and `derived` (daily sums, savings, busy time; kept by the store), `archive` (retention: files and
+a tombstone; `archived` is what stays, `archive_walk` verifies the files, `put_back` reads them again), `reports` (any
+question, on paper), `focus` (export), `invoices` and `reconcile` (a provider's file against
+the rows), `dictionary` and `views` (the schema explained).
 
 Decided here:
 - Rows are chained where they are folded, not where they are appended: hashing costs the request nothing, and what is
