@@ -8,7 +8,7 @@ Rules:
 - a charge of unknown cost has no row, since a cost must not be null and is not 0: `Exported.unknown` counts them;
 - archived charges are rows as they were where their files are at hand (`put_back`); where not, the ledger has sums: a
   row for each day, tenant, key, route, feature, path, model, pool and kind, of so many requests at their mean price,
-  for whole days (UTC), as in the report; an "Adjustment" has the rest of that division;
+  for whole UTC days, each where its noon lies, as in the report; an "Adjustment" has the rest of that division;
 - a charge lies in the billing period (the calendar month, UTC) in which its request began, as in the report;
 - what the books post (corrections, adjustments, charges that came after their month was sealed) are rows of category
   "Adjustment" in the month they post to; a late one is also taken out of its own month;
@@ -198,7 +198,7 @@ _ARCHIVED: Final = f"""
 SELECT day * {DAY_US} AS asked_at_us, tenant, key_id, route, feature, path, model, pool, kind,
        SUM(attempts) - SUM(unknown_charges) AS known, SUM(unknown_charges) AS unknown, SUM(cost_nusd) AS cost_nusd
 FROM archived_daily_charges
-WHERE day * {DAY_US} >= :since AND (day + 1) * {DAY_US} <= :until AND (:tenant IS NULL OR tenant = :tenant)
+WHERE day >= :first_day AND day < :last_day AND (:tenant IS NULL OR tenant = :tenant)
 GROUP BY day, tenant, key_id, route, feature, path, model, pool, kind
 """
 _METERS: Final = {

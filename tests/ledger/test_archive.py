@@ -130,6 +130,22 @@ def test_sums_of_an_archived_month_stay_and_say_so(folder: Path):
     assert str(note).startswith("3 requests of 2026-11-03 to 2026-11-06 are archived")
 
 
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "Pacific/Kiritimati", "America/Los_Angeles"])
+def test_an_archived_month_of_any_zone_is_in_the_report_and_in_the_export(folder: Path, zone: str):
+    begin, end = (datetime(2026, month, 1, tzinfo=ZoneInfo(zone)) for month in (11, 12))
+    question = Question(since=begin, until=end, by=dimensions("day,model"), zone=zone)
+    with opened(folder) as db:
+        before = ask(db, question)
+
+    archived(folder)
+
+    with opened(folder) as db:
+        after = ask(db, question)
+        done = export_focus(db, question, spec=Spec.V1_2, file=folder / "focus.csv")
+    assert after.total.cost_nusd == before.total.cost_nusd == sum(line.cost_nusd for line in after.lines)
+    assert (done.cost_nusd, done.unknown) == (after.total.cost_nusd, 1)
+
+
 @pytest.mark.parametrize("spec", [Spec.V1_2, Spec.V1_3])
 def test_an_archived_month_is_exported_from_its_sums_and_adds_up_to_the_report(folder: Path, spec: Spec):
     archived(folder)

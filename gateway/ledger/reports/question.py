@@ -307,12 +307,10 @@ class Question:
         others = [dimension for dimension in self.by if dimension not in _TIMES]
         for rows, sums in (("charges", CHARGE_SUMS), ("requests", REQUEST_SUMS))[: 1 + self.has_requests]:
             # A request's model is told from its path once a group and not once a row.
-            read = {
-                "path" if (each, rows) == _SERVED else each.value: "requests.path"
-                if (each, rows) == _SERVED
-                else self._key(each, rows)
+            read = dict(
+                ("path", "requests.path") if (each, rows) == _SERVED else (each.value, self._key(each, rows))
                 for each in others
-            }
+            )
             summed = ", ".join(f"SUM({value.format(rows)})" for value in sums.values())
             joined = " CROSS JOIN charges USING (request_id)" if rows == "charges" else ""
             grouped = ", ".join(str(number + 1) for number in range(4 + len(read)))
