@@ -14,6 +14,7 @@ pipelining and shutdown. Rules:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import select
 from collections.abc import Callable, Sequence
@@ -75,6 +76,9 @@ _FRAMING_SHARE: Final = 8
 """What may come of a request's body beside the body itself: this, and so many times the body. A chunk of one byte takes
 five more; extensions and trailers have no length of their own, and the parser keeps a trailer it has not seen the end
 of, or copies it again with every read."""
+
+_KEYLESS_BYTES: Final = 64 * 2**10
+"""What is kept of a body before its key is looked at: a thousand connections without one shall not take a gigabyte."""
 
 _LARGE_BYTES: Final = 2**20
 """Larger bodies are kept in one piece that grows."""
@@ -144,6 +148,9 @@ class Connection(HttpToolsProtocol):
             self.cycle = None  # uvicorn would tell it of the loss in its own way
         self._drop_waiting()
         super().connection_lost(exc)
+        # What is a ring is freed when the collector comes, which may be after gigabytes of bodies.
+        self._answering = None
+        self.parser = None  # type: ignore[assignment]  # it holds this object's methods, and is fed no more
 
     @override
     def data_received(self, data: bytes) -> None:
@@ -291,8 +298,8 @@ class Connection(HttpToolsProtocol):
         """Begin a request whose head was read before; return what is to be parsed: all of it, or nothing."""
         before = self.cycle
         known = self.heads.find(data) if before is None or before.response_complete else None
-        if known is None or known.length > min(self._body_limit, _LARGE_BYTES):
-            return data  # a large body takes its share of the room, which is the parser's way
+        if known is None or known.length > min(self._body_limit, _KEYLESS_BYTES):
+            return data  # whose key is looked at while it comes, which is the parser's way
         call, start, length = known
         missing = start + length - len(data)
         if missing < 0:
@@ -508,9 +515,9 @@ class Connection(HttpToolsProtocol):
         """Close, and let the client read what it was told even if it is still sending."""
         self._fall_silent()
         self.flow.resume_reading()
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
         self.loop.call_later(_LINGER_S, self.transport.abort)
+        with contextlib.suppress(OSError):  # it is gone already, and the loop is about to tell
+            self.transport.write_eof()
 
     def close(self) -> None:
         """Close when what was written has been read, or after a moment."""
@@ -625,11 +632,11 @@ class Exchange:
             KeyRefused: it becomes large, and nobody pays for it.
         """
         self._size += len(part)
+        if self._size > _KEYLESS_BYTES >= self._size - len(part):
+            self._connection.check_key(self)
         if self._size <= _LARGE_BYTES:
             self._parts.append(part)
             return self._size
-        if self._share is None:
-            self._connection.check_key(self)
         self._share = self._share or self._connection.gateway.parts.room.share()
         self.has_room = self._share.take(len(part) if self._large is not None else self._size)
         if self._large is None:
@@ -652,6 +659,7 @@ class Exchange:
 
     def let_go(self) -> None:
         """Give back what a body took that nobody will answer any more."""
+        self._parts = []
         if self._share is not None:
             self._large = None
             self._share.give_back()

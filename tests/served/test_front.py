@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import gzip
 import json
 import re
 import socket
 import struct
+import weakref
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -241,11 +243,31 @@ async def test_a_client_that_asks_first_is_not_asked_for_a_body_that_no_key_open
     assert answer.startswith(b"HTTP/1.1 401 ")
 
 
-async def test_a_large_body_without_a_key_is_refused_before_it_is_there(gateway: Served):
+@pytest.mark.parametrize("size", [100_000, 1_500_000])
+async def test_a_large_body_without_a_key_is_refused_before_it_is_there(gateway: Served, size: int):
     first = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer sk-wrong\r\n"
-    answer = await exchange(gateway, first + b"content-length: 15000000\r\n\r\n" + b"x" * 1_500_000)
+    answer = await exchange(gateway, first + b"content-length: 15000000\r\n\r\n" + b"x" * size)
     assert answer.startswith(b"HTTP/1.1 401 ")
     assert gateway.opened.commons.room.taken_bytes == 0
+
+
+@pytest.mark.parametrize("sent", [b"x" * 500_000, b""], ids=["within its body", "answered"])
+async def test_what_a_client_sent_is_let_go_with_its_connection(gateway: Served, sent: bytes):
+    gc.disable()  # which comes late where few objects hold many bytes
+    try:
+        before = set(gateway.server.server_state.connections)
+        reader, writer = await connect(gateway)
+        writer.write(head(gateway, b"content-length: 1000000") + sent if sent else whole(gateway))
+        await (writer.drain() if sent else answer(reader))
+        async with asyncio.timeout(10):
+            while not (met := gateway.server.server_state.connections - before):  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0)
+            connection = weakref.ref(met.pop())
+            writer.close()
+            while connection() is not None:  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0)
+    finally:
+        gc.enable()
 
 
 async def test_who_asks_for_a_head_gets_no_body(gateway: Served):
