@@ -115,6 +115,8 @@ def parse_ask(surface: Surface, body: bytes) -> Ask:
         AskInvalid: not JSON, not an object, or a field of the wrong type; the message names the field.
     """
     try:
+        if not body.isascii():
+            body.decode()  # msgspec looks at the strings it reads, and an upstream may break on the others
         known = _known.decode(body)
         fields = _fields.decode(body)
     except msgspec.ValidationError as error:
@@ -135,7 +137,7 @@ def parse_ask(surface: Surface, body: bytes) -> Ask:
         messages=messages,
         temperature=known.temperature,
         choices=_choices(surface, known),
-        max_output_tokens=_cap(known.max_completion_tokens) or _cap(known.max_tokens),
+        max_output_tokens=_cap(known.max_completion_tokens, known.max_tokens),
         json_schema=known.response_format.json_schema.schema
         if known.response_format and known.response_format.json_schema
         else None,
@@ -273,9 +275,13 @@ def _message(turn: _Turn) -> Message:
     )
 
 
-def _cap(tokens: int | None) -> int | None:
-    """Return a cap that caps: llama.cpp's -1 means none, 0 is the upstream's to refuse, millions say nothing."""
-    return min(tokens, _OUTPUT_LIMIT_TOKENS) if tokens is not None and tokens > 0 else None
+def _cap(*stated: int | None) -> int | None:
+    """Return a cap that caps: llama.cpp's -1 means none, 0 is the upstream's to refuse, millions say nothing.
+
+    Of two the larger counts: which of them an upstream obeys differs, and budgets hold money for no less than may come.
+    """
+    caps = [tokens for tokens in stated if tokens is not None]
+    return min(max(caps), _OUTPUT_LIMIT_TOKENS) if caps and min(caps) > 0 else None
 
 
 def _choices(surface: Surface, known: _Known) -> int:

@@ -118,6 +118,7 @@ def test_the_last_user_turn_is_the_text():
         (Surface.CHAT, b'{"model":"m"', None),
         (Surface.CHAT, b"\xff\xfe", None),
         (Surface.CHAT, b"[" * 100_000, None),
+        (Surface.CHAT, PLAIN + b'"unknown":"\xff"}', None),
         (Surface.CHAT, b'{"messages":[{"role":"user","content":"x"}]}', "model"),
         (Surface.CHAT, b'{"model":"m"}', "messages"),
         (Surface.CHAT, b'{"model":"m","messages":[]}', "messages"),
@@ -152,6 +153,8 @@ def test_any_bytes_are_a_request_or_invalid(body: bytes):
         ({}, None),
         ({"max_tokens": 5}, 5),
         ({"max_tokens": 5, "max_completion_tokens": 7}, 7),
+        ({"max_tokens": 7, "max_completion_tokens": 5}, 7),  # servers differ in which they obey
+        ({"max_tokens": -1, "max_completion_tokens": 5}, None),
         ({"max_tokens": None}, None),
         ({"max_tokens": -1}, None),  # llama.cpp's word for "no limit"
         ({"max_tokens": 0}, None),
