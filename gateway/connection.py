@@ -296,6 +296,8 @@ class Connection(HttpToolsProtocol):
 
     def _take_known(self, data: bytes) -> bytes:
         """Begin a request whose head was read before; return what is to be parsed: all of it, or nothing."""
+        if self.gateway is not self._answers_by:
+            self._take_over(self.gateway)
         before = self.cycle
         known = self.heads.find(data) if before is None or before.response_complete else None
         if known is None or known.length > min(self._body_limit, _KEYLESS_BYTES):
