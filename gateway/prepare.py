@@ -238,7 +238,7 @@ def _lane(
         # What an artefact let through is no answer for a route that has another, or none.
         answers=answers if chosen.sight is None else (*answers, f"artefact={chosen.sight.foresight.digest[:16]}"),
         judges=chosen.judges or {each.model: each.judge for each in judged},
-        output_ratios={rung.judged.model: rung.ratio for rung in verdict.rungs},
+        output_ratios=_ratios_of(route, chosen) or {rung.judged.model: rung.ratio for rung in verdict.rungs},
         verifier=verifier,
         sight=chosen.sight,
         refused_artefact=seen.refused,
@@ -247,6 +247,18 @@ def _lane(
     if seen.refused is not None:
         promise = f"{promise} (artefact refused)"
     return PreparedLane(lane=lane, promise=promise, warnings=tuple(warnings))
+
+
+def _ratios_of(route: Route, chosen: _Choosing) -> dict[ModelId, OutputRatio]:
+    """Return how much longer the baseline's answers were in the records of an artefact that lets rungs answer."""
+    if chosen.sight is None or not chosen.is_by_prompt:
+        return {}
+    told = zip(route.ladder, chosen.sight.foresight.output_ratios, strict=False)
+    return {
+        model: OutputRatio(low=ratio.p10, middle=ratio.p50, high=ratio.p90)
+        for model, ratio in told
+        if ratio is not None
+    }
 
 
 def _strategy(

@@ -23,7 +23,7 @@ from backends.words import JsonValue
 from policies.sealed import read_sealed, seal
 from policies.signals import Signal
 from router.estimators import Estimators
-from router.judge import CalibrationError
+from router.judge import CalibrationError, Quantiles
 
 FORMAT = "faregate-router/1"
 ANY_LADDER = ("any-small", "any-large")
@@ -95,6 +95,8 @@ class Artefact:
         questions: how many rows it rests on.
         qualities: mean quality of each model alone.
         promise: None where no loss was asked for: the threshold is then the user's to choose.
+        output_ratios: how much longer the last model's answers are, by rung below it, None where records do not say;
+            empty where it speaks of any models.
         answers: what is judged; None in mode "route", and in artefacts of before 2026-11-22, which serve no judge.
     """
 
@@ -108,6 +110,7 @@ class Artefact:
     estimators: Estimators
     promise: Stored | None
     answers: Answers | None = None
+    output_ratios: tuple[Quantiles | None, ...] = ()
 
     @classmethod
     def load(cls, path: Path) -> Artefact:

@@ -73,9 +73,20 @@ class Foresight:
         digest: sha256 of the file.
         means: mean quality of each rung on the training prompts, in the ladder's order.
         promise: the loss its threshold keeps; None where it holds no threshold.
+        output_ratios: how much longer the last rung's answers are, by rung below it; see `Artefact`.
     """
 
-    __slots__ = ("_answers", "_estimators", "_forecaster", "_weighers", "digest", "means", "name", "promise")
+    __slots__ = (
+        "_answers",
+        "_estimators",
+        "_forecaster",
+        "_weighers",
+        "digest",
+        "means",
+        "name",
+        "output_ratios",
+        "promise",
+    )
 
     def __init__(self, artefact: Artefact, *, name: str, digest: str) -> None:
         estimators = artefact.estimators
@@ -83,6 +94,7 @@ class Foresight:
         self.name, self.digest = name, digest
         self.means = artefact.qualities
         self.promise: Stored | None = artefact.promise
+        self.output_ratios = artefact.output_ratios
         self._answers = artefact.answers
         self._weighers: tuple[Weigher, ...] = ()
         if self.promise is not None:

@@ -18,12 +18,14 @@ from policies.signals import Signal
 from router.artefact import FORMAT, Answers, Artefact
 from router.estimators import Mode, Vectors
 from router.foresight import STEPS_ASIDE
+from router.judge import Quantiles
 from router.train_certify import Uncertified, certify
 from router.train_estimators import fit
 from router.train_outcomes import TrainingError
 from router.train_records import Outcomes, check_trainable
 from router.train_replay import Show, cross_fit, reference, replay
 
+_TENTHS, _SHARES = ("p10", "p50", "p90"), (0.1, 0.5, 0.9)
 _ROUNDING = 1e-3
 """A log-probability that was reckoned in single precision may come out a little above 0."""
 
@@ -83,6 +85,7 @@ def make(
         estimators=estimators,
         promise=promise,
         answers=None if mode is Mode.ROUTE else _answers(outcomes, is_logprob),
+        output_ratios=_output_ratios(outcomes),
     )
 
 
@@ -131,6 +134,7 @@ def certified(
         source=f"{artefact.source}; threshold by {source}",
         promise=chosen,
         answers=_widened(artefact.answers, outcomes) if judges else None,
+        output_ratios=_output_ratios(outcomes),
     )
 
 
@@ -181,6 +185,17 @@ def _answers(outcomes: Outcomes, is_logprob: bool | None) -> Answers:
         lowest=tuple(judged.min(axis=0).tolist()),
         highest=tuple(judged.max(axis=0).tolist()),
         most_tokens=tuple(0 if np.isnan(column).any() else int(column.max()) for column in lengths.T),
+    )
+
+
+def _output_ratios(outcomes: Outcomes) -> tuple[Quantiles | None, ...]:
+    *below, last = np.maximum(outcomes.output_tokens, 1).T
+    ratios = [last / own for own in below]
+    return tuple(
+        None
+        if np.isnan(ratio).any()
+        else Quantiles(**dict(zip(_TENTHS, np.quantile(ratio, _SHARES).tolist(), strict=True)))
+        for ratio in ratios
     )
 
 

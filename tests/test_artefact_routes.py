@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from backends.clock import SystemClock
 from backends.words import JsonValue
+from gateway.journey import OutputRatio
 from gateway.prepare import PreparedLane, lanes, price_book
 from policies.errors import PolicyError
 from policies.loader import load_policy
 from router.by_prompt import ByPrompt
+from router.judge import Quantiles
 from router.strategy import Cascade
 from tests.router.foreseeing import a_promise, an_artefact
 from tests.served.world import LARGE_NAME, SMALL_NAME, a_policy, write_policy
@@ -91,6 +94,15 @@ def test_another_artefact_has_other_answers_in_the_caches(tmp_path: Path):
     with_it, without = prepared(tmp_path), prepared(tmp_path, router={"artefact": "none"})
     assert with_it.lane.answers[:-1] == without.lane.answers
     assert with_it.lane.answers[-1].startswith("artefact=")
+
+
+def test_savings_reckon_with_how_much_longer_the_records_of_the_baseline_were(tmp_path: Path):
+    plain = an_artefact(0.5, 0.9, ladder=LADDER, promise=a_promise())
+    longer = replace(plain, output_ratios=(Quantiles(p10=1.5, p50=2.0, p90=4.0),))
+    (tmp_path / "longer.json").write_text(longer.dump())
+    lane = prepared(tmp_path, quality=QUALITY, router={"artefact": "longer.json"}).lane
+    assert lane.output_ratios == {"small": OutputRatio(low=1.5, middle=2.0, high=4.0)}
+    assert prepared(tmp_path).lane.output_ratios == {}  # the one that ships knows nothing of these models
 
 
 @pytest.mark.parametrize(

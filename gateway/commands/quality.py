@@ -71,7 +71,7 @@ def train(  # noqa: PLR0917 - click passes options by name
     try:
         promise = max_loss, confidence
         artefact = _fitted(console, outcomes, ladder, mode=mode, vectors=vectors, promise=promise, signal=signal)
-        artefact = replace(artefact, ladder=ANY_LADDER) if any_ladder else artefact
+        artefact = replace(artefact, ladder=ANY_LADDER, output_ratios=()) if any_ladder else artefact
         out.write_text(artefact.dump(), encoding="utf-8")
     except TrainingError as error:
         fail(str(error))

@@ -182,3 +182,4 @@ def test_lengths_that_only_some_records_tell_are_not_looked_at(folder: Path):
     )
     assert made.answers is not None
     assert (made.answers.signal, made.answers.most_tokens) == (Signal.LOGPROBS, (0,))
+    assert made.output_ratios == (None,)
