@@ -59,86 +59,17 @@ class Telemetry:
         self.in_flight = Count()
         gauge = Gauge("faregate_requests_in_flight", "Requests being answered.", registry=registry)
         gauge.set_function(lambda: self.in_flight.value)
-        self._requests = Counts(
-            "faregate_requests", "Requests by what became of them.", ["route", "path", "status"], registry=registry
-        )
-        self._duration = Spreads(
-            "faregate_request_seconds", "Whole time.", ["route"], buckets=_SECONDS, registry=registry
-        )
-        self._ttft = Spreads(
-            "faregate_time_to_first_byte_seconds",
-            "Until the first byte.",
-            ["route"],
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self._overhead = Spreads(
-            "faregate_overhead_seconds",
-            "Time not spent waiting for upstreams.",
-            ["route"],
-            buckets=_OVERHEAD_SECONDS,
-            registry=registry,
-        )
-        self._cost = Counts(
-            "faregate_cost_usd", "Charges (the ledger has them exactly).", ["model", "kind"], registry=registry
-        )
-        self._unknown = Counts(
-            "faregate_unknown_cost_charges", "Charges whose cost nobody knows.", ["model", "kind"], registry=registry
-        )
-        self._tokens = Counts("faregate_tokens", "Tokens by class.", ["model", "class"], registry=registry)
+        self._times = _Times(registry)
+        self._money = _Money(registry)
+        self._judging = _Judged(registry)
         self._lookups = Counts(
             "faregate_cache_lookups", "Cache lookups by result.", ["tier", "result"], registry=registry
         )
-        self._budget_events = Counts(
-            "faregate_budget_events",
-            "Requests blocked, degraded, warned; overruns.",
-            ["budget", "event"],
-            registry=registry,
-        )
-        self._overruns = Counts(
-            "faregate_budget_overrun_usd", "Spent beyond what was held for an attempt.", ["budget"], registry=registry
-        )
-        self._rate_limited = Counts(
-            "faregate_rate_limited", "Requests refused by a rate limit.", ["tenant", "limit"], registry=registry
-        )
-        self._budget_left = Gauge(
-            "faregate_budget_left_usd",
-            "What a tenant's budget has left in its present window.",
-            ["tenant", "per"],
-            registry=registry,
-        )
-        self._audits = Counts(
-            "faregate_audits", "Audits by what came of them.", ["route", "origin", "result"], registry=registry
-        )
-        self._verified = Counts(
-            "faregate_cache_verifier",
-            "Doubtful neighbours by what came of them.",
-            ["route", "result"],
-            registry=registry,
-        )
-        self._judged = Counts("faregate_judged", "Answers judged.", ["route", "kept"], registry=registry)
         self._reloads = Counts(
             "faregate_policy_reloads", "Policies taken or refused while running.", ["result"], registry=registry
         )
         self._contents = Counts(
             "faregate_contents", "Prompts and answers stored, dropped or failed.", ["result"], registry=registry
-        )
-        self._held = Spreads(
-            "faregate_judge_held_seconds",
-            "From an answer's first event until its judge's verdict.",
-            ["route"],
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self._weighed = Spreads(
-            "faregate_judge_seconds",
-            "What a judge takes of the event loop.",
-            ["route"],
-            buckets=_JUDGE_SECONDS,
-            registry=registry,
-        )
-        self._dropped = Counts(
-            "faregate_dropped_tokens", "Tokens of answers that no client saw.", ["route", "model"], registry=registry
         )
         self._pools: _Pools | None = None
         self._kinds: dict[tuple[str, str, int], tuple[Count, Spread, Spread, Spread]] = {}
@@ -175,11 +106,11 @@ class Telemetry:
             self._export(self._provider, journey, row)
 
     def _observe_judges(self, journey: Journey, route: str, verdict: Verdict) -> None:
-        self._judged.labels(route, str(verdict.is_kept).lower()).inc()
+        self._judging.judged.labels(route, str(verdict.is_kept).lower()).inc()
         for (model, _), cost in zip(journey.verdicts, journey.judgings, strict=True):
-            self._held.labels(route).observe(cost.held_ms / 1e3)
-            self._weighed.labels(route).observe(cost.weighed_ms / 1e3)
-            self._dropped.labels(route, model).inc(cost.dropped_tokens)
+            self._judging.held.labels(route).observe(cost.held_ms / 1e3)
+            self._judging.weighed.labels(route).observe(cost.weighed_ms / 1e3)
+            self._judging.dropped.labels(route, model).inc(cost.dropped_tokens)
 
     def count_content(self, result: str) -> None:
         """Count what became of a prompt that was to be stored."""
@@ -192,11 +123,11 @@ class Telemetry:
 
     def count_audit(self, route: str, origin: str, result: str) -> None:
         """Count an audit by what came of it."""
-        self._audits.labels(route, origin, result).inc()
+        self._judging.audits.labels(route, origin, result).inc()
 
     def count_verifier(self, route: str, result: str) -> None:
         """Count a doubtful neighbour of the semantic cache by what came of it."""
-        self._verified.labels(route, result).inc()
+        self._judging.verified.labels(route, result).inc()
 
     def watch(self, pools: Mapping[str, Pool]) -> None:
         """Tell of these pools' endpoints, by the pools' names; they are looked at when the metrics are read.
@@ -221,18 +152,18 @@ class Telemetry:
         """
         for cap in caps:
             if cap.name == f"tenant:{cap.tenant}":
-                gauge = self._budget_left.labels(cap.tenant, cap.per.value)
+                gauge = self._money.budget_left.labels(cap.tenant, cap.per.value)
                 gauge.set_function(lambda cap=cap: float(usd(left_nusd(cap))))  # type: ignore[misc]  # bound now
 
     def note_budget(self, event: BudgetEvent) -> None:
         """Count what a budget did."""
-        self._budget_events.labels(event.budget, event.event).inc()
+        self._money.budget_events.labels(event.budget, event.event).inc()
         if event.nusd:
-            self._overruns.labels(event.budget).inc(float(usd(event.nusd)))
+            self._money.overruns.labels(event.budget).inc(float(usd(event.nusd)))
 
     def rate_limited(self, tenant: str, limit: str) -> None:
         """Count a request that a rate limit refused."""
-        self._rate_limited.labels(tenant, limit).inc()
+        self._money.rate_limited.labels(tenant, limit).inc()
 
     def close(self) -> None:
         """Send what is still queued."""
@@ -242,10 +173,10 @@ class Telemetry:
     def _kind(self, route: str, path: str, status: int) -> tuple[Count, Spread, Spread, Spread]:
         """Return what counts requests of a kind: requests, duration, overhead, time to first byte."""
         self._kinds[route, path, status] = found = (
-            self._requests.labels(route, path, str(status)),
-            self._duration.labels(route),
-            self._overhead.labels(route),
-            self._ttft.labels(route),
+            self._times.requests.labels(route, path, str(status)),
+            self._times.duration.labels(route),
+            self._times.overhead.labels(route),
+            self._times.ttft.labels(route),
         )
         return found
 
@@ -253,13 +184,13 @@ class Telemetry:
         if attempt.kind is None:
             return
         usage, model = usage_of(journey, attempt), attempt.model.id
-        self._cost.labels(model, attempt.kind).value += attempt.cost_nusd / NANO_PER_USD
+        self._money.cost.labels(model, attempt.kind).value += attempt.cost_nusd / NANO_PER_USD
         if attempt.is_cost_unknown:
-            self._unknown.labels(model, attempt.kind).inc()
+            self._money.unknown.labels(model, attempt.kind).inc()
         if usage.input_tokens:
-            self._tokens.labels(model, "input").value += usage.input_tokens
+            self._money.tokens.labels(model, "input").value += usage.input_tokens
         if usage.output_tokens:
-            self._tokens.labels(model, "output").value += usage.output_tokens
+            self._money.tokens.labels(model, "output").value += usage.output_tokens
         if usage.total_input_tokens + usage.total_output_tokens != usage.input_tokens + usage.output_tokens:
             self._count_rare(model, usage)
 
@@ -276,7 +207,7 @@ class Telemetry:
             ("image_output", usage.image_output_tokens),
         ):
             if tokens:
-                self._tokens.labels(model, name).inc(tokens)
+                self._money.tokens.labels(model, name).inc(tokens)
 
     def _export(self, provider: TracerProvider, journey: Journey, row: RequestRow) -> None:
         from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
@@ -299,6 +230,96 @@ class Telemetry:
         if row.error_code is not None:
             span.set_status(Status(StatusCode.ERROR, row.error_code))
         span.end(start_ns + int(row.total_ms * 1e6))
+
+
+class _Times:
+    """Requests, and how long they took."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.requests = Counts(
+            "faregate_requests", "Requests by what became of them.", ["route", "path", "status"], registry=registry
+        )
+        self.duration = Spreads(
+            "faregate_request_seconds", "Whole time.", ["route"], buckets=_SECONDS, registry=registry
+        )
+        self.ttft = Spreads(
+            "faregate_time_to_first_byte_seconds",
+            "Until the first byte.",
+            ["route"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.overhead = Spreads(
+            "faregate_overhead_seconds",
+            "Time not spent waiting for upstreams.",
+            ["route"],
+            buckets=_OVERHEAD_SECONDS,
+            registry=registry,
+        )
+
+
+class _Money:
+    """What was spent, and what budgets and rate limits made of it."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.cost = Counts(
+            "faregate_cost_usd", "Charges (the ledger has them exactly).", ["model", "kind"], registry=registry
+        )
+        self.unknown = Counts(
+            "faregate_unknown_cost_charges", "Charges whose cost nobody knows.", ["model", "kind"], registry=registry
+        )
+        self.tokens = Counts("faregate_tokens", "Tokens by class.", ["model", "class"], registry=registry)
+        self.budget_events = Counts(
+            "faregate_budget_events",
+            "Requests blocked, degraded, warned; overruns.",
+            ["budget", "event"],
+            registry=registry,
+        )
+        self.overruns = Counts(
+            "faregate_budget_overrun_usd", "Spent beyond what was held for an attempt.", ["budget"], registry=registry
+        )
+        self.budget_left = Gauge(
+            "faregate_budget_left_usd",
+            "What a tenant's budget has left in its present window.",
+            ["tenant", "per"],
+            registry=registry,
+        )
+        self.rate_limited = Counts(
+            "faregate_rate_limited", "Requests refused by a rate limit.", ["tenant", "limit"], registry=registry
+        )
+
+
+class _Judged:
+    """What judges, audits and the cache's verifier did, and what it cost."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.audits = Counts(
+            "faregate_audits", "Audits by what came of them.", ["route", "origin", "result"], registry=registry
+        )
+        self.verified = Counts(
+            "faregate_cache_verifier",
+            "Doubtful neighbours by what came of them.",
+            ["route", "result"],
+            registry=registry,
+        )
+        self.judged = Counts("faregate_judged", "Answers judged.", ["route", "kept"], registry=registry)
+        self.held = Spreads(
+            "faregate_judge_held_seconds",
+            "From an answer's first event until its judge's verdict.",
+            ["route"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.weighed = Spreads(
+            "faregate_judge_seconds",
+            "What a judge takes of the event loop.",
+            ["route"],
+            buckets=_JUDGE_SECONDS,
+            registry=registry,
+        )
+        self.dropped = Counts(
+            "faregate_dropped_tokens", "Tokens of answers that no client saw.", ["route", "model"], registry=registry
+        )
 
 
 class _Pools(Collector):

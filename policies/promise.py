@@ -6,7 +6,6 @@ chosen by Learn-then-Test, so that choosing costs no confidence. numpy only: thi
 Sources:
 - Waudby-Smith, Ramdas, "Estimating means of bounded random variables by betting", JRSS-B 86 (2024), section 4.1 and
   appendix B: the capital process and its predictable plug-in bets (here with their one-sided level, log(1/delta));
-- Maurer, Pontil, "Empirical Bernstein Bounds and Sample Variance Penalization", COLT 2009, theorem 4;
 - Angelopoulos, Bates, Candès, Jordan, Lei, "Learn then Test", AoAS 19 (2025), section 3: fixed-sequence testing.
 """
 
@@ -59,22 +58,6 @@ def upper_bound(losses: Losses, confidence: float) -> float:
         else:
             low = middle
     return 2 * high - 1
-
-
-def bernstein_bound(losses: Losses, confidence: float) -> float:
-    """Return the empirical-Bernstein upper bound of the expected loss: looser than `upper_bound`, in closed form.
-
-    Raises:
-        ValueError: a loss outside [-1, 1], or a confidence outside (0, 1).
-    """
-    _check(losses, confidence)
-    n = losses.size
-    if n < 2:
-        return 1.0
-    shares = (losses + 1) / 2
-    level = np.log(2 / (1 - confidence))
-    bound = shares.mean() + np.sqrt(2 * shares.var(ddof=1) * level / n) + 7 * level / (3 * (n - 1))
-    return float(min(1.0, 2 * bound - 1))
 
 
 def t_bound(losses: Losses, confidence: float) -> float:

@@ -825,11 +825,6 @@ class Policy(Part):
                 return Selection(route=route, pinned=ModelId(model))
         return None
 
-    def route_for(self, tenant: TenantId, model: str) -> Route | None:
-        """Return the route of `select`."""
-        selection = self.select(tenant, model)
-        return selection.route if selection else None
-
     def names_for(self, tenant: TenantId) -> tuple[str, ...]:
         """Return every name `tenant` may ask for: `auto`, routes, names in matches, catalog models; no name twice."""
         open_routes = [route for route in self.routes if route.match.tenant in {None, tenant}]

@@ -113,9 +113,15 @@ class Series:
         """Return the upper bound that these verdicts would give had every loss been 0: they cannot promise less."""
         return self._above(np.zeros_like(self._values), confidence)
 
-    def wealth_below(self, mean: float) -> Floats:
-        """Return float64[n], the logarithm of the wealth of who bet against "the mean is at least `mean`"."""
-        return self._wealth_below(self._values, mean)
+    def wealth_below(self, mean: float, values: Floats | None = None) -> Floats:
+        """Return float64[n], the logarithm of the wealth of who bet against "the mean is at least `mean`".
+
+        Args:
+            mean: what is bet against.
+            values: in place of the verdicts' own weighted losses.
+        """
+        stakes = _STAKES / max(self._most - mean, 1e-12)
+        return _mixed(stakes, _WEIGHTS, self._values if values is None else values, self._before, mean)
 
     def wealth_above(self, mean: float) -> Floats:
         """Return float64[n], the logarithm of the wealth of who bet against "the mean is at most `mean`"."""
@@ -126,18 +132,15 @@ class Series:
     def _above(self, values: Floats, confidence: float) -> float:
         needed = -np.log1p(-confidence)
         low, high = (-1.0 if self._least < 0 else 0.0), 1.0
-        if not self.n or _last(self._wealth_below(values, high - _PRECISION)) < needed:
+        if not self.n or _last(self.wealth_below(high - _PRECISION, values)) < needed:
             return high
         while high - low > _PRECISION:
             middle = (low + high) / 2
-            if _last(self._wealth_below(values, middle)) >= needed:
+            if _last(self.wealth_below(middle, values)) >= needed:
                 high = middle
             else:
                 low = middle
         return high
-
-    def _wealth_below(self, values: Floats, mean: float) -> Floats:
-        return _mixed(_STAKES / max(self._most - mean, 1e-12), _WEIGHTS, values, self._before, mean)
 
 
 def smallest_detectable(n: int, confidence: float) -> float:

@@ -70,27 +70,6 @@ class Fixed:
     usd: Floats | None
 
 
-def sweep_of_scores(scores: Floats, reference: Reference, *, is_cascade: bool = False) -> Sweep:
-    """Return the sweep of a two-rung router that calls the strong model where the score is highest.
-
-    Args:
-        reference: the ladder's ends.
-        scores: float64[n]; equal scores change sides together.
-        is_cascade: the weak model has been called (and is paid) in any case.
-    """
-    levels = np.unique(scores)[::-1]
-    if levels.size > 512:
-        levels = np.unique(np.quantile(scores, np.linspace(0, 1, 512), method="lower"))[::-1]
-    calls = np.concatenate([np.zeros((1, scores.size)), (scores >= levels[:, None]).astype(np.float64)])
-    calls = np.concatenate([calls, np.ones((1, scores.size))]) if calls[-1].min() < 1 else calls
-    quality = np.where(calls > 0, reference.strong, reference.weak)
-    usd = None
-    if reference.weak_usd is not None and reference.strong_usd is not None:
-        kept = reference.weak_usd
-        usd = np.where(calls > 0, reference.strong_usd + (kept if is_cascade else 0.0), kept)
-    return Sweep(quality=quality, calls=calls, usd=usd)
-
-
 def measure(
     sweep: Sweep, reference: Reference, fixed: Fixed | None, *, resamples: int = RESAMPLES
 ) -> dict[str, Estimate | None]:

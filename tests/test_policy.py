@@ -461,7 +461,7 @@ def test_a_request_falls_under_the_first_route_that_takes_it(tenant: str, model:
 
 @pytest.mark.parametrize("model", ["support-bot", "support", "unheard-of"])
 def test_what_a_tenant_may_not_ask_for_falls_under_nothing(model: str):
-    assert parse(GOOD).route_for(TenantId("other"), model) is None
+    assert parse(GOOD).select(TenantId("other"), model) is None
 
 
 def test_a_route_that_names_a_catalog_model_takes_its_requests_over():

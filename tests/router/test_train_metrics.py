@@ -7,12 +7,33 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.train_metrics import Fixed, Reference, measure, sweep_of_scores
+from router.train_metrics import Fixed, Floats, Reference, Sweep, measure
 
 DRAW = np.random.default_rng(2)
 WEAK = (DRAW.random(400) < 0.6).astype(float)
 STRONG = (DRAW.random(400) < 0.85).astype(float)
 ENDS = Reference(weak=WEAK, strong=STRONG, weak_usd=np.full(400, 0.1), strong_usd=np.full(400, 1.0))
+
+
+def sweep_of_scores(scores: Floats, reference: Reference, *, is_cascade: bool = False) -> Sweep:
+    """Return the sweep of a two-rung router that calls the strong model where the score is highest.
+
+    Args:
+        reference: the ladder's ends.
+        scores: float64[n]; equal scores change sides together.
+        is_cascade: the weak model has been called (and is paid) in any case.
+    """
+    levels = np.unique(scores)[::-1]
+    if levels.size > 512:
+        levels = np.unique(np.quantile(scores, np.linspace(0, 1, 512), method="lower"))[::-1]
+    calls = np.concatenate([np.zeros((1, scores.size)), (scores >= levels[:, None]).astype(np.float64)])
+    calls = np.concatenate([calls, np.ones((1, scores.size))]) if calls[-1].min() < 1 else calls
+    quality = np.where(calls > 0, reference.strong, reference.weak)
+    usd = None
+    if reference.weak_usd is not None and reference.strong_usd is not None:
+        kept = reference.weak_usd
+        usd = np.where(calls > 0, reference.strong_usd + (kept if is_cascade else 0.0), kept)
+    return Sweep(quality=quality, calls=calls, usd=usd)
 
 
 def value(name: str, scores: np.ndarray, *, is_cascade: bool = False) -> float:
