@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gateway.source import PolicySource
-    from policies.schema import Policy
+    from policies.schema import Policy, Route
 
 DEFAULT_POLICY = Path(__file__).parent.parent / "policies" / "default.yaml"
 
@@ -300,6 +300,23 @@ def calibrate(  # noqa: PLR0917 - as above
         raise click.UsageError(
             "--max-loss and --confidence go with --from-ledger or --outcomes; artefacts hold them all"
         )
+    if check == (out is not None) or (check and questions is None):
+        raise click.UsageError("give either --out FILE, or --check with --questions FILE")
+    if source is None and questions is not None and not check:
+        raise click.UsageError("say where the questions come from with --source")
+    sys.exit(_by_questions(policy, route, questions, work=work, out=out, rung=rung, source=source))
+
+
+def _by_questions(
+    policy: Policy,
+    route: Route,
+    questions: Path | None,
+    *,
+    work: Path,
+    out: Path | None,
+    rung: str | None,
+    source: str | None,
+) -> int:
     import asyncio
 
     from rich.console import Console
@@ -309,10 +326,6 @@ def calibrate(  # noqa: PLR0917 - as above
     from gateway.calibrate import SHIPPED_QUESTIONS, SHIPPED_SOURCE, Job
     from gateway.calibrate import calibrate as run
 
-    if check == (out is not None) or (check and questions is None):
-        raise click.UsageError("give either --out FILE, or --check with --questions FILE")
-    if source is None and questions is not None and not check:
-        raise click.UsageError("say where the questions come from with --source")
     job = Job(
         policy=policy,
         route=route,
@@ -322,7 +335,7 @@ def calibrate(  # noqa: PLR0917 - as above
         source=source or SHIPPED_SOURCE,
         rung=None if rung is None else ModelId(rung),
     )
-    sys.exit(asyncio.run(run(job, Console(stderr=True))))
+    return asyncio.run(run(job, Console(stderr=True)))
 
 
 @main.command()

@@ -250,15 +250,13 @@ def fit_joint(
     ]
     climb = Climb(rungs=tuple(own for own, _ in found))
     steps = [joint_steps(climb, threshold) for threshold in show(grid)]
-    ladder = tuple(own[0].model for own in rows)
-    named = repr((ladder, made, [[(o.whole, o.quality) for o in own] for own in rows]))
     about = About(
         embedder=embedder,
         made=made,
         source=source,
         temperature=temperature,
-        ladder=ladder,
-        fit=hashlib.sha256(named.encode()).hexdigest()[:16],
+        ladder=tuple(own[0].model for own in rows),
+        fit=_fit_of(rows, made),
     )
     return [
         assembled(
@@ -273,6 +271,11 @@ def fit_joint(
         )
         for rung, (each, how, (_, windows)) in enumerate(zip(pairs, judgings, found, strict=True))
     ]
+
+
+def _fit_of(rows: Sequence[Sequence[Outcome]], made: str) -> str:
+    named = repr((made, [[(outcome.model, outcome.whole, outcome.quality) for outcome in own] for own in rows]))
+    return hashlib.sha256(named.encode()).hexdigest()[:16]
 
 
 def joint_steps(climb: Climb, threshold: float) -> list[Step]:

@@ -226,10 +226,13 @@ def grade(question: Question, text: str) -> float:
 
     A number must stand as a whole number (12 is neither in 112 nor in 12.5); words match on word boundaries without
     regard to case and accents, but symbols and all-capital answers (Ne, SELECT) as written; JSON by equal fields. With
-    tools on offer, calls are compared as JSON, and a text that makes none is right only where a text is.
+    tools on offer, calls are compared as JSON, and a text that makes none is right only where a text is; one in which a
+    call is written out answers nobody.
     """
     if question.schema is not None or (question.tools is not None and _is_calls(text)):
         return float(_same_json(text, question.answers))
+    if question.tools is not None and _WRITTEN_CALL.search(text):
+        return 0.0
     is_right = any(_says(text, answer) for answer in question.answers if not _is_calls(answer))
     return float(is_right and not any(_says(text, other) for other in question.wrong))
 
@@ -277,6 +280,7 @@ def _json_lines(path: Path, row_type: type[Question] | type[Outcome]) -> Iterabl
         yield row
 
 
+_WRITTEN_CALL = re.compile(r'"name"\s*:.{0,200}"arguments"\s*:', re.DOTALL)
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?![\d])")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _NUMBER_WORDS = dict(

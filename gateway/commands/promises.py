@@ -109,15 +109,9 @@ def recalibrate(
                 )
                 return 1
             detail = f"by {found.n} verdicts: {promise}, bound {found.bound:.4f}, {found.kept} of them kept"
-            verdicts.note(
-                Event(
-                    promise=watched.id,
-                    event=RECALIBRATED,
-                    detail=detail,
-                    at=SystemClock().now(),
-                    threshold=found.threshold,
-                )
-            )
+            now = SystemClock().now()
+            which, threshold = watched.id, found.threshold
+            verdicts.note(Event(promise=which, event=RECALIBRATED, detail=detail, at=now, threshold=threshold))
     except VerdictsUnusable as error:
         _fail(str(error))
     click.echo(
