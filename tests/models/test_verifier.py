@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx
 import pytest
 import pytest_asyncio
 
@@ -13,15 +14,16 @@ from backends.fetch import LARGE
 from backends.llamacpp import LocalServer, free_port, serve
 from backends.words import JsonValue
 from semantic_cache.acceptance import Acceptance
+from semantic_cache.verifier import request_for
 from tests.models.test_llamacpp import CACHE
 from tests.served.world import Served, a_policy, serving
 from tests.upstream import Upstream, says
 
 pytestmark = [pytest.mark.models, pytest.mark.timeout(900)]
 
-ASKED = "How do I get my money back for a train that was cancelled?"
-REPEAT = "My train was cancelled. What do I have to do to be refunded?"
-TRAP = "How do I get my money back for a train that I missed?"
+ASKED = "How do I report a lost library card?"
+REPEAT = "My library card has gone missing. Who do I tell?"
+TRAP = "How do I report a lost library book?"
 
 
 @pytest_asyncio.fixture
@@ -30,6 +32,10 @@ async def verifier(tmp_path: Path) -> AsyncIterator[LocalServer]:
     if not file.is_file():
         pytest.skip("the larger model is not in the cache; `faregate demo` fetches it")
     async with serve(file, "large", port=free_port(), log=tmp_path / "log", context_tokens=4096) as server:
+        # Reads the instruction and the examples, which the prompt cache then has: up to a minute on a busy machine.
+        async with httpx.AsyncClient(timeout=300, trust_env=False) as client:
+            content = request_for("What is a lamp?", "What is a kettle?", model="large")
+            await client.post(f"{server.base_url}/chat/completions", content=content)
         yield server
 
 
