@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -15,7 +16,7 @@ from gateway.caching import Caches
 from gateway.calls import Call
 from gateway.compose import prepare
 from gateway.journey import Caller, Journey, Lane
-from gateway.worker import Worker
+from gateway.worker import Worker, take_short_turns
 from policies.loader import load_policy
 from semantic_cache.partition import Keys, Scope, keys_of
 from semantic_cache.qdrant_index import QdrantIndex
@@ -85,3 +86,12 @@ async def test_servers_that_never_answer_cost_a_request_one_deadline_and_not_one
     assert DEADLINE_S * 0.9 < journey.store_s < DEADLINE_S * 1.8
     await asyncio.to_thread(caches.close)
     silent.close()
+
+
+def test_a_serving_process_hands_the_interpreter_over_within_the_loops_aim():
+    before = sys.getswitchinterval()
+    try:
+        take_short_turns()
+        assert sys.getswitchinterval() < 0.0002
+    finally:
+        sys.setswitchinterval(before)

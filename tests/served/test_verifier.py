@@ -197,6 +197,21 @@ async def test_what_the_guard_objects_to_or_no_yes_could_lift_is_not_asked(tmp_p
         assert small.requests == []
 
 
+@pytest.mark.parametrize(("alone_from", "path", "asked"), [(0.5, "cache:semantic", 0), (2.0, "large", 1)])
+async def test_the_calibration_says_from_which_score_on_nobody_is_asked(
+    alone_from: float, path: str, asked: int, tmp_path: Path
+):
+    async with (
+        Upstream({"": says("no")}) as small,
+        Upstream({"": says("Click on it.")}) as large,
+        serving(
+            tmp_path, verified(tmp_path, large, small, calibration=a_calibration(alone_from=alone_from))
+        ) as gateway,
+    ):
+        assert await paths(gateway, FIRST, "How can I reset my password?") == ["large", path]
+        assert len(small.requests) == asked
+
+
 async def test_a_calibration_made_for_another_model_or_wording_is_refused_and_nobody_is_asked(tmp_path: Path):
     async with (
         Upstream({"": says("yes")}) as small,
