@@ -474,6 +474,12 @@ async def test_a_client_that_does_not_read_stops_the_upstream(tmp_path: Path):
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_hang_up_frees_the_upstream_at_once(gateway: Served, upstream: Upstream, stream: bool):
+    # The best of three: a busy machine may be late, a gateway that waits for something is late every time.
+    assert min([await freed_after(gateway, upstream, stream) for _ in range(3)]) < 0.1
+
+
+async def freed_after(gateway: Served, upstream: Upstream, stream: bool) -> float:
+    """Ask, reset the connection, and return how many seconds later the upstream is free."""
     upstream.requests.clear()
     reader, writer = await connect(gateway)
     writer.write(whole(gateway, body=asking("gated", stream=stream)))
@@ -485,7 +491,7 @@ async def test_a_hang_up_frees_the_upstream_at_once(gateway: Served, upstream: U
     writer.close()
     async with asyncio.timeout(5):
         await received.closed.wait()
-    assert received.closed_at - left_at < 0.1
+    return received.closed_at - left_at
 
 
 async def test_a_client_that_leaves_in_the_moment_of_asking_is_booked(tmp_path: Path, upstream: Upstream):
