@@ -595,9 +595,11 @@ class Auditor:
         journey = shadow(job.journey, ask)
         quote = self._cashier.quote(journey, model)
         which, day = job.watched.id, self._today()
+        # A day's money is the route's for all its kinds of request together.
+        subject = which.subject if which.subject.kind is None else Subject.ROUTE
         most = max(quote.upper_bound_nusd, quote.worst_nusd)
         cap = int(job.audit.usd_per_day * NANO_PER_USD)
-        if not await asyncio.to_thread(self._verdicts.reserve, day, which.route, which.subject, most, cap_nusd=cap):
+        if not await asyncio.to_thread(self._verdicts.reserve, day, which.route, subject, most, cap_nusd=cap):
             job.watched.dry_day = day
             raise _NotAudited("day_is_spent")
         attempt = Attempt(
@@ -621,7 +623,7 @@ class Auditor:
             self._cashier.settle(journey)
             self._observe(journey)
             rest = most - attempt.cost_nusd
-            await asyncio.to_thread(self._verdicts.give_back, day, which.route, which.subject, rest)
+            await asyncio.to_thread(self._verdicts.give_back, day, which.route, subject, rest)
 
     # --- states -----------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from click.testing import CliRunner
 
 from backends.words import JsonValue
 from gateway.cli import main
+from gateway.verdicts import FILE_NAME
 from tests.served.test_audits import audited
 from tests.served.world import Served, a_judge, serving
 from tests.upstream import Act, Received, Upstream, says
@@ -65,8 +68,11 @@ async def test_a_kind_is_answered_below_the_baseline_once_its_own_verdicts_keep_
         others = await asked(gateway, other)
         last = await asked(gateway, conversation(91, turns=5)) if kind == "conversation" else "large"
         report = kinds(tmp_path)
+        with closing(sqlite3.connect(gateway.folder / FILE_NAME)) as db:
+            paid_from = db.execute("SELECT subject FROM spent WHERE nusd > 0").fetchall()
     assert paths[0] == "large"
     assert paths[-1] == "small"
+    assert paid_from == [("route",)]  # one day's money for all kinds
     assert others == last == "large"  # neither another kind nor a longer conversation is spoken for
     row = report[kind]
     assert (row["kept_below_baseline"], row["state"], row["loss"]) == (True, "certified", 0.0)
