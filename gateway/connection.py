@@ -6,7 +6,8 @@ pipelining and shutdown. Rules:
 - a request whose end two readers could see in two places (a length beside chunked coding, two lengths, a broken chunk)
   is refused, and its connection is closed: what follows it is never read as a request;
 - a path is compared as it came, byte for byte: `%2f`, `//` and `..` open no data path; Host decides nothing;
-- a request is whole within `timeouts.request_s` of its first byte; its header section and its body have limits;
+- a request is whole within `timeouts.request_s` of its first byte; header section, body and what frames the body
+  have limits, and no more than `_KEYLESS_BYTES` of a body are kept for a key that does not open the path;
 - an answer is begun when its request is whole, so whoever sends nothing costs no task;
 - a client that hangs up cancels its answer in the same turn of the loop.
 """
