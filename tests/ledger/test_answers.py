@@ -393,6 +393,16 @@ def test_single_attempts_are_listed_with_what_identifies_and_prices_them(folder:
     assert [row["cost_nano_usd"] for row in rows if row["request_id"] == "req_2"] == [""]
 
 
+def test_a_forecast_tells_nobodys_requests_from_everybodys_and_a_little_from_nothing(folder: Path):
+    books(folder, [*ROWS, a_request(4, tenant="", key_id="")])
+
+    table = run(folder, "--by", "tenant", "--until", "2026-11-25").output.partition("Forecast to the end")[2]
+
+    spent = dict(line.split()[:2] for line in table.splitlines() if line.startswith(("  (", "  support")))
+    assert spent.keys() == {"(all)", "support", "(none)"}
+    assert (Decimal(spent["(all)"]) > 0, Decimal(spent["(none)"])) == (True, 0)
+
+
 def test_single_requests_are_listed_with_their_sums(folder: Path):
     books(folder, ROWS)
 

@@ -244,9 +244,15 @@ def _tables(report: Report) -> Iterator[Table]:
         yield _grid(
             f"Forecast to the end of {report.forecasts[0].month}",
             ("tenant", "spent", "forecast", "at least", "at most", "trend a day", "budget", "over"),
-            [(one.tenant or "(all)", *_forecast_cells(one)) for one in report.forecasts],
+            [(_whose(one), *_forecast_cells(one)) for one in report.forecasts],
             1,
         )
+
+
+def _whose(one: Forecast) -> str:
+    if one.tenant is None:
+        return "(all)"
+    return one.tenant or "(none)"
 
 
 def _forecast_cells(one: Forecast) -> list[str]:
@@ -295,8 +301,14 @@ _COLUMNS: Final = (
 )
 
 
+_CENT_NUSD: Final = 10_000_000
+
+
 def _cents(nusd: int | None) -> str:
-    return "-" if nusd is None else f"{usd(nusd):.2f}"
+    if nusd is None:
+        return "-"
+    # What is less than a cent is something, and not nothing.
+    return short(nusd) if 0 < abs(nusd) < _CENT_NUSD else f"{usd(nusd):.2f}"
 
 
 def _grid(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], left: int) -> Table:
