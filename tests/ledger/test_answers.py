@@ -433,6 +433,15 @@ def test_the_page_asks_nothing_of_the_network_and_runs_nothing(folder: Path):
     assert "charges of unknown cost are in no sum" in text
 
 
+def test_a_single_days_baseline_is_a_line_on_the_page(folder: Path):
+    books(folder, ROWS)
+
+    line = re.search(r'<polyline class="baseline" points="([^"]*)"', run(folder, "--format", "html").output)
+
+    assert line is not None
+    assert len(set(line[1].split())) == 2
+
+
 BASELINES = """
 version: 1
 models:

@@ -58,7 +58,8 @@ def over_time(points: Sequence[Point]) -> str:
             f'<rect class="spent" x="{x + step * 0.14:.1f}" y="{y:.1f}" width="{step * 0.72:.1f}" '
             f'height="{max(tall, 0.0):.1f}" rx="2"><title>{tip}</title></rect>'
         )
-        line.append(f"{x + step / 2:.1f},{_y(one.baseline_nusd, top):.1f}")
+        # As wide as the column: a period of one day has a line too.
+        line += [f"{x + step * share:.1f},{_y(one.baseline_nusd, top):.1f}" for share in (0.14, 0.86)]
         if number % every == 0:
             parts.append(
                 f'<text class="tick" x="{x + step / 2:.1f}" y="{height - 12}" text-anchor="middle">'
