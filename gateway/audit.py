@@ -178,7 +178,7 @@ class _Desk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Job:
-    """One sampled answer."""
+    """One sampled answer; `…_before`: the units that it speaks for, of its route, its cache and its kind of request."""
 
     journey: Journey
     ask: Ask
@@ -189,10 +189,10 @@ class _Job:
     origin: Origin
     served: ModelId
     text: str
-    route_before: int
-    hits_before: int
     kind: Kind
-    kind_before: int
+    route_before: int = 0
+    hits_before: int = 0
+    kind_before: int = 0
     attempts: list[int] = field(default_factory=list)
 
 
@@ -362,10 +362,7 @@ class Auditor:
                 origin=Origin.GREY,
                 served=journey.path_models[-1],
                 text=text,
-                route_before=0,
-                hits_before=0,
                 kind=kind_of(ask),
-                kind_before=0,
             )
         )
 
@@ -398,8 +395,6 @@ class Auditor:
                 origin=Origin.UNSEEN,
                 served=journey.path_models[-1],
                 text=text,
-                route_before=0,
-                hits_before=0,
                 kind=kind,
                 kind_before=desk.kind_before[kind],
             )

@@ -52,9 +52,8 @@ def side_door(opened: Opened) -> FastAPI:
     app = FastAPI(title="Faregate", summary="An OpenAI-compatible gateway with a bill.", docs_url=None, redoc_url=None)
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(HTTPException, _not_served)
-    app.add_exception_handler(
-        Exception, _refused
-    )  # a fault of ours: it is told as all others, and raised on to be logged
+    # A fault of ours is told as all others, and raised on to be logged.
+    app.add_exception_handler(Exception, _refused)
 
     def caller(authorization: Annotated[str, Header()] = "") -> Caller:
         secret = _bearer(authorization)
