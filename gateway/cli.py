@@ -282,7 +282,8 @@ def calibrate(  # noqa: PLR0917 - as above
             )
         )
     if outcomes:
-        from gateway.commands.outcomes import Given, calibrate_by_outcomes
+        from gateway.commands.outcomes import calibrate_by_outcomes
+        from gateway.commands.records import Given
 
         given = Given(
             policy=policy,

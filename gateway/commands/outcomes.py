@@ -6,52 +6,23 @@ Where no calibration judges and the route's artefact decides, that artefact is c
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from gateway.commands.certify import Asked, certify_route
-from gateway.commands.records import need_training
+from gateway.commands.certify import certify_route
+from gateway.commands.records import Given, need_training, route_records, stated
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rich.console import Console
 
-    from policies.schema import Policy, Route
     from router.judge import Calibration, Kept, Promise
-    from router.train_records import Outcomes
 
 _MARGIN = 1.3
 """Wider than the plain estimate of how many records would do: the means are seen, not known."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Given:
-    """What the command was given.
-
-    Attributes:
-        files: outcome records; `signal` is the mean log-probability of each answer's tokens.
-        out: the artefact, or the beginning of the artefacts' names where several rungs are judged; None to say only
-            what could be promised.
-        max_loss: what is to be promised; None: what the route states.
-        confidence: likewise.
-        temperature: at which the answers were sampled.
-        source: where they come from, with their licence; None: their names and digests.
-        vectors: keeps the questions' embeddings between runs.
-    """
-
-    policy: Policy
-    route: Route
-    files: tuple[Path, ...]
-    out: Path | None
-    max_loss: float | None
-    confidence: float | None
-    temperature: float
-    source: str | None
-    vectors: Path | None = None
 
 
 def calibrate_by_outcomes(given: Given) -> int:
@@ -67,18 +38,7 @@ def calibrate_by_outcomes(given: Given) -> int:
         return _fit_judges(given)
     if given.temperature > 0:
         raise click.UsageError("--temperature is for judges; on this route an artefact decides")
-    return certify_route(
-        given.policy,
-        given.route,
-        file,
-        Asked(
-            files=given.files,
-            max_loss=given.max_loss,
-            confidence=given.confidence,
-            vectors=given.vectors,
-            out=given.out,
-        ),
-    )
+    return certify_route(given, file)
 
 
 def _fit_judges(given: Given) -> int:
@@ -91,7 +51,7 @@ def _fit_judges(given: Given) -> int:
 
     console = Console(stderr=True)
     try:
-        max_loss, confidence = _stated(given)
+        max_loss, confidence = stated(given)
         made = _fitted(given, console)
         judge = made[0].judge(max_loss=max_loss, confidence=confidence)
         written = [] if isinstance(judge, NoThreshold) else _write(given, made)
@@ -113,17 +73,6 @@ def _fit_judges(given: Given) -> int:
     return 0
 
 
-def _stated(given: Given) -> tuple[float, float]:
-    from router.train_outcomes import TrainingError
-
-    quality = given.route.quality
-    max_loss = given.max_loss if given.max_loss is not None or quality is None else quality.max_loss
-    confidence = given.confidence if given.confidence is not None or quality is None else quality.confidence
-    if max_loss is None:
-        raise TrainingError(f"route {given.route.name} promises nothing; say what it is to promise with --max-loss")
-    return max_loss, 0.9 if confidence is None else confidence
-
-
 def _fitted(given: Given, console: Console) -> list[Calibration]:
     from rich.progress import track
 
@@ -140,7 +89,7 @@ def _fitted(given: Given, console: Console) -> list[Calibration]:
     now = SystemClock().now()
     book = price_book(given.policy, now)
     ladder = given.route.ladder
-    rows = align(from_records(_records(given)))
+    rows = align(from_records(route_records(given)))
     *below, top = [core_seconds(given.policy, book, model, ladder[-1]) for model in ladder]
     return fit_joint(
         rows,
@@ -177,20 +126,6 @@ def _check(given: Given) -> None:
                 f"outcome records hold the answers' log-probabilities, and {model}'s answers are weighed by {signal}"
                 f"{'' if has_logprobs else ', since it has none'}: calibrate it by questions (without --outcomes)"
             )
-
-
-def _records(given: Given) -> Outcomes:
-    """Read the records; column `model` holds the served names (with parameters) or the catalog's."""
-    from router.train_outcomes import TrainingError
-    from router.train_records import read_records
-
-    served = tuple(given.policy.models[model].variant for model in given.route.ladder)
-    try:
-        return read_records(given.files, served)
-    except TrainingError:
-        if served == given.route.ladder:
-            raise
-        return replace(read_records(given.files, given.route.ladder), models=served)
 
 
 def _write(given: Given, made: Sequence[Calibration]) -> list[Path]:

@@ -1,10 +1,11 @@
-"""What `train` and `evaluate` share: the options about outcome records, and their prompts' embeddings."""
+"""What `train`, `evaluate` and `calibrate --outcomes` share: options and records, and their prompts' embeddings."""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, ParamSpec, TypeVar
 
@@ -13,7 +14,9 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from policies.schema import Policy, Route
     from router.estimators import Vectors
+    from router.train_records import Outcomes
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -102,3 +105,69 @@ def fail(message: str) -> NoReturn:
     """End the command with a message."""
     click.echo(f"faregate: {message}", err=True)
     sys.exit(1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """What `faregate calibrate --outcomes` was given.
+
+    Attributes:
+        files: outcome records; `signal` is the mean log-probability of each answer's tokens.
+        out: the artefact, or the beginning of the artefacts' names where several rungs are judged; None to say only
+            what could be promised.
+        max_loss: what is to be promised; None: what the route states.
+        confidence: likewise.
+        temperature: at which the answers were sampled.
+        source: where they come from, with their licence; None: their names and digests.
+        vectors: keeps the questions' embeddings between runs.
+    """
+
+    policy: Policy
+    route: Route
+    files: tuple[Path, ...]
+    out: Path | None
+    max_loss: float | None
+    confidence: float | None
+    temperature: float
+    source: str | None
+    vectors: Path | None = None
+
+
+def stated(given: Given) -> tuple[float, float]:
+    """Return what is to be promised, loss and confidence: as the command was told, else as the route states.
+
+    Raises:
+        TrainingError: neither says it.
+    """
+    from policies.schema import DEFAULT_CONFIDENCE
+    from router.train_outcomes import TrainingError
+
+    quality = given.route.quality
+    max_loss = given.max_loss if given.max_loss is not None or quality is None else quality.max_loss
+    confidence = given.confidence if given.confidence is not None or quality is None else quality.confidence
+    if max_loss is None:
+        raise TrainingError(
+            f"route {given.route.name} promises nothing; say what with --max-loss, or give it `quality`"
+        )
+    return max_loss, DEFAULT_CONFIDENCE if confidence is None else confidence
+
+
+def route_records(given: Given) -> Outcomes:
+    """Return the records of the route's models, under the names sent upstream or those of the catalog.
+
+    Raises:
+        TrainingError: they are not there under either, or cannot be used.
+    """
+    from router.train_outcomes import TrainingError
+    from router.train_records import read_records
+
+    policy, route, files = given.policy, given.route, given.files
+    variants = tuple(policy.models[model].variant for model in route.ladder)
+    try:
+        return read_records(files, variants)
+    except TrainingError as error:
+        try:
+            read = read_records(files, tuple(route.ladder))
+        except TrainingError:
+            raise error from None
+        return replace(read, models=variants)
