@@ -15,6 +15,7 @@ Rooms:
     prices, price_list     rates in integer femto-dollars, costs in integer nano-dollars; providers' lists, compiled
     energy                 what this machine's graphics cards have drawn, by their own meters (NVML)
     embedder               all-MiniLM-L6-v2 in int8, shipped in `minilm/`, built by `build_embedder`
+    onnx_session           starting a neural network on onnxruntime
     fetch, llamacpp        model files, and a local server for them (the demo's and the tests')
 
 Decided here, other than the design to start from:

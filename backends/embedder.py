@@ -8,8 +8,8 @@ Rules:
   saturate, and the same text would embed differently from machine to machine by more than rounding.
 - The states of a text's words come from the same run as its vector: the graph's last hidden layer is declared an output
   when the model is loaded (the file and its digest stay as they are; vectors are the same bit for bit).
-- onnxruntime and tokenizers are imported by `MiniLM.load`, not by this module: they cost 0.2 s of start-up that a
-  policy without a semantic cache need not pay.
+- onnxruntime and tokenizers are imported by `MiniLM.load`, not by this module: they cost start-up that a policy without
+  a semantic cache need not pay.
 
 The files are built by `backends.build_embedder`; provenance and versions stand in `minilm/manifest.json`.
 """
@@ -27,6 +27,7 @@ import msgspec
 import numpy as np
 
 from backends.errors import FloorError
+from backends.onnx_session import OnnxError, OnnxSession, start
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -95,18 +96,12 @@ class Embedder(Protocol):
         ...
 
 
-class _Session(Protocol):
-    """The part of onnxruntime.InferenceSession that is used (the library carries no types)."""
-
-    def run(self, outputs: list[str], inputs: dict[str, NDArray[np.int64]]) -> list[NDArray[np.float32]]: ...
-
-
 class MiniLM:
     """all-MiniLM-L6-v2 in int8; make one with `load`. Calls from several threads at once are safe and independent."""
 
     __slots__ = ("_lock", "_remembered", "_remembered_bytes", "_session", "_tokenizer")
 
-    def __init__(self, *, session: _Session, tokenizer: Tokenizer) -> None:
+    def __init__(self, *, session: OnnxSession, tokenizer: Tokenizer) -> None:
         self._session = session
         self._tokenizer = tokenizer
         self._remembered: OrderedDict[str, WordStates] = OrderedDict()
@@ -213,22 +208,11 @@ def _read(path: Path) -> bytes:
     return content
 
 
-def _start(weights: bytes) -> _Session:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    # Sequences differ in length at every call, so a memory plan per length is kept for nothing.
-    options.enable_mem_pattern = False
-    options.log_severity_level = 3
+def _start(weights: bytes) -> OnnxSession:
     try:
-        session: _Session = onnxruntime.InferenceSession(
-            weights + _declared_output(_STATES), options, providers=["CPUExecutionProvider"]
-        )
-    except RuntimeError as error:
-        raise EmbedderError(f"onnxruntime {onnxruntime.__version__} cannot start the embedder: {error}") from error
-    return session
+        return start(weights + _declared_output(_STATES))
+    except OnnxError as error:
+        raise EmbedderError(f"the embedder does not run: {error}") from error
 
 
 def _declared_output(name: str) -> bytes:

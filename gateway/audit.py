@@ -806,9 +806,10 @@ def promises_of(lane: Lane, policy: Policy) -> list[Watched]:
     if semantic is None:
         return promises
     fallback = quality.audit if quality is not None else None
-    verified_by = () if lane.verifier is None else (lane.verifier.dump(),)  # another one serves other pairs
+    # Another acceptance or verifier serves other pairs: what verdicts said of the former's speaks for neither.
+    judged_by = (lane.acceptance, *(() if lane.verifier is None else (lane.verifier.dump(),)))
     for space in _spaces(route, policy):
-        served = (*lane.answers, repr(semantic.max_error), *verified_by)
+        served = (*lane.answers, repr(semantic.max_error), *judged_by)
         setup = _digest(Subject.SEMANTIC, route.cache.namespace or space, *served)
         promises.append(
             Watched(

@@ -119,6 +119,7 @@ class Lane:
         judges: who decides about the answers of rungs below the baseline, by model.
         output_ratios: how much longer the baseline's answers are, by the model below it.
         verifier: what tells how far the word of the cache's verifier goes; None where none is asked.
+        acceptance: digest of what lets its semantic hits be served; "" without a semantic cache.
         sight: the artefact that chooses where questions start; None without one.
         refused_artefact: why the route's artefact is not used, so that it runs on its static ladder; None where it is.
     """
@@ -131,6 +132,7 @@ class Lane:
     judges: Mapping[ModelId, AnswerJudge] = field(default_factory=dict)
     output_ratios: Mapping[ModelId, OutputRatio] = field(default_factory=dict)
     verifier: VerifierCalibration | None = None
+    acceptance: str = ""
     sight: Sight | None = None
     refused_artefact: str | None = None
 

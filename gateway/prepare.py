@@ -41,7 +41,7 @@ from router.judge import Calibration, CalibrationError, Judge
 from router.probe import method_of
 from router.strategy import Candidate, Cascade, Costs, Judged, Tables
 from router.weighing import AnswerJudge
-from semantic_cache.acceptance import shipped_digest
+from semantic_cache.acceptance import AcceptanceError, shipped_digest
 from semantic_cache.verifier import VerifierCalibration, VerifierError
 
 
@@ -113,6 +113,8 @@ def lanes(policy: Policy, book: PriceBook, clock: Clock) -> dict[str, PreparedLa
             mistakes.append(f"routes.{route.name}.quality.calibration: {error}")
         except VerifierError as error:
             mistakes.append(f"routes.{route.name}.cache.semantic.verifier.calibration: {error}")
+        except AcceptanceError as error:
+            mistakes.append(f"routes.{route.name}.cache.semantic: {error}")
     if mistakes:
         raise PolicyUnusable(mistakes)
     return prepared
@@ -240,6 +242,7 @@ def _lane(
         judges=chosen.judges or {each.model: each.judge for each in judged},
         output_ratios=_ratios_of(route, chosen) or {rung.judged.model: rung.ratio for rung in verdict.rungs},
         verifier=verifier,
+        acceptance="" if route.cache.semantic is None else shipped_digest(),
         sight=chosen.sight,
         refused_artefact=seen.refused,
     )

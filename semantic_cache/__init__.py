@@ -5,6 +5,7 @@ Rooms:
     partition              which requests are the same, and which may be compared
     tiers                  asking a store, exactly and semantically
     guard, lexicon         deterministic objections: numbers, dates, negation, entities, order, format
+    cross_encoder          a small network that reads two questions together
     acceptance             the calibrated score and the threshold that keeps `max_error`
     refusals               answers that decline to answer, which a route may keep out
     sqlite_store           the embedded store
@@ -18,6 +19,8 @@ Rooms:
     evaluate, evaluate_report  how well acceptance does on labelled pairs (offline)
     train_acceptance, train_verifier
                            fit the acceptance and calibrate a verifier from labelled pairs (scikit-learn; never serving)
+    train_pairs, train_cross_encoder
+                           train the cross-encoder (torch; never serving) on the groups of questions in `questions/`
     calibrations/          the shipped artefacts
 
 Decided here, other than the design to start from: vectors of the embedded store are int8 in cells (`shelf`), found by

@@ -9,13 +9,15 @@ testable one fails there is no threshold, and the semantic tier stays silent.
 The shipped artefact is fitted by `semantic_cache.train_acceptance` on 626 public pairs (fow-cache, CC BY 4.0, and
 CacheSafety-Bench, Apache-2.0; attributed in the artefact). It is a prior, fitted on other people's traffic: its bound
 holds where two of five near neighbours are traps, of those kinds. Out of fold, at max_error 0.01: 160 served, none
-wrong, 50 % of repeats; at 0.05: 200 served, 8 wrong, 60 %. The guard's word tables were written with these pairs in
+wrong, 50 % of repeats; at 0.05: 210 served, 1 wrong, 65 %. The guard's word tables were completed with these pairs in
 view, so fresh pairs fare worse; random Quora pairs much worse (the prior does not carry over to such traffic). Only
-verdicts on a route's own traffic make the prior a promise. Serving needs numpy only, and the embedder's word states.
+verdicts on a route's own traffic make the prior a promise. Serving needs numpy, the embedder's word states, and
+`cross_encoder`.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from dataclasses import dataclass
@@ -27,6 +29,7 @@ import msgspec
 import numpy as np
 
 from backends.embedder import MiniLM, WordStates, known_words
+from semantic_cache.cross_encoder import DIGEST, MOST, CrossEncoder, CrossEncoderError
 from semantic_cache.guard import (
     DOUBTS,
     Difference,
@@ -45,7 +48,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SHIPPED = Path(__file__).parent / "calibrations" / "acceptance.json"
-FORMAT = 2
+FORMAT = 3
 FEATURES = (
     "cosine",
     "jaccard",
@@ -58,10 +61,20 @@ FEATURES = (
     "trigrams",
     "worst_word",
     "mean_word",
+    "read_together",
 )
-SIGNS = (1, 1, 1, -1, -1, -1, -1, 1, 1, 1, 1)
+SIGNS = (1, 1, 1, -1, -1, -1, -1, 1, 1, 1, 1, 1)
 """Which way each feature may move the score. Free signs fit how a data set was made: traps in fow_pairs are minimal
 edits and repeats are not, so a free fit *rewards* texts for sharing fewer letters."""
+READ_FROM = 0.5
+"""Below this cosine of the whole texts their words are not read, and the answer is not served: hardly any repeat has
+less. A stored question's words cost as much as embedding it, where they are not remembered."""
+
+ENOUGH = 0.8
+"""Share of the repeats of the loosest threshold that passes for which a stricter one is taken. The loosest stands right
+above the first trap that is left, and the guard's tables were completed with these traps in view, so that fresh ones
+stand higher; every threshold of the sequence that passes keeps the promise, and the stricter ones by more."""
+
 MOST_COUNTED = 4
 """Beyond four replaced words a fifth changes nothing."""
 
@@ -140,6 +153,7 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         embedder: id of the embedder whose cosines it was fitted on.
+        cross_encoder: sha256 of the weights that read both texts together.
         made: ISO date.
         confidence: of every step's bound, 1 - delta.
         pairs: how many calibrated it; `traps` of them must not be served.
@@ -160,6 +174,7 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
     weights: tuple[float, ...]
     intercept: float
     steps: tuple[Step, ...]
+    cross_encoder: str = ""
 
 
 class Sealed(msgspec.Struct, frozen=True, kw_only=True):
@@ -169,17 +184,28 @@ class Sealed(msgspec.Struct, frozen=True, kw_only=True):
     calibration: Calibration
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Readers:
+    """What reads a pair's words in their context, and costs more than all else.
+
+    Attributes:
+        states: what the embedder makes of each word of a text.
+        together: reads the words of both texts at once.
+    """
+
+    states: Callable[[str], WordStates]
+    together: CrossEncoder
+
+
 class Acceptance:
     """Judges candidates; immutable after loading, callable from any thread."""
 
-    __slots__ = ("_centre", "_scale", "_states", "_weights", "_words", "calibration")
+    __slots__ = ("_centre", "_readers", "_scale", "_weights", "_words", "calibration")
 
-    def __init__(
-        self, calibration: Calibration, *, words: frozenset[str], states: Callable[[str], WordStates] | None = None
-    ) -> None:
+    def __init__(self, calibration: Calibration, *, words: frozenset[str], readers: Readers | None = None) -> None:
         self.calibration = calibration
         self._words = words
-        self._states = states
+        self._readers = readers
         self._centre, self._scale, self._weights = (
             np.array(values) for values in (calibration.centre, calibration.scale, calibration.weights)
         )
@@ -194,10 +220,15 @@ class Acceptance:
                 another when a pair is first judged.
 
         Raises:
-            AcceptanceError: the file is missing, is not an artefact, was damaged, or is of other features.
+            AcceptanceError: the file is missing, is not an artefact, was damaged, or is of other features; or the
+                cross-encoder is.
             EmbedderError: the embedder's vocabulary is missing or not the pinned one.
         """
-        return cls(_unsealed(path or SHIPPED), words=known_words(), states=states or _own_states())
+        try:
+            readers = Readers(states=states or _own_states(), together=CrossEncoder.load())
+        except CrossEncoderError as error:
+            raise AcceptanceError(str(error)) from error
+        return cls(_unsealed(path or SHIPPED), words=known_words(), readers=readers)
 
     def judge(
         self, *, asked: str, stored: str, similarity: float, max_error: float, accepted_from: float | None = None
@@ -221,9 +252,10 @@ class Acceptance:
         threshold = self.threshold(max_error) if accepted_from is None else accepted_from
         if threshold is None:
             return Declined(reason=Refusal.NO_THRESHOLD, score=score, similarity=similarity)
-        if score >= threshold:
+        is_read = score >= threshold and similarity >= READ_FROM
+        if is_read:
             score = self.score(asked=asked, stored=stored, similarity=similarity)
-        if score < threshold:
+        if not is_read or score < threshold:
             return Declined(reason=Refusal.BELOW_THRESHOLD, score=score, similarity=similarity)
         return Accepted(score=score, similarity=similarity)
 
@@ -234,24 +266,28 @@ class Acceptance:
 
     def score(self, *, asked: str, stored: str, similarity: float) -> float:
         """Return the fitted probability, in [0, 1], that one answer serves both, for pairs the guard lets pass."""
-        return self._score(asked, stored, similarity, self._states)
+        return self._score(asked, stored, similarity, self._readers)
 
-    def _score(self, asked: str, stored: str, similarity: float, states: Callable[[str], WordStates] | None) -> float:
-        values = features(asked=asked, stored=stored, similarity=similarity, words=self._words, states=states)
+    def _score(self, asked: str, stored: str, similarity: float, readers: Readers | None) -> float:
+        values = features(asked=asked, stored=stored, similarity=similarity, words=self._words, readers=readers)
         logit = float((values - self._centre) / self._scale @ self._weights) + self.calibration.intercept
         return 1 / (1 + math.exp(-max(-50.0, min(50.0, logit))))
 
     def step(self, max_error: float) -> Step | None:
-        """Return the loosest threshold whose bound is within `max_error`, None when there is none."""
-        chosen: Step | None = None
+        """Return the strictest threshold within `max_error` that has most of the loosest one's repeats (`ENOUGH`).
+
+        None when no threshold's bound is within `max_error`.
+        """
+        passed: list[Step] = []
         for step in self.calibration.steps:
             if step.least_bound > max_error:
                 # Too few pairs for any outcome to pass: not a test, so the sequence has not begun.
                 continue
             if step.upper_bound > max_error:
                 break
-            chosen = step
-        return chosen
+            passed.append(step)
+        most = passed[-1].repeats_served if passed else 0.0
+        return next((step for step in passed if step.repeats_served >= ENOUGH * most), None)
 
     def threshold(self, max_error: float) -> float | None:
         """Return the lowest score that may be served at `max_error`, None when the tier must stay silent."""
@@ -264,8 +300,9 @@ def is_doubtful(declined: Declined) -> bool:
     return declined.difference is None or declined.difference.objection in DOUBTS
 
 
+@functools.cache
 def shipped_digest() -> str:
-    """Return the `Acceptance.digest` of the shipped artefact, without loading what judges with it.
+    """Return the `Acceptance.digest` of the shipped artefact, without loading what judges with it; read once.
 
     Raises:
         AcceptanceError: it is missing or damaged.
@@ -294,9 +331,9 @@ def features(
     stored: str,
     similarity: float,
     words: frozenset[str],
-    states: Callable[[str], WordStates] | None,
+    readers: Readers | None,
 ) -> NDArray[np.float64]:
-    """Return float64[11], in the order of FEATURES; symmetric in the two texts.
+    """Return float64[12], in the order of FEATURES; symmetric in the two texts.
 
     `in_frame` is 1 where one word of meaning was exchanged for one other, or where the texts are equal but for words
     that only one of them has ("the late fee for rent", "… for books"): who repeats the rest means the difference.
@@ -306,10 +343,10 @@ def features(
         stored: the other.
         similarity: cosine of their vectors.
         words: known words, to tell a misspelling ("statment") from another word ("diary" for "dairy").
-        states: reads the words of a text in their context. Without it both features of words are 1, the most they can
-            be; as their weights are not negative, the score is then an upper bound.
+        readers: read the words of the texts in their context. Without them the last three features are the most they
+            can be; as their weights are not negative, the score is then an upper bound.
     """
-    worst_word, mean_word = aligned(states(asked), states(stored)) if states else (1.0, 1.0)
+    worst_word, mean_word, together = _read_words(asked, stored, readers) if readers else (1.0, 1.0, MOST)
     asked, stored = without_shared_ending(asked, stored)
     readings = read(asked), read(stored)
     left, right = (set(reading.content) for reading in readings)
@@ -331,8 +368,14 @@ def features(
             _dice(_trigrams(asked), _trigrams(stored)),
             worst_word,
             mean_word,
+            together,
         ]
     )
+
+
+def _read_words(asked: str, stored: str, readers: Readers) -> tuple[float, float, float]:
+    one, other = readers.states(asked), readers.states(stored)
+    return *aligned(one, other), readers.together.log_odds(one, other)
 
 
 def aligned(one: WordStates, other: WordStates) -> tuple[float, float]:
@@ -447,6 +490,7 @@ def _unsealed(path: Path) -> Calibration:
             f"{path} is no acceptance calibration: {error}; make one with `python -m semantic_cache.train_acceptance`"
         ) from error
     calibration = sealed.calibration
+    _check_format(calibration, path)  # first: of another format the digest is of other fields
     digest = _digest(calibration)
     if digest != sealed.sha256:
         raise AcceptanceError(f"{path} was changed after it was made: sha256 {digest}, sealed {sealed.sha256}")
@@ -454,11 +498,19 @@ def _unsealed(path: Path) -> Calibration:
     return calibration
 
 
-def _check(calibration: Calibration, path: Path) -> None:
+def _check_format(calibration: Calibration, path: Path) -> None:
     if calibration.format != FORMAT or calibration.features != FEATURES:
         raise AcceptanceError(
             f"{path} has format {calibration.format} and features {', '.join(calibration.features)}; this version "
             f"reads format {FORMAT} with {', '.join(FEATURES)}: train it again"
+        )
+
+
+def _check(calibration: Calibration, path: Path) -> None:
+    if calibration.cross_encoder != DIGEST:
+        raise AcceptanceError(
+            f"{path} was fitted with the cross-encoder {calibration.cross_encoder}; this version has {DIGEST}: "
+            "train it again"
         )
     widths: Sequence[int] = [len(part) for part in (calibration.centre, calibration.scale, calibration.weights)]
     if set(widths) != {len(FEATURES)} or 0.0 in calibration.scale:

@@ -21,7 +21,7 @@ from rich.progress import track
 from backends.asks import parse_ask
 from backends.errors import FloorError
 from backends.words import Surface, TenantId
-from semantic_cache.acceptance import Accepted, Declined, is_doubtful
+from semantic_cache.acceptance import READ_FROM, Accepted, Declined, is_doubtful
 from semantic_cache.partition import Keys, Scope, keys_of
 
 if TYPE_CHECKING:
@@ -274,7 +274,10 @@ def look(
         _score(acceptance, case, judgement)
         for case, judgement in zip(cases, track(judged, "scoring", console=console, transient=True), strict=True)
     ]
-    is_passed = [judgement is None or getattr(judgement, "difference", None) is None for judgement in judged]
+    is_passed = [
+        judgement is None or (getattr(judgement, "difference", None) is None and cosine >= READ_FROM)
+        for judgement, cosine in zip(judged, cosines, strict=True)
+    ]
     return Looked(
         scores=np.where(is_passed, doubtful, _NEVER),
         doubtful=np.array(doubtful),

@@ -289,10 +289,12 @@ def _tokens(text: str) -> list[_Token]:
         starts = starts or character in '.?!:;\n"\N{LEFT DOUBLE QUOTATION MARK}'
         at += 1
     shouted = _is_shouted([piece for piece, _ in pieces if piece[0].isalpha()])
-    return [
-        _Token(_singular_acronym(piece).lower(), not starts and not shouted and _has_capital(piece))
-        for piece, starts in pieces
-    ]
+    return [_token(piece, is_name=not starts and not shouted and _has_capital(piece)) for piece, starts in pieces]
+
+
+def _token(piece: str, *, is_name: bool) -> _Token:
+    word = _singular_acronym(piece).lower()
+    return _Token(lex.PLACES[word] if is_name and word in lex.PLACES_THAT_ARE_WORDS else word, is_name)
 
 
 def _singular_acronym(word: str) -> str:
@@ -324,9 +326,18 @@ def _is_symbol(text: str, at: int) -> bool:
         return True
     if character not in lex.OPERATORS:
         return False
-    # A hyphen or slash between letters joins words; between numbers or spaces it calculates.
+    # A hyphen or slash between letters joins words, and a dash between words parts them; between numbers it calculates.
     before, after = text[at - 1 : at], text[at + 1 : at + 2]
-    return character not in "-/*" or not (before.isalpha() or after.isalpha())
+    if character not in "-/*":
+        return True
+    if before.isalpha() or after.isalpha():
+        return False
+    return not before.isspace() or _is_operand(text[:at].split()[-1:]) or _is_operand(text[at + 1 :].split()[:1])
+
+
+def _is_operand(word: Sequence[str]) -> bool:
+    """Tell whether the word beside a sign is a number, a letter or in brackets; no word is one too."""
+    return not word or len(word[0]) == 1 or not word[0].strip("?!.,:;\"'").isalpha()
 
 
 def _is_shouted(words: Sequence[str]) -> bool:
@@ -588,6 +599,8 @@ def _date(left: Reading, right: Reading) -> _Values:
     clock = {q.unit for reading in (left, right) for q in reading.quantities} & {"am", "pm"}
     spoken = frozenset(lex.DAYTIMES) if clock else frozenset()
     asked, stored = left.calendar - spoken, right.calendar - spoken
+    if not (asked & lex.FREQUENCIES and stored & lex.FREQUENCIES):
+        asked, stored = asked - lex.FREQUENCIES, stored - lex.FREQUENCIES
     return None if asked == stored else (_shown(asked), _shown(stored))
 
 
@@ -617,12 +630,18 @@ def _negating_prefix(plain: Reading, negated: Reading) -> _Values:
     for word in plain.stems - negated.stems:
         if len(word) < 3:
             continue
-        for other in (prefix + word for prefix in lex.NEGATING_PREFIXES):
+        for other in (
+            prefix + word for prefix in lex.NEGATING_PREFIXES if prefix not in plain.words or prefix in _WORDS
+        ):
             if other in negated.stems and other not in plain.stems:
                 return word, other
         if word.endswith("ful") and word[:-3] + "less" in negated.stems:
             return word, word[:-3] + "less"
     return None
+
+
+_WORDS = frozenset({"a", "in", "de"})
+"""Negating prefixes that are words of their own: "in" beside "visible" makes no "invisible", "non" does "non-stick"."""
 
 
 def _swapped(values: _Values) -> _Values:
@@ -673,12 +692,15 @@ _DIRECTED = ("from", "to", "into", "than", "by", "over")
 def _order(left: Reading, right: Reading) -> _Values:
     if lex.stem("distance") in left.stems & right.stems:
         return None
+    names = left.names & right.names
+    is_said = False  # which way, with the same words
     for marker in _DIRECTED:
         here, there = _after(left, marker), _after(right, marker)
         if here and there and not here & there and here <= right.stems and there <= left.stems:
             return f"{marker} {_shown(here)}", f"{marker} {_shown(there)}"
-    asked, stored = (_shared_names(reading, left.names & right.names) for reading in (left, right))
-    if asked != stored and not _ENUMERATORS & set(left.words):
+        is_said = is_said or bool(here & names and here & names == there & names)
+    asked, stored = (_shared_names(reading, names) for reading in (left, right))
+    if asked != stored and not is_said and not _ENUMERATORS & {*left.words, *right.words}:
         return " ".join(asked), " ".join(stored)
     if _turned_around(left.content, right.content):
         return " ".join(left.content[:ORDERED_WORDS]), " ".join(right.content[:ORDERED_WORDS])
@@ -730,6 +752,8 @@ def _question(left: Reading, right: Reading) -> _Values:
     asked, stored = kinds(left, right)
     if asked == stored or not asked or not stored:
         return None
+    if "yes or no" in {asked, stored} and all(_CHOICES & set(reading.words) for reading in (left, right)):
+        return None  # "Which is better, tea or coffee?", "Is tea better than coffee?"
     return None if frozenset({asked, stored}) in _COMPATIBLE_KINDS else (asked, stored)
 
 
@@ -742,13 +766,18 @@ def _only_describes(words: Sequence[str], at: int) -> bool:
     return not asks or before in {"someone", "those", "anyone"}
 
 
+_CHOICES = frozenset({"or", "than", "versus", "vs"})
+"""Words of questions that name what may be chosen."""
+
 _COMPATIBLE_KINDS = frozenset(
     frozenset(pair)
     for pair in (
         # "What …" may ask for a person, place, time or amount, and one answer tells what to do and how.
         *(("what", kind) for kind in ("who", "where", "when", "how", "how many", "how much", "how often", "how long")),
-        # "Can I pay by card?", "How do I pay by card?": the score decides (feature `kinds`).
+        # "Can I pay by card?", "How do I pay by card?": the score decides.
         ("how", "yes or no"),
+        # "What makes it so hard?" asks why, "What makes a good leader?" does not, and "How is it made?" may be either.
+        *(("reason", kind) for kind in ("why", "what", "how")),
     )
 )
 
@@ -771,7 +800,8 @@ def _kind(words: Sequence[str]) -> str:
     while start < len(words) and words[start] in _FILLERS:
         start += 1
     opening = words[start : start + 5]
-    is_request = opening[1:2] == ("you",) and opening[0] in {"can", "could", "will", "would"}
+    is_request = bool(lex.ANYBODY & set(opening[1:2]) and (opening[1] == "you" or lex.REQUESTED & set(opening[2:4])))
+    is_request = is_request and (opening[0] in {"can", "could", "will", "would"} or "know" in opening[2:3])
     if opening[:1] and opening[0] in lex.AUXILIARIES and not is_request:
         return "how" if "way" in opening[2:] else "yes or no"
     for at, word in enumerate(words):
@@ -786,7 +816,9 @@ def _kind_of(word: str, following: Sequence[str]) -> str:
             return "how long"
         return _AMOUNTS.get(following[0], "how")
     if word in {"what", "which"}:
-        return "how" if lex.MANNER & set(following[:5]) else "what"
+        if lex.MANNER & set(following[:5]):
+            return "how"
+        return "reason" if lex.REASONS & set(following[:4]) else "what"
     return "who" if word in {"whom", "whose"} else word
 
 

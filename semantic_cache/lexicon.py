@@ -113,6 +113,9 @@ SYNONYMS: dict[str, str] = {
         "create establish".split(),
         "die dead died death".split(),
         "born birth".split(),
+        "alive living".split(),
+        "computer pc".split(),
+        "resume cv".split(),
     )
     for word in group[1:]
 }
@@ -124,6 +127,10 @@ PHRASES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("quick", "question"): (),
     ("quick", "one"): (),
     ("how", "come"): ("why",),
+    ("how", "many", "times"): ("how", "often"),
+    ("second", "hand"): ("used",),
+    ("least", "expensive"): ("cheapest",),
+    ("in", "the", "us"): ("in", "usa"),
     ("what", "time"): ("when",),
     ("which", "time"): ("when",),
     ("what", "year"): ("when",),
@@ -165,7 +172,7 @@ PHRASES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("how", "old"): ("what", "age"),
     ("how", "big"): ("what", "size"),
     ("united", "kingdom"): ("uk",),
-    ("great", "britain"): ("britain",),
+    ("great", "britain"): ("uk",),
     ("united", "states", "of", "america"): ("usa",),
     ("united", "states"): ("usa",),
     ("new", "zealand"): ("newzealand",),
@@ -193,7 +200,7 @@ NEGATING_PREFIXES = ("un", "non", "in", "im", "il", "ir", "dis", "de", "anti", "
 ANTONYMS = tuple(
     tuple(frozenset(SYNONYMS.get(stem(word), stem(word)) for word in side.split()) for side in pair)
     for pair in (
-        ("increase raise grow gain rise", "decrease reduce lower shrink lose drop fall"),
+        ("increase raise grow gain rise more", "decrease reduce lower shrink lose drop fall less fewer"),
         ("add insert attach", "remove delete detach"),
         ("enable activate", "disable deactivate"),
         ("open", "close shut"),
@@ -259,6 +266,12 @@ ANTONYMS = tuple(
         ("parent", "child"),
         ("employee worker employed", "employer unemployed"),
         ("tenant renter", "landlord owner"),
+        ("seller vendor", "buyer"),
+        ("sender", "recipient receiver"),
+        ("host", "guest"),
+        ("staging", "production"),
+        ("outstanding excellent", "inadequate awful terrible"),
+        ("properly correctly", "fault faulty broken defective wrong wrongly"),
         ("teacher", "student pupil"),
         ("doctor", "patient"),
         ("predator", "prey"),
@@ -395,6 +408,19 @@ AUXILIARIES = frozenset(
     "is are was were am do does did can could will would shall should may might must has have had".split()
 )
 
+REASONS = frozenset(
+    "reason reasons cause causes caused causing makes made keeps explains drives motivates motive purpose".split()
+)
+"""After "what" they ask why, though often not only that: "what causes …", "what makes … so …"."""
+
+REQUESTED = frozenset("tell explain describe define clarify show help say know".split())
+"""What somebody is asked to do in "can someone explain …" and "does anyone know …", which ask nothing yet."""
+
+ANYBODY = frozenset("you u someone anyone somebody anybody".split())
+
+FREQUENCIES = frozenset("hourly daily weekly monthly yearly annually".split())
+"""Entries of CALENDAR that many leave out ("the monthly fee") or put otherwise ("every day"): two of them differ."""
+
 MANNER = frozenset("way process procedure steps method".split())
 
 PLACES: dict[str, str] = {
@@ -419,7 +445,6 @@ PLACES: dict[str, str] = {
         "bosnia bosnian",
         "botswana",
         "brazil brazilian",
-        "britain british",
         "bulgaria bulgarian",
         "cambodia cambodian khmer",
         "cameroon",
@@ -535,10 +560,10 @@ PLACES: dict[str, str] = {
         "tunisia tunisian",
         "turkey turkish",
         "uganda ugandan",
-        "uk",
+        "uk britain british brits",
         "ukraine ukrainian",
         "uruguay",
-        "usa us american",
+        "usa us american america",
         "uzbekistan",
         "venezuela venezuelan",
         "vietnam vietnamese",
@@ -564,7 +589,11 @@ PLACES: dict[str, str] = {
         "beijing",
         "shanghai",
         "delhi",
-        "mumbai",
+        "mumbai bombay",
+        "kolkata calcutta",
+        "chennai madras",
+        "bangalore bengaluru",
+        "varanasi banaras benares",
         "sydney",
         "melbourne",
         "toronto",
@@ -574,7 +603,7 @@ PLACES: dict[str, str] = {
         "seattle",
         "houston",
         "dallas",
-        "newyork",
+        "newyork nyc",
         "losangeles",
         "hongkong",
         "dubai",
@@ -608,6 +637,7 @@ PLACES: dict[str, str] = {
         "atlantic",
         "pacific",
         "arctic",
+        "antarctica antarctic",
         "mediterranean",
         "mercury",
         "venus",
@@ -617,10 +647,15 @@ PLACES: dict[str, str] = {
         "uranus",
         "neptune",
         "pluto",
+        *"hydrogen helium lithium carbon nitrogen oxygen fluorine neon sodium magnesium silicon phosphorus".split(),
+        *"chlorine argon potassium calcium titanium chromium manganese cobalt nickel copper zinc arsenic".split(),
+        *"bromine silver iodine platinum gold radium uranium plutonium".split(),
+        "aluminium aluminum",
+        "sulphur sulfur",
     )
     for name in group.split()
 }
-"""Name or demonym -> the place: people write these in lower case, and the nearest wrong one is always close by."""
+"""Name or demonym -> the place; and elements. People write them in lower case, and the nearest wrong one is near."""
 
 PLACES_THAT_ARE_WORDS = frozenset("us turkey chad china polish jordan guinea mercury arab latin".split())
 """Entries of PLACES that count only with a capital."""

@@ -7,22 +7,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.embedder import MiniLM, WordStates
+from backends.embedder import DIMENSIONS, MiniLM, WordStates
 from semantic_cache.acceptance import (
     FEATURES,
+    READ_FROM,
     SHIPPED,
     SIGNS,
     Acceptance,
     AcceptanceError,
     Accepted,
     Declined,
+    Readers,
     Refusal,
     Step,
     aligned,
     features,
     seal,
 )
+from semantic_cache.cross_encoder import CrossEncoder
 from semantic_cache.guard import MAX_CHARACTERS, Objection
+from semantic_cache.train_acceptance import scores_of
 
 MAX_ERROR = 0.05
 WORDS = frozenset({"bank", "statement", "diary", "dairy"})
@@ -120,6 +124,25 @@ def test_a_text_too_long_to_compare_is_not_scored(judge: Judge):
     )
 
 
+class _Asked(Exception):
+    """Somebody wanted a text's words."""
+
+
+def _no_words(text: str) -> WordStates:
+    raise _Asked(text)
+
+
+def test_the_words_of_a_far_neighbour_are_not_read_and_it_is_not_served(judge: Judge):
+    readers = Readers(states=_no_words, together=CrossEncoder.load())
+    acceptance = Acceptance(judge.acceptance.calibration, words=WORDS, readers=readers)
+    pair = {"asked": "Who feeds the dogs?", "stored": "Who feeds the dogs at home?", "max_error": MAX_ERROR}
+    far = acceptance.judge(**pair, similarity=READ_FROM - 0.01)
+    assert isinstance(far, Declined)
+    assert far.reason is Refusal.BELOW_THRESHOLD
+    with pytest.raises(_Asked):
+        acceptance.judge(**pair, similarity=0.99)
+
+
 def test_the_score_never_falls_with_similarity(judge: Judge):
     pair = {"asked": "Why is the sky blue?", "stored": "Why does the sky look blue?"}
     scores = [judge.acceptance.score(**pair, similarity=float(cosine)) for cosine in np.linspace(-1, 1, 21)]
@@ -135,15 +158,15 @@ def test_no_weight_contradicts_the_sign_of_its_feature(judge: Judge):
     [("bank statement", "bank statment", 1), ("invoice", "invioce", 1), ("diary", "dairy", 0), ("zorvex", "zorvax", 0)],
 )
 def test_a_slip_of_the_pen_is_no_other_word(one: str, other: str, misspellings: int):
-    values = features(asked=one, stored=other, similarity=0.5, words=WORDS, states=None)
+    values = features(asked=one, stored=other, similarity=0.5, words=WORDS, readers=None)
     assert values[FEATURES.index("misspellings")] == misspellings
     assert values[FEATURES.index("jaccard")] == (1.0 if misspellings else 0.0)
 
 
 def _letters(text: str) -> WordStates:
-    """Read each letter as a word, of a direction of its own."""
+    """Read each letter as a word, of one of four directions."""
     pieces = tuple(text)
-    states = np.zeros((len(pieces), 4), dtype=np.float16)
+    states = np.zeros((len(pieces), DIMENSIONS), dtype=np.float16)
     states[np.arange(len(pieces)), [ord(piece) % 4 for piece in pieces]] = 1
     return WordStates(pieces=pieces, states=states)
 
@@ -153,10 +176,15 @@ def _word_per_letter(text: str) -> WordStates:
     return WordStates(pieces=tuple(f"word{piece}" for piece in read.pieces), states=read.states)
 
 
+@pytest.fixture(scope="module")
+def by_letters() -> Readers:
+    return Readers(states=_letters, together=CrossEncoder.load())
+
+
 @given(one=st.text(max_size=60), other=st.text(max_size=60))
-def test_features_are_finite_and_symmetric(one: str, other: str):
-    forth = features(asked=one, stored=other, similarity=0.5, words=frozenset(), states=_letters)
-    back = features(asked=other, stored=one, similarity=0.5, words=frozenset(), states=_letters)
+def test_features_are_finite_and_symmetric(by_letters: Readers, one: str, other: str):
+    forth = features(asked=one, stored=other, similarity=0.5, words=frozenset(), readers=by_letters)
+    back = features(asked=other, stored=one, similarity=0.5, words=frozenset(), readers=by_letters)
     assert forth.shape == (len(FEATURES),)
     assert np.isfinite(forth).all()
     np.testing.assert_array_equal(forth, back)
@@ -176,7 +204,21 @@ def _acceptance(tested: list[tuple[int, float, float]]) -> Acceptance:
         )
         for at, (wrong, bound, least) in enumerate(tested)
     )
-    return Acceptance(msgspec.structs.replace(Acceptance.load().calibration, steps=steps), words=frozenset())
+    calibration = msgspec.structs.replace(Acceptance.load().calibration, steps=steps)
+    return Acceptance(calibration, words=frozenset())
+
+
+def test_the_strictest_threshold_with_most_of_the_loosest_ones_repeats_is_taken():
+    steps = [(0.9, 0.3), (0.8, 0.47), (0.7, 0.49), (0.6, 0.6), (0.5, 0.9)]
+    bounds = [0.01, 0.01, 0.01, 0.02, 0.2]
+    sequence = tuple(
+        Step(threshold=at, served=50, wrong=0, upper_bound=bound, least_bound=0.01, repeats_served=repeats)
+        for (at, repeats), bound in zip(steps, bounds, strict=True)
+    )
+    calibration = msgspec.structs.replace(Acceptance.load().calibration, steps=sequence)
+    acceptance = Acceptance(calibration, words=frozenset())
+    assert acceptance.threshold(0.05) == 0.7
+    assert acceptance.threshold(0.01) == 0.8
 
 
 def test_the_sequence_ends_at_its_first_failure_even_if_a_later_step_would_pass():
@@ -204,11 +246,19 @@ def test_texts_without_words_match_only_each_other():
     assert aligned(_letters(""), _letters("x")) == (-1.0, -1.0)
 
 
-def test_a_score_without_the_words_states_is_never_below_the_one_with_them(judge: Judge):
-    pair = {"asked": "Who feeds the dogs?", "stored": "Who feeds the cats?", "similarity": 0.9}
-    bound = Acceptance(judge.acceptance.calibration, words=frozenset()).score(**pair)
-    read = Acceptance(judge.acceptance.calibration, words=frozenset(), states=judge.embedder.states).score(**pair)
-    assert bound > read
+@given(one=st.text(max_size=60), other=st.text(max_size=60), similarity=st.floats(-1, 1))
+def test_a_score_without_reading_the_words_is_never_below_the_one_with_them(
+    by_letters: Readers, one: str, other: str, similarity: float
+):
+    calibration = Acceptance.load().calibration
+    bound, read = (
+        scores_of(
+            calibration,
+            features(asked=one, stored=other, similarity=similarity, words=frozenset(), readers=readers)[None, :],
+        )[0]
+        for readers in (None, by_letters)
+    )
+    assert bound >= read
 
 
 def test_the_shipped_calibration_states_its_promise_and_its_sources():
@@ -229,10 +279,24 @@ def test_a_changed_artefact_is_refused(tmp_path: Path):
         Acceptance.load(changed)
 
 
+def test_an_artefact_of_an_earlier_format_is_told_so(tmp_path: Path):
+    earlier = tmp_path / "acceptance.json"
+    earlier.write_bytes(SHIPPED.read_bytes().replace(b'"format": 3', b'"format": 2'))
+    with pytest.raises(AcceptanceError, match=r"has format 2 .*reads format 3"):
+        Acceptance.load(earlier)
+
+
 def test_an_artefact_of_other_features_is_refused(tmp_path: Path):
     other = tmp_path / "acceptance.json"
     other.write_bytes(seal(msgspec.structs.replace(Acceptance.load().calibration, features=("cosine",))))
     with pytest.raises(AcceptanceError, match="train it again"):
+        Acceptance.load(other)
+
+
+def test_an_artefact_of_another_cross_encoder_is_refused(tmp_path: Path):
+    other = tmp_path / "acceptance.json"
+    other.write_bytes(seal(msgspec.structs.replace(Acceptance.load().calibration, cross_encoder="0" * 64)))
+    with pytest.raises(AcceptanceError, match=r"cross-encoder 0000.*train it again"):
         Acceptance.load(other)
 
 

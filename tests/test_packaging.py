@@ -48,6 +48,7 @@ def test_the_wheel_holds_the_five_packages_and_nothing_else(wheel: zipfile.ZipFi
         "router/artefacts/default.json",
         "router/calibrations/qwen2.5-coder-0.5b-1.5b.json",
         "semantic_cache/calibrations/acceptance.json",
+        "semantic_cache/calibrations/cross_encoder.onnx",
         "gateway/cli.py",
     ],
 )
@@ -59,6 +60,10 @@ def test_the_wheel_has_the_command_and_the_licence(wheel: zipfile.ZipFile):
     entries = next(name for name in wheel.namelist() if name.endswith("entry_points.txt"))
     assert "faregate = gateway.cli:main" in wheel.read(entries).decode()
     assert any(name.endswith("licenses/LICENSE") for name in wheel.namelist())
+
+
+def test_what_only_training_reads_is_not_in_the_wheel(wheel: zipfile.ZipFile):
+    assert not [name for name in wheel.namelist() if name.startswith("semantic_cache/questions/")]
 
 
 def test_no_caches_or_secrets_are_shipped(wheel: zipfile.ZipFile):

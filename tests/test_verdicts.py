@@ -279,6 +279,18 @@ def fill(policy_file: Path, verdicts: list[VerdictRow]) -> PromiseId:
     return which
 
 
+def test_hits_that_another_acceptance_let_through_are_another_promise(policy_file: Path):
+    policy = load_policy(policy_file, {})
+    lane = lanes(policy, price_book(policy, NOON), SystemClock())["cached"].lane
+    now, before = (
+        {watched.id.setup for watched in promises_of(each, policy) if watched.id.subject is Subject.SEMANTIC}
+        for each in (lane, replace(lane, acceptance="of the version before"))
+    )
+
+    assert now
+    assert not now & before
+
+
 def run(*command: str) -> tuple[int, str]:
     result = CliRunner().invoke(main, command)
     return result.exit_code, result.output

@@ -319,7 +319,7 @@ def an_acceptance(*more: tuple[float, float]) -> Acceptance:
         weights=tuple(50.0 if name == "cosine" else 0.0 for name in ACCEPTED),
         intercept=-40.0,
         steps=(
-            AcceptanceStep(threshold=0.5, served=500, wrong=0, upper_bound=0.01, least_bound=0.01, repeats_served=0.8),
+            AcceptanceStep(threshold=0.5, served=500, wrong=0, upper_bound=0.01, least_bound=0.01, repeats_served=0.6),
             *(
                 AcceptanceStep(
                     threshold=at, served=600, wrong=1, upper_bound=bound, least_bound=0.01, repeats_served=0.9
