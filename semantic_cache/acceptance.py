@@ -78,6 +78,8 @@ stand higher; every threshold of the sequence that passes keeps the promise, and
 MOST_COUNTED = 4
 """Beyond four replaced words a fifth changes nothing."""
 
+_AGAIN = "train it again with `python -m semantic_cache.train_acceptance`"
+
 MOST_MISSPELT = 8
 """Texts with more unmatched words differ in more than spelling, and comparing all with all would cost."""
 
@@ -502,15 +504,14 @@ def _check_format(calibration: Calibration, path: Path) -> None:
     if calibration.format != FORMAT or calibration.features != FEATURES:
         raise AcceptanceError(
             f"{path} has format {calibration.format} and features {', '.join(calibration.features)}; this version "
-            f"reads format {FORMAT} with {', '.join(FEATURES)}: train it again"
+            f"reads format {FORMAT} with {', '.join(FEATURES)}: {_AGAIN}"
         )
 
 
 def _check(calibration: Calibration, path: Path) -> None:
     if calibration.cross_encoder != DIGEST:
         raise AcceptanceError(
-            f"{path} was fitted with the cross-encoder {calibration.cross_encoder}; this version has {DIGEST}: "
-            "train it again"
+            f"{path} was fitted with the cross-encoder {calibration.cross_encoder}; this version has {DIGEST}: {_AGAIN}"
         )
     widths: Sequence[int] = [len(part) for part in (calibration.centre, calibration.scale, calibration.weights)]
     if set(widths) != {len(FEATURES)} or 0.0 in calibration.scale:

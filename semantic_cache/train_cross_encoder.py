@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -284,6 +285,9 @@ def main(out: Path, questions: Path, without: str | None, epochs: int, seed: int
     subjects = sorted({group.subject for group in groups})
     if without is not None and without not in subjects:
         raise click.BadParameter(f"{without!r} is none of {', '.join(subjects)}", param_hint="--without")
+    if find_spec("torch") is None:
+        raise click.ClickException('torch is not installed: pip install "faregate[embedder,train]"')
+    out.parent.mkdir(parents=True, exist_ok=True)
     pairs = pairs_of(groups, rng)
     asked = [text for group in groups for text in (*group.same, *group.other)]
     read = Read.of([*asked, *(text for pair in pairs for text in (pair.a, pair.b))], MiniLM.load(), console)
