@@ -19,7 +19,7 @@ Rooms:
     evaluate, evaluate_report  how well acceptance does on labelled pairs (offline)
     train_acceptance, train_verifier
                            fit the acceptance and calibrate a verifier from labelled pairs (scikit-learn; never serving)
-    train_pairs, train_cross_encoder
+    train_pairs, train_network, train_cross_encoder
                            train the cross-encoder (torch; never serving) on the groups of questions in `questions/`
     calibrations/          the shipped artefacts
 
