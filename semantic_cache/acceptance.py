@@ -248,15 +248,13 @@ class Acceptance:
         if objection is not None and objection.objection is Objection.TOO_LONG:
             # Not read, so not scored either.
             return Declined(reason=Objection.TOO_LONG, score=0.0, similarity=similarity, difference=objection)
-        score = self._score(asked, stored, similarity, None)
+        threshold = self.threshold(max_error) if accepted_from is None else accepted_from
+        is_read = objection is None and threshold is not None and similarity >= READ_FROM
+        score = self._score(asked, stored, similarity, self._readers if is_read else None)
         if objection is not None:
             return Declined(reason=objection.objection, score=score, similarity=similarity, difference=objection)
-        threshold = self.threshold(max_error) if accepted_from is None else accepted_from
         if threshold is None:
             return Declined(reason=Refusal.NO_THRESHOLD, score=score, similarity=similarity)
-        is_read = score >= threshold and similarity >= READ_FROM
-        if is_read:
-            score = self.score(asked=asked, stored=stored, similarity=similarity)
         if not is_read or score < threshold:
             return Declined(reason=Refusal.BELOW_THRESHOLD, score=score, similarity=similarity)
         return Accepted(score=score, similarity=similarity)

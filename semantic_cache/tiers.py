@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Sequence
 from datetime import datetime
 
-from semantic_cache.acceptance import Acceptance, Accepted, Declined, is_doubtful
+from semantic_cache.acceptance import READ_FROM, Acceptance, Accepted, Declined, Refusal, is_doubtful
 from semantic_cache.seam import Grey, Hit, HitReason, Miss, MissReason, Neighbour, Store, StoreUnavailable, Tier, Vector
 from semantic_cache.verifier import ASKED_FROM
 
@@ -15,6 +15,8 @@ FAILURES = (sqlite3.Error, StoreUnavailable)
 
 _NEIGHBOURS = 5
 """Candidates judged: the nearest is often a near-miss while the true repeat is second (numbers, entities)."""
+_READ = 2
+"""Of these, how many have their words read, which costs more than all else: the nearest that the guard lets pass."""
 _ANY_ERROR = 1.0
 
 
@@ -58,6 +60,7 @@ def lookup_semantic(
         return Miss(reason=MissReason.STORE_FAILED)
     first_refusal: str | None = None
     doubtful: list[Neighbour] = []
+    unread = _READ
     for neighbour in neighbours:
         judged = acceptance.judge(
             asked=asked,
@@ -77,6 +80,9 @@ def lookup_semantic(
         if is_doubtful(judged) and neighbour.similarity >= ASKED_FROM:
             doubtful.append(neighbour)
         first_refusal = first_refusal or str(judged.reason)
+        unread -= judged.reason is Refusal.BELOW_THRESHOLD and neighbour.similarity >= READ_FROM
+        if not unread:
+            break
     if not neighbours:
         return Miss(reason=MissReason.ABSENT)
     return Miss(

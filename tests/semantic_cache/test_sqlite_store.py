@@ -12,6 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from backends.embedder import DIMENSIONS, WordStates
+from semantic_cache.acceptance import Acceptance, Readers
+from semantic_cache.cross_encoder import CrossEncoder
 from semantic_cache.partition import Keys
 from semantic_cache.seam import Hit, Miss, MissReason, Selector, Tier
 from semantic_cache.sqlite_store import SqliteStore
@@ -95,6 +98,28 @@ def test_a_neighbour_serves_only_when_it_means_the_same(
     assert isinstance(found, outcome)
     if isinstance(found, Miss):
         assert (found.reason, found.detail is None) == (MissReason.DECLINED, False)
+    store.close()
+
+
+def test_the_words_of_the_two_nearest_that_the_guard_lets_pass_are_read(tmp_path: Path):
+    read: list[str] = []
+
+    def states(text: str) -> WordStates:
+        read.append(text)
+        return WordStates(pieces=("word",), states=np.ones((1, DIMENSIONS), dtype=np.float16))
+
+    store = a_store(tmp_path)
+    # All below what the score lets be served; the nearest asks for another number.
+    for near, what in enumerate(["3 of that", "all of that", "any of that", "some of that"]):
+        store.put(entry(what, vector=unit(1, 0.9 + near / 100)))
+    readers = Readers(states=states, together=CrossEncoder.load())
+    acceptance = Acceptance(an_acceptance().calibration, words=frozenset(), readers=readers)
+    found = lookup_semantic(
+        store, acceptance, partition=b"p", asked="What is that?", vector=unit(1), max_error=0.05, now=LATER
+    )
+    assert isinstance(found, Miss)
+    assert found.detail == "number"
+    assert [text for text in read if text != "What is that?"] == ["What is all of that?", "What is any of that?"]
     store.close()
 
 
