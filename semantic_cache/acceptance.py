@@ -110,13 +110,14 @@ class Accepted:
 class Declined:
     """The stored answer may not serve. `difference` is set when the guard objected; it holds pieces of prompts.
 
-    `score` is an upper bound where that was enough to decline: the words' states were not read.
+    `was_read` tells that the words were read, which costs; where they were not, `score` is an upper bound.
     """
 
     reason: Reason
     score: float
     similarity: float
     difference: Difference | None = None
+    was_read: bool = False
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -256,7 +257,7 @@ class Acceptance:
         if threshold is None:
             return Declined(reason=Refusal.NO_THRESHOLD, score=score, similarity=similarity)
         if not is_read or score < threshold:
-            return Declined(reason=Refusal.BELOW_THRESHOLD, score=score, similarity=similarity)
+            return Declined(reason=Refusal.BELOW_THRESHOLD, score=score, similarity=similarity, was_read=is_read)
         return Accepted(score=score, similarity=similarity)
 
     @property

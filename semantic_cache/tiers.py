@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Sequence
 from datetime import datetime
 
-from semantic_cache.acceptance import READ_FROM, Acceptance, Accepted, Declined, Refusal, is_doubtful
+from semantic_cache.acceptance import Acceptance, Accepted, Declined, is_doubtful
 from semantic_cache.seam import Grey, Hit, HitReason, Miss, MissReason, Neighbour, Store, StoreUnavailable, Tier, Vector
 from semantic_cache.verifier import ASKED_FROM
 
@@ -70,17 +70,12 @@ def lookup_semantic(
             accepted_from=accepted_from,
         )
         if isinstance(judged, Accepted):
-            return Hit(
-                tier=Tier.SEMANTIC,
-                entry=neighbour.entry,
-                similarity=neighbour.similarity,
-                score=judged.score,
-                reason=HitReason.ACCEPTED,
-            )
+            found, how = neighbour.entry, HitReason.ACCEPTED
+            return Hit(tier=Tier.SEMANTIC, entry=found, similarity=neighbour.similarity, score=judged.score, reason=how)
         if is_doubtful(judged) and neighbour.similarity >= ASKED_FROM:
             doubtful.append(neighbour)
         first_refusal = first_refusal or str(judged.reason)
-        unread -= judged.reason is Refusal.BELOW_THRESHOLD and neighbour.similarity >= READ_FROM
+        unread -= judged.was_read
         if not unread:
             break
     if not neighbours:

@@ -1,8 +1,8 @@
 """Train the cross-encoder: `python -m semantic_cache.train_cross_encoder --out FILE [--without SUBJECT]`.
 
 Trained on the groups in `questions/` only (`semantic_cache.train_pairs`), on the word states of the shipped embedder,
-which stays as it is; needs torch (`pip install "faregate[embedder,train]"`), half an hour of one core and 4 GB of
-memory. With --without a subject is left out and reported on: with --without life it tells 77 % of the repeats, 91 % of
+which stays as it is; needs torch (`pip install "faregate[embedder,train]"`), and half an hour of one core.
+With --without a subject is left out and reported on: with --without life it tells 77 % of the repeats, 91 % of
 what looks like one and 96 % of neighbours right (AUC .947, of the cosine .822; 2026-11-22). How it does on pairs that
 others collected, `faregate evaluate cache` says; nothing was chosen by question pairs of Quora's kind, which are only
 measured. Runs on different processors differ in the last digits; the shipped weights are pinned by digest.
